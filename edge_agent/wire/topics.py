@@ -1,0 +1,90 @@
+"""The MQTT topics.  Every topic of a device carries its id, which the broker enforces.
+
+skerry/v1/d/DEVICE/state          device → cloud, retained: birth and will
+skerry/v1/d/DEVICE/up/KIND        device → cloud: journalled messages, QoS 1
+skerry/v1/d/DEVICE/ack            cloud → device: what has been committed
+skerry/v1/d/DEVICE/desired        cloud → device, retained: the desired twin
+skerry/v1/d/DEVICE/fetch/request  device → cloud: a metadata file, please
+skerry/v1/d/DEVICE/fetch/reply    cloud → device: its bytes, or why not
+skerry/v1/d/DEVICE/chunk/request  device → cloud: these chunks, please
+skerry/v1/d/DEVICE/chunk/reply    cloud → device: one chunk a message, QoS 0
+skerry/v1/host                    cloud → all, retained: the control plane's state
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from edge_agent.wire.errors import UnknownTopic
+from edge_agent.wire.ids import DeviceId, is_slug
+
+PREFIX: Final = "skerry/v1"
+HOST: Final = f"{PREFIX}/host"
+
+UplinkKind = Literal["report", "sample", "correction", "metrics", "event"]
+UPLINK_KINDS: Final[tuple[UplinkKind, ...]] = get_args(UplinkKind)
+
+
+def state(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/state"
+
+
+def uplink(device: DeviceId | str, kind: UplinkKind | Literal["+"]) -> str:
+    return f"{PREFIX}/d/{device}/up/{kind}"
+
+
+def ack(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/ack"
+
+
+def desired(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/desired"
+
+
+def fetch_request(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/fetch/request"
+
+
+def fetch_reply(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/fetch/reply"
+
+
+def chunk_request(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/chunk/request"
+
+
+def chunk_reply(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/chunk/reply"
+
+
+def shared(group: str, topic_filter: str) -> str:
+    """A shared subscription: each message reaches one member of `group`."""
+    return f"$share/{group}/{topic_filter}"
+
+
+WRITTEN_BY_DEVICE: Final = ("state", "up/+", "fetch/request", "chunk/request")
+"""What a device may publish below its own id; the broker's access list is made of it."""
+
+READ_BY_DEVICE: Final = ("ack", "desired", "fetch/reply", "chunk/reply")
+"""Topic tails that a device may subscribe to below its own id."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTopic:
+    """A parsed device topic: `channel` is the tail after the device's id, e.g. "up/sample"."""
+
+    device: DeviceId
+    channel: str
+
+
+def parse(topic: str) -> DeviceTopic:
+    """Split a device topic.
+
+    Raises:
+        UnknownTopic: not below `skerry/v1/d/`, or the device's id is not a slug.
+    """
+    parts = topic.split("/", 4)
+    if len(parts) != 5 or parts[:3] != ["skerry", "v1", "d"] or not is_slug(parts[3]):
+        raise UnknownTopic(f"not a device topic: {topic[:120]!r}")
+    return DeviceTopic(DeviceId(parts[3]), parts[4])
