@@ -1,0 +1,347 @@
+"""The control plane's tables.
+
+One schema for SQLite (WAL) and PostgreSQL.  Times are seconds since the epoch, UTC, as floats.
+JSON columns hold what pydantic models dump; the rooms that own a table parse them back.
+
+Append-only tables (never updated, never deleted): `inbox`, `promotions`, `labels`, `audit`,
+`assignment_events`, `gate_decisions`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012 (SQLAlchemy's form)
+
+
+# ── projects, data, models ───────────────────────────────────────────────────────────────────────
+
+
+class Project(Base):
+    """A project as last applied; `code_sha` names the blob with its files (a deterministic tar)."""
+
+    __tablename__ = "projects"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    code_sha: Mapped[str]
+    spec: Mapped[Json]
+    applied_at: Mapped[float]
+
+
+class DatasetVersion(Base):
+    """Immutable.  `id` is the SHA-256 of the canonical manifest, which names its Parquet shards."""
+
+    __tablename__ = "dataset_versions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(index=True)
+    stage: Mapped[str]  # collected | cleaned | labelled
+    rows: Mapped[int]
+    manifest: Mapped[Json]
+    parent: Mapped[str | None]
+    created_at: Mapped[float]
+
+
+class Label(Base):
+    """Append-only; the newest human label of a sample wins."""
+
+    __tablename__ = "labels"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    project: Mapped[str] = mapped_column(index=True)
+    prediction_id: Mapped[str] = mapped_column(index=True)
+    device: Mapped[str | None]
+    label: Mapped[str]
+    source: Mapped[str]  # correction | human | auto
+    confidence: Mapped[float] = mapped_column(default=1.0)
+    model_version: Mapped[int | None]
+    at: Mapped[float]
+
+
+class Sample(Base):
+    """One input of the field.  `blob` names its tensors (zstd) in the blob store."""
+
+    __tablename__ = "samples"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    prediction_id: Mapped[str] = mapped_column(index=True)
+    device: Mapped[str] = mapped_column(index=True)
+    model: Mapped[str]
+    version: Mapped[int]
+    policy: Mapped[str]
+    inclusion_prob: Mapped[float]
+    taken_at: Mapped[float]
+    received_at: Mapped[float]
+    predicted: Mapped[str]
+    header: Mapped[Json]
+    blob: Mapped[str]
+    __table_args__ = (Index("samples_window", "model", "policy", "taken_at"),)
+
+
+class ModelVersion(Base):
+    """A candidate, or once approved a release, of a model; `version` counts from 1 per model."""
+
+    __tablename__ = "model_versions"
+    model: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    state: Mapped[str]  # candidate | approved | published | champion | rejected | retired
+    dataset: Mapped[str]
+    code_sha: Mapped[str]
+    job: Mapped[str]
+    parent_version: Mapped[int | None]
+    metrics: Mapped[Json]  # accuracy of the selected variants, per profile and member
+    environment: Mapped[Json]  # interpreter, packages, ISA
+    created_at: Mapped[float]
+
+
+class Variant(Base):
+    """One optimised candidate of a version on a profile: the frontier's points."""
+
+    __tablename__ = "variants"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str]
+    version: Mapped[int]
+    profile: Mapped[str]
+    name: Mapped[str]  # member/recipe
+    runtime: Mapped[str]
+    verdict: Mapped[str]  # PASS | FAIL | INCONCLUSIVE | INVALID
+    reason: Mapped[str]
+    selected: Mapped[bool]
+    measurement: Mapped[Json]
+    accuracy: Mapped[Json]
+    bundle_sha: Mapped[str | None]  # blob of its bundle; every candidate can be downloaded
+    bundle_length: Mapped[int] = mapped_column(default=0)
+    __table_args__ = (Index("variants_of", "model", "version", "profile"),)
+
+
+class GateDecision(Base):
+    """Append-only evidence: why a version passed, failed, or lacks data."""
+
+    __tablename__ = "gate_decisions"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    subject: Mapped[str] = mapped_column(index=True)  # "model:digits:2" or "rollout:ID:wave:0"
+    gate: Mapped[str]
+    verdict: Mapped[str]  # pass | fail | insufficient
+    reason: Mapped[str]
+    evidence: Mapped[Json]
+    at: Mapped[float]
+
+
+class Promotion(Base):
+    """Append-only history of a version's states."""
+
+    __tablename__ = "promotions"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(index=True)
+    version: Mapped[int]
+    from_state: Mapped[str]
+    to_state: Mapped[str]
+    actor: Mapped[str]
+    reason: Mapped[str]
+    at: Mapped[float]
+
+
+class Release(Base):
+    """A signed target of the image repository.  Counters grow per model and profile."""
+
+    __tablename__ = "releases"
+    target: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[int]
+    profile: Mapped[str]
+    counter: Mapped[int]
+    bundle_sha: Mapped[str]
+    length: Mapped[int]
+    info: Mapped[Json]  # edge_agent.wire.manifest.ReleaseInfo
+    created_at: Mapped[float]
+    __table_args__ = (UniqueConstraint("model", "profile", "counter"),)
+
+
+# ── fleet ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Claim(Base):
+    __tablename__ = "claims"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    secret_sha256: Mapped[str]
+    profile: Mapped[str]
+    labels: Mapped[Json]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    used_by: Mapped[str | None]
+    revoked: Mapped[bool] = mapped_column(default=False)
+
+
+class Device(Base):
+    __tablename__ = "devices"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    profile: Mapped[str] = mapped_column(index=True)
+    labels: Mapped[Json]
+    inventory: Mapped[Json]
+    certificate_serial: Mapped[str]
+    certificate_expires_at: Mapped[float]
+    enrolled_at: Mapped[float]
+    revoked: Mapped[bool] = mapped_column(default=False)
+    online: Mapped[bool] = mapped_column(default=False)
+    boot: Mapped[str] = mapped_column(default="")
+    last_seen: Mapped[float] = mapped_column(default=0.0)
+    reported: Mapped[Json]  # DeviceState as last reported
+    desired: Mapped[Json]  # Desired as last set
+    desired_version: Mapped[int] = mapped_column(default=0)
+
+
+class Inbox(Base):
+    """What has been applied.  A row that exists is a message that was seen before."""
+
+    __tablename__ = "inbox"
+    device: Mapped[str] = mapped_column(primary_key=True)
+    stream: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    received_at: Mapped[float]
+
+
+class Metric(Base):
+    """Roll-up of a device's serving figures; one row a window."""
+
+    __tablename__ = "metrics"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    device: Mapped[str]
+    model: Mapped[str]
+    version: Mapped[int]
+    at: Mapped[float]
+    report: Mapped[Json]  # edge_agent.wire.messages.MetricsReport
+    __table_args__ = (Index("metrics_window", "model", "version", "at"),)
+
+
+class Outbox(Base):
+    """Messages to publish, written in the transaction that causes them."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    topic: Mapped[str]
+    payload: Mapped[bytes]
+    retain: Mapped[bool]
+    created_at: Mapped[float]
+    published_at: Mapped[float | None] = mapped_column(index=True)
+
+
+class Rollout(Base):
+    """`state` is duplicated from `machine` for queries; `machine` is the whole pure state."""
+
+    __tablename__ = "rollouts"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[int]
+    state: Mapped[str] = mapped_column(index=True)
+    plan: Mapped[Json]
+    machine: Mapped[Json]
+    created_by: Mapped[str]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class Assignment(Base):
+    """One device's part in one rollout."""
+
+    __tablename__ = "assignments"
+    rollout: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int]
+    wave: Mapped[int]
+    target: Mapped[str]
+    phase: Mapped[str]
+    reason: Mapped[str] = mapped_column(default="")
+    detail: Mapped[str] = mapped_column(default="")
+    updated_at: Mapped[float]
+
+
+class AssignmentEvent(Base):
+    __tablename__ = "assignment_events"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    device: Mapped[str] = mapped_column(index=True)
+    rollout: Mapped[str | None]
+    report: Mapped[Json]  # edge_agent.wire.messages.UpdateReport
+    at: Mapped[float]
+
+
+# ── learning, operation ──────────────────────────────────────────────────────────────────────────
+
+
+class DriftReport(Base):
+    __tablename__ = "drift_reports"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(index=True)
+    version: Mapped[int]
+    scope: Mapped[str]  # "fleet" or a device's id
+    verdict: Mapped[str]  # ok | drift | insufficient
+    statistic: Mapped[float]
+    threshold: Mapped[float]
+    n: Mapped[int]
+    detail: Mapped[Json]
+    at: Mapped[float]
+
+
+class Job(Base):
+    """What people see of a durable workflow; `id` is the workflow's id."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    project: Mapped[str]
+    state: Mapped[str]  # queued | running | succeeded | failed | cancelled
+    step: Mapped[str] = mapped_column(default="")
+    progress: Mapped[float] = mapped_column(default=0.0)
+    params: Mapped[Json]
+    result: Mapped[Json]
+    error: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class StepResult(Base):
+    """Finished steps by the hash of their code, config and inputs: the same work is done once."""
+
+    __tablename__ = "step_results"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[str]
+    result: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class Token(Base):
+    """API tokens; only the digest of their 256 random bits is kept."""
+
+    __tablename__ = "tokens"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]  # viewer | operator | admin
+    created_at: Mapped[float]
+    revoked: Mapped[bool] = mapped_column(default=False)
+
+
+class AuditEntry(Base):
+    """Hash-chained: `sha256` covers `previous` and the entry's canonical JSON."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[float]
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[Json]
+    previous: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+
+
+class Setting(Base):
+    """Small control-plane facts: leases, high-water marks."""
+
+    __tablename__ = "settings"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Json]
+    updated_at: Mapped[float]

@@ -1,0 +1,55 @@
+"""Settings of the control plane, read once by the composition roots.
+
+All state of one control plane lives below `directory`:
+
+    control-plane.json   addresses of the running control plane (written by `skerry up`)
+    control-plane.lock   held by the running `skerry up`
+    skerry.db, jobs.db   database, durable workflows
+    blobs/               content-addressed artefacts
+    pki/  keys/  tuf/    certificate authority, signing keys, repositories
+    broker/              generated config and persistence of mosquitto
+    tokens/admin         token of the first administrator (mode 0600)
+    logs/                one file a process
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the environment (`SKERRY_…`) or given by the command line.  Loopback by default."""
+
+    model_config = SettingsConfigDict(env_prefix="SKERRY_", frozen=True, extra="forbid")
+
+    directory: Path = Path("skerry-data")
+    host: str = "127.0.0.1"
+    """Address that API, console and broker bind to."""
+    api_port: int = Field(default=8090, ge=0, le=65535)
+    """TCP port of API and console."""
+    broker_port: int = Field(default=8883, ge=0, le=65535)
+    """TCP port of the broker's mutual-TLS listener."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty takes SQLite below `directory`."""
+    blob_url: str = ""
+    """obstore URL (`file:///…`, `s3://…`); empty takes `directory/blobs`."""
+    drift_interval_s: float = Field(default=60.0, gt=0)
+    """Seconds between two drift checks of a model."""
+    orchestrator_interval_s: float = Field(default=0.5, gt=0)
+    """Seconds between two turns of the rollout orchestrator."""
+
+    @cached_property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.directory.resolve() / 'skerry.db'}"
+
+    @cached_property
+    def jobs_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.directory.resolve() / 'jobs.db'}"
+
+    @cached_property
+    def effective_blob_url(self) -> str:
+        return self.blob_url or (self.directory.resolve() / "blobs").as_uri()

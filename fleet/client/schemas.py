@@ -1,0 +1,248 @@
+"""What the public API says, in types: the API answers with these, client and console read them.
+
+Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+Role = Literal["viewer", "operator", "admin"]
+
+
+class ApiModel(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Problem(ApiModel):
+    """Body of every error: what is wrong, where, and what to do, in one line."""
+
+    error: str
+
+
+class Page(ApiModel):
+    """One page of a list.  `total` counts all that match."""
+
+    total: int
+    offset: int
+
+
+class Overview(ApiModel):
+    devices: int
+    online: int
+    models: int
+    rollouts_running: int
+    jobs_running: int
+    drifting: int
+    samples: int
+    broker_connected: bool
+    version: str
+
+
+class DeviceOut(ApiModel):
+    id: str
+    profile: str
+    labels: dict[str, str]
+    online: bool
+    revoked: bool
+    last_seen: float
+    enrolled_at: float
+    agent_version: str = ""
+    models: dict[str, Json] = Field(default_factory=dict)
+    """Per model: version, phase, variant, detail (edge_agent.wire.messages.ModelState)."""
+
+
+class DeviceDetail(DeviceOut):
+    inventory: Json
+    reported: Json
+    desired: Json
+    certificate_expires_at: float
+    history: list[Json] = Field(default_factory=list)
+    """Newest first: `at`, and an UpdateReport's fields."""
+    metrics: list[Json] = Field(default_factory=list)
+    """Newest first: `at`, and a MetricsReport's fields."""
+
+
+class DevicePage(Page):
+    items: list[DeviceOut]
+
+
+class ClaimIn(ApiModel):
+    profile: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    ttl_s: float = Field(default=86400.0, gt=0, le=90 * 86400)
+    count: int = Field(default=1, ge=1, le=10000)
+
+
+class ClaimOut(ApiModel):
+    id: str
+    profile: str
+    labels: dict[str, str]
+    created_at: float
+    expires_at: float
+    used_by: str | None
+    revoked: bool
+
+
+class VariantOut(ApiModel):
+    id: int
+    profile: str
+    name: str
+    runtime: str
+    verdict: str
+    reason: str
+    selected: bool
+    measurement: Json
+    accuracy: Json
+    bundle_sha: str | None
+    bundle_length: int
+
+
+class GateOut(ApiModel):
+    gate: str
+    verdict: Literal["pass", "fail", "insufficient"]
+    reason: str
+    evidence: Json
+    at: float
+
+
+class ModelOut(ApiModel):
+    model: str
+    version: int
+    project: str
+    state: str
+    dataset: str
+    code_sha: str
+    job: str
+    parent_version: int | None
+    metrics: Json
+    environment: Json
+    created_at: float
+
+
+class ModelDetail(ModelOut):
+    variants: list[VariantOut]
+    gates: list[GateOut]
+    promotions: list[Json]
+    releases: list[Json]
+
+
+class ApprovalIn(ApiModel):
+    reason: str = ""
+
+
+class WaveIn(ApiModel):
+    """Size of a wave: `count` devices or `percent` of those left; exactly one is given."""
+
+    count: int | None = Field(default=None, ge=1)
+    percent: float | None = Field(default=None, gt=0, le=100)
+    soak_s: float = Field(default=30.0, ge=0)
+
+
+class RolloutIn(ApiModel):
+    model: str
+    version: int
+    profiles: list[str] = Field(default_factory=list)
+    """Empty: every profile that the version has a release for."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Only devices that carry all of these."""
+    waves: list[WaveIn] = Field(default_factory=lambda: [WaveIn(percent=100)])
+    min_responders: int = Field(default=1, ge=1)
+    max_failure_rate: float = Field(default=0.1, gt=0, lt=1)
+    probation_s: float = Field(default=10.0, ge=0)
+    phase_timeout_s: float = Field(default=300.0, gt=0)
+
+
+class RolloutOut(ApiModel):
+    id: str
+    model: str
+    version: int
+    state: str
+    reason: str = ""
+    created_by: str
+    created_at: float
+    updated_at: float
+    waves: list[Json]
+    """`index`, `state`, `devices`, `healthy`, `failed`, `pending`, `reason`."""
+
+
+class RolloutDetail(RolloutOut):
+    plan: Json
+    assignments: list[Json]
+    """`device`, `wave`, `phase`, `reason`, `detail`, `generation`, `updated_at`."""
+    gates: list[GateOut]
+
+
+class DriftOut(ApiModel):
+    model: str
+    version: int
+    scope: str
+    verdict: Literal["ok", "drift", "insufficient"]
+    statistic: float
+    threshold: float
+    n: int
+    detail: Json
+    at: float
+
+
+class CollectionOut(ApiModel):
+    """What has been collected: how much, from where, of which class."""
+
+    total: int
+    by_policy: dict[str, int]
+    by_device: dict[str, int]
+    by_predicted: dict[str, int]
+    labelled: int
+    corrections: int
+
+
+class JobIn(ApiModel):
+    kind: Literal["build", "retrain"]
+    project: str
+    params: Json = Field(default_factory=dict)
+
+
+class JobOut(ApiModel):
+    id: str
+    kind: str
+    project: str
+    state: str
+    step: str
+    progress: float
+    params: Json
+    result: Json
+    error: str
+    created_at: float
+    updated_at: float
+
+
+class ProjectOut(ApiModel):
+    name: str
+    code_sha: str
+    applied_at: float
+    spec: Json
+
+
+class AuditOut(ApiModel):
+    id: int
+    at: float
+    actor: str
+    action: str
+    subject: str
+    detail: Json
+    sha256: str
+
+
+class TokenIn(ApiModel):
+    name: str
+    role: Role
+
+
+class TokenOut(ApiModel):
+    name: str
+    role: Role
+    token: str
+    """Shown once."""
