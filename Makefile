@@ -1,0 +1,70 @@
+# Skerry: every target starts from a bare checkout and skips what is there already.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/usr/local/sbin
+BENCHES = $(patsubst bench/%.py,%,$(filter-out bench/__init__.py,$(wildcard bench/*.py)))
+
+# need PROGRAM,DEBIAN-PACKAGES: install by apt-get when PROGRAM is missing, or say what to do.
+define need
+	@command -v $(1) >/dev/null 2>&1 && exit 0; \
+	if ! command -v apt-get >/dev/null 2>&1; then \
+	  echo "$(1) is missing and there is no apt-get here: install $(1) by your package manager, then run make again" >&2; exit 1; fi; \
+	sudo=; if [ "$$(id -u)" != 0 ]; then \
+	  command -v sudo >/dev/null 2>&1 || { echo "$(1) is missing: run 'apt-get install $(2)' as root, then run make again" >&2; exit 1; }; sudo=sudo; fi; \
+	echo "installing $(2)"; export DEBIAN_FRONTEND=noninteractive; \
+	log=$$(mktemp); \
+	{ $$sudo apt-get update && $$sudo apt-get install -y --no-install-recommends $(2); } >"$$log" 2>&1 \
+	  || { tail -n 5 "$$log" >&2; echo "apt-get could not install $(2): is the network reachable? Install it by hand, then run make again" >&2; exit 1; }; \
+	command -v $(1) >/dev/null 2>&1 || { echo "$(2) is installed but $(1) is not on the path" >&2; exit 1; }
+endef
+
+.PHONY: help demo test check format bench clean install broker browser
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: install broker  ## the whole loop on real parts, about three minutes (KEEP=1 leaves it running)
+	@python examples/digits/demo.py
+
+test: install broker browser  ## all tests, the demo and the browser among them
+	@python -m pytest tests
+
+check: install broker  ## format, lint, types, import contracts, fast tests
+	@ruff format --check .
+	@ruff check .
+	@mypy
+	@lint-imports --no-logo
+	@python -m pytest tests -q -m "not slow"
+
+format: install  ## rewrite the code in the house's format
+	@ruff format .
+	@ruff check --fix .
+
+bench: install broker  ## every benchmark; each prints a table and one JSON line
+	@for name in $(BENCHES); do echo "== bench.$$name"; python -m bench.$$name; done
+
+clean:  ## remove what make made
+	rm -rf $(VENV) demo-run dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml edge_agent/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Skerry needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "python cannot make virtual environments: apt-get install python3-venv, then run make again" >&2; exit 1; }
+	@echo "installing Python packages into $(VENV) (first time: a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./edge_agent -e '.[train,dev]'
+	@touch $@
+
+broker:
+	$(call need,mosquitto,mosquitto)
+
+browser:
+	$(call need,chromium,chromium)
