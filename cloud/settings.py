@@ -43,6 +43,17 @@ class Settings(BaseSettings):
     """Seconds between two turns of the rollout orchestrator."""
 
     @cached_property
+    def api_url(self) -> str:
+        """Base address of API and console; TLS wherever it leaves this machine."""
+        scheme = "http" if self.loopback else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.api_port}"
+
+    @cached_property
+    def loopback(self) -> bool:
+        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    @cached_property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.directory.resolve() / 'skerry.db'}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -299,7 +301,12 @@ def child_command(name: str, settings: Settings) -> list[str]:
 
 
 def admin_socket_path(directory: Path) -> Path:
-    return directory.resolve() / "run" / "supervisor.sock"
+    """Where the admin socket of `directory` is; the name of a Unix socket has 108 bytes at most."""
+    path = directory.resolve() / "run" / "supervisor.sock"
+    if len(os.fsencode(path)) < 100:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"skerry-{os.getuid()}-{digest}.sock"
 
 
 def ask(directory: Path, verb: str, name: str = "") -> list[dict[str, object]]:
@@ -315,7 +322,8 @@ def ask(directory: Path, verb: str, name: str = "") -> list[dict[str, object]]:
             connection.connect(str(admin_socket_path(directory)))
         except OSError:
             raise OperatorError(
-                f"no control plane runs in {directory}; start one with 'skerry up --dir {directory}'"
+                f"no control plane runs in {directory}; "
+                f"start one with 'skerry up --dir {directory}'"
             ) from None
         connection.sendall(json.dumps({"verb": verb, "name": name}).encode())
         connection.shutdown(socket.SHUT_WR)

@@ -134,6 +134,13 @@ class ApprovalIn(ApiModel):
     reason: str = ""
 
 
+class PublishIn(ApiModel):
+    """Which candidate to publish per profile; profiles left out take the selected one."""
+
+    variants: dict[str, int] = Field(default_factory=dict)
+    """Profile → variant id."""
+
+
 class WaveIn(ApiModel):
     """Size of a wave: `count` devices or `percent` of those left; exactly one is given."""
 

@@ -1,0 +1,38 @@
+"""What every route may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from cloud.db.engine import Sessions
+from cloud.jobs.client import JobQueue
+from cloud.services import Services
+
+
+@dataclass(frozen=True)
+class Context:
+    """Opened services, and the ports that routes call.
+
+    Attributes:
+        writers: one write transaction each, `with context.writers.begin() as session`.
+        readers: never take the write lock.
+        clock: seconds since the epoch.
+    """
+
+    services: Services
+    writers: Sessions
+    readers: Sessions
+    jobs: JobQueue
+    clock: Callable[[], float]
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+ContextDep = Annotated[Context, Depends(_context)]

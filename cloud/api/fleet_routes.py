@@ -1,0 +1,228 @@
+"""Devices, claims and enrolment."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from cloud.api.auth import Operator, Viewer
+from cloud.api.context import ContextDep
+from cloud.db.tables import AssignmentEvent, Claim, Device, Metric
+from cloud.errors import Conflict, NotFound, UserError
+from cloud.registry import audit
+from edge_agent.wire.ids import is_slug
+from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
+from fleet.client.schemas import ClaimIn, ClaimOut, DeviceDetail, DeviceOut, DevicePage
+from fleet.enrolment import claims
+from optimizer.profiles import load_profile
+
+router = APIRouter(prefix="/v1")
+
+CERTIFICATE_DAYS = 90
+HISTORY_ROWS = 50
+
+
+@router.get("/devices")
+def list_devices(
+    context: ContextDep,
+    _: Viewer,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    search: str = "",
+    label: Annotated[list[str] | None, Query(description="KEY=VALUE; all must hold")] = None,
+    profile: str = "",
+    online: bool | None = None,
+) -> DevicePage:
+    query: Select[tuple[Device]] = select(Device)
+    if search:
+        pattern = "%" + search.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
+        query = query.where(
+            or_(Device.id.like(pattern, escape="\\"), Device.profile.like(pattern, escape="\\"))
+        )
+    if profile:
+        query = query.where(Device.profile == profile)
+    if online is not None:
+        query = query.where(Device.online.is_(online))
+    for pair in label or []:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise UserError(f"label {pair!r} is not KEY=VALUE")
+        query = query.where(Device.labels[key].as_string() == value)
+    with context.readers() as session:
+        total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+        rows = session.scalars(query.order_by(Device.id).offset(offset).limit(limit)).all()
+        return DevicePage(total=total, offset=offset, items=[_device_out(row) for row in rows])
+
+
+@router.get("/devices/{device_id}")
+def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
+    with context.readers() as session:
+        row = find_device(session, device_id)
+        events = session.scalars(
+            select(AssignmentEvent)
+            .where(AssignmentEvent.device == device_id)
+            .order_by(AssignmentEvent.id.desc())
+            .limit(HISTORY_ROWS)
+        ).all()
+        metrics = session.scalars(
+            select(Metric)
+            .where(Metric.device == device_id)
+            .order_by(Metric.id.desc())
+            .limit(HISTORY_ROWS)
+        ).all()
+        return DeviceDetail(
+            **_device_out(row).model_dump(),
+            inventory=row.inventory,
+            reported=row.reported,
+            desired=row.desired,
+            certificate_expires_at=row.certificate_expires_at,
+            history=[{"at": event.at, **event.report} for event in events],
+            metrics=[{"at": metric.at, **metric.report} for metric in metrics],
+        )
+
+
+def find_device(session: Session, device_id: str) -> Device:
+    row = session.get(Device, device_id)
+    if row is None:
+        raise NotFound(f"no device {device_id!r}")
+    return row
+
+
+def _device_out(row: Device) -> DeviceOut:
+    reported: dict[str, Any] = row.reported or {}
+    return DeviceOut(
+        id=row.id,
+        profile=row.profile,
+        labels=row.labels,
+        online=row.online,
+        revoked=row.revoked,
+        last_seen=row.last_seen,
+        enrolled_at=row.enrolled_at,
+        agent_version=reported.get("agent_version", ""),
+        models=reported.get("models", {}),
+    )
+
+
+# ── claims ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post("/claims", status_code=201)
+def create_claims(request: ClaimIn, context: ContextDep, caller: Operator) -> list[ClaimFile]:
+    """New claims.  Their secrets are in this answer and nowhere else."""
+    load_profile(request.profile)
+    services = context.services
+    files = []
+    now = context.clock()
+    with context.writers.begin() as session:
+        for _ in range(request.count):
+            fresh = claims.new_claim()
+            session.add(
+                Claim(
+                    id=fresh.claim_id,
+                    secret_sha256=fresh.secret_sha256,
+                    profile=request.profile,
+                    labels=request.labels,
+                    created_at=now,
+                    expires_at=now + request.ttl_s,
+                )
+            )
+            audit.append(
+                session, caller.name, "claim.created", fresh.claim_id, {"profile": request.profile}
+            )
+            files.append(
+                ClaimFile(
+                    url=services.settings.api_url,
+                    claim_id=fresh.claim_id,
+                    secret=fresh.secret,
+                    profile=request.profile,
+                    ca_pem=services.authority.certificate_pem,
+                    image_root=services.image_repository.root_json(),
+                    director_root=services.director.root_json(),
+                )
+            )
+    return files
+
+
+@router.get("/claims")
+def list_claims(context: ContextDep, _: Operator) -> list[ClaimOut]:
+    with context.readers() as session:
+        rows = session.scalars(select(Claim).order_by(Claim.created_at.desc()).limit(1000)).all()
+        return [ClaimOut.model_validate(row, from_attributes=True) for row in rows]
+
+
+@router.delete("/claims/{claim_id}", status_code=204)
+def revoke_claim(claim_id: str, context: ContextDep, caller: Operator) -> None:
+    with context.writers.begin() as session:
+        row = session.get(Claim, claim_id)
+        if row is None:
+            raise NotFound(f"no claim {claim_id!r}")
+        row.revoked = True
+        audit.append(session, caller.name, "claim.revoked", claim_id, {})
+
+
+# ── enrolment ────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post("/enrol")
+def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
+    """Turn a claim and a certificate request into a device.  The claim is the authorisation."""
+    services = context.services
+    now = context.clock()
+    with context.writers.begin() as session:
+        claim = session.get(Claim, request.claim_id)
+        try:
+            if claim is None:
+                raise claims.ClaimRefused("unknown claim")
+            claims.check(
+                claims.StoredClaim(
+                    secret_sha256=claim.secret_sha256,
+                    expires_at=claim.expires_at,
+                    used_by=claim.used_by,
+                    revoked=claim.revoked,
+                ),
+                request.secret,
+                now,
+            )
+        except claims.ClaimRefused as error:
+            audit.append(
+                session, "enrolment", "enrol.refused", request.claim_id, {"reason": str(error)}
+            )
+            refusal = str(error)
+            claim = None
+        if claim is not None:
+            device_id = request.name or f"d-{request.claim_id[:12]}"
+            if not is_slug(device_id) or session.get(Device, device_id) is not None:
+                raise Conflict(f"device name {device_id!r} is taken; choose another")
+            certificate = services.authority.issue_device(
+                request.csr_pem, device_id, days=CERTIFICATE_DAYS
+            )
+            claim.used_by = device_id
+            session.add(
+                Device(
+                    id=device_id,
+                    profile=claim.profile,
+                    labels=claim.labels,
+                    inventory=json.loads(request.inventory.model_dump_json()),
+                    certificate_serial=certificate.serial,
+                    certificate_expires_at=certificate.expires_at,
+                    enrolled_at=now,
+                    reported={},
+                    desired={},
+                )
+            )
+            audit.append(
+                session, device_id, "device.enrolled", device_id, {"claim": request.claim_id}
+            )
+            return EnrolReply(
+                device_id=device_id,
+                certificate_pem=certificate.pem,
+                ca_pem=services.authority.certificate_pem,
+                broker_host=services.settings.host,
+                broker_port=services.settings.broker_port,
+            )
+    # outside the transaction: the refusal's audit entry is kept
+    raise HTTPException(403, f"enrolment refused: {refusal}")

@@ -1,0 +1,174 @@
+"""Projects, jobs, drift and what has been collected."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+from sqlalchemy import func, select
+
+from cloud import project as projects
+from cloud.api.auth import Operator, Viewer
+from cloud.api.context import ContextDep
+from cloud.db.tables import DriftReport, Job, Label, Project, Sample
+from cloud.drift import check as check_drift
+from cloud.errors import NotFound, UserError
+from cloud.registry import audit
+from cloud.registry import models as registry
+from fleet.client.schemas import CollectionOut, DriftOut, JobIn, JobOut, ProjectOut
+
+router = APIRouter(prefix="/v1")
+
+MAX_PROJECT_BYTES = 16 * 1024 * 1024
+
+
+@router.get("/projects")
+def list_projects(context: ContextDep, _: Viewer) -> list[ProjectOut]:
+    with context.readers() as session:
+        rows = session.scalars(select(Project).order_by(Project.name)).all()
+        return [ProjectOut.model_validate(row, from_attributes=True) for row in rows]
+
+
+@router.get("/projects/{name}")
+def show_project(name: str, context: ContextDep, _: Viewer) -> ProjectOut:
+    with context.readers() as session:
+        row = session.get(Project, name)
+    if row is None:
+        raise NotFound(f"no project {name!r}; upload one with 'skerry apply DIRECTORY'")
+    return ProjectOut.model_validate(row, from_attributes=True)
+
+
+@router.put("/projects/{name}")
+async def apply_project(
+    name: str, request: Request, context: ContextDep, caller: Operator
+) -> ProjectOut:
+    """Store a project's files (a tar made by `skerry apply`) as its newest state."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_PROJECT_BYTES:
+            raise UserError(f"project is larger than {MAX_PROJECT_BYTES >> 20} MiB")
+    spec = projects.read_packed(bytes(data))
+    if spec.name != name:
+        raise UserError(f"skerry.yaml names the project {spec.name!r}, the address {name!r}")
+    code_sha = context.services.blobs.put(bytes(data))
+    with context.writers.begin() as session:
+        row = session.get(Project, name)
+        if row is None:
+            row = Project(name=name)
+            session.add(row)
+        row.code_sha = code_sha
+        row.spec = spec.model_dump(mode="json")
+        row.applied_at = context.clock()
+        audit.append(session, caller.name, "project.applied", name, {"code": code_sha})
+    return ProjectOut.model_validate(row, from_attributes=True)
+
+
+# ── jobs ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post("/jobs", status_code=201)
+def start_job(body: JobIn, context: ContextDep, caller: Operator) -> JobOut:
+    with context.readers() as session:
+        if session.get(Project, body.project) is None:
+            raise NotFound(f"no project {body.project!r}; upload one with 'skerry apply DIRECTORY'")
+    job_id = context.jobs.enqueue(body.kind, body.project, body.params)
+    with context.writers.begin() as session:
+        audit.append(session, caller.name, "job.started", job_id, {"kind": body.kind})
+    return show_job(job_id, context, caller)
+
+
+@router.get("/jobs")
+def list_jobs(context: ContextDep, _: Viewer) -> list[JobOut]:
+    with context.readers() as session:
+        rows = session.scalars(select(Job).order_by(Job.created_at.desc()).limit(200)).all()
+        return [JobOut.model_validate(row, from_attributes=True) for row in rows]
+
+
+@router.get("/jobs/{job_id}")
+def show_job(job_id: str, context: ContextDep, _: Viewer) -> JobOut:
+    with context.readers() as session:
+        row = session.get(Job, job_id)
+    if row is None:
+        raise NotFound(f"no job {job_id!r}")
+    return JobOut.model_validate(row, from_attributes=True)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel_job(job_id: str, context: ContextDep, caller: Operator) -> JobOut:
+    show_job(job_id, context, caller)
+    context.jobs.cancel(job_id)
+    with context.writers.begin() as session:
+        audit.append(session, caller.name, "job.cancelled", job_id, {})
+    return show_job(job_id, context, caller)
+
+
+@router.get("/jobs/{job_id}/report")
+def job_report(job_id: str, context: ContextDep, caller: Viewer) -> Response:
+    """The optimizer's report with the frontier as a picture."""
+    job = show_job(job_id, context, caller)
+    sha = job.result.get("report_html")
+    if not sha:
+        raise NotFound(f"job {job_id} has no report (state {job.state})")
+    return HTMLResponse(context.services.blobs.get(str(sha)))
+
+
+# ── drift and collection ─────────────────────────────────────────────────────────────────────────
+
+
+@router.get("/drift")
+def list_drift(context: ContextDep, _: Viewer, model: str = "", limit: int = 500) -> list[DriftOut]:
+    query = select(DriftReport).order_by(DriftReport.id.desc()).limit(min(limit, 5000))
+    if model:
+        query = query.where(DriftReport.model == model)
+    with context.readers() as session:
+        rows = session.scalars(query).all()
+        return [DriftOut.model_validate(row, from_attributes=True) for row in rows]
+
+
+@router.post("/drift/check")
+def run_drift_check(model: str, context: ContextDep, caller: Operator) -> list[DriftOut]:
+    """Check `model`'s champion now instead of at the next turn of the schedule."""
+    with context.writers.begin() as session:
+        champion = registry.champion(session, model)
+        if champion is None:
+            raise NotFound(f"model {model!r} has no champion yet")
+        rows = check_drift(
+            session,
+            context.services.blobs,
+            model,
+            champion.version,
+            now=context.clock(),
+        )
+        audit.append(session, caller.name, "drift.checked", model, {"reports": len(rows)})
+        return [DriftOut.model_validate(row, from_attributes=True) for row in rows]
+
+
+@router.get("/collection")
+def collection(context: ContextDep, _: Viewer, model: str) -> CollectionOut:
+    def counts(column: object) -> dict[str, int]:
+        rows = session.execute(
+            select(column, func.count()).where(Sample.model == model).group_by(column)  # type: ignore[call-overload]
+        )
+        return {str(key): int(count) for key, count in rows}
+
+    with context.readers() as session:
+        labelled = select(Label.prediction_id).distinct()
+        return CollectionOut(
+            total=session.scalar(
+                select(func.count()).select_from(Sample).where(Sample.model == model)
+            )
+            or 0,
+            by_policy=counts(Sample.policy),
+            by_device=counts(Sample.device),
+            by_predicted=counts(Sample.predicted),
+            labelled=session.scalar(
+                select(func.count())
+                .select_from(Sample)
+                .where(Sample.model == model, Sample.prediction_id.in_(labelled))
+            )
+            or 0,
+            corrections=session.scalar(
+                select(func.count()).select_from(Label).where(Label.source == "correction")
+            )
+            or 0,
+        )

@@ -1,0 +1,52 @@
+"""Where the control plane is, and the client to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloud.errors import OperatorError
+from fleet.client.client import Client
+
+DirectoryOption = Annotated[
+    Path,
+    typer.Option("--dir", envvar="SKERRY_DIRECTORY", help="Directory of the control plane."),
+]
+DEFAULT_DIRECTORY = Path("skerry-data")
+
+
+def client(directory: Path) -> Client:
+    """Client of the control plane: SKERRY_URL and SKERRY_TOKEN, else the one in `directory`.
+
+    Raises:
+        OperatorError: neither is there.
+    """
+    url, token = os.environ.get("SKERRY_URL"), os.environ.get("SKERRY_TOKEN")
+    if url and token:
+        return Client(url, token)
+    about = directory / "control-plane.json"
+    if not about.exists():
+        raise OperatorError(
+            f"no control plane in {directory}; start one with 'skerry up --dir {directory}', "
+            "or set SKERRY_URL and SKERRY_TOKEN"
+        )
+    return Client(
+        url or json.loads(about.read_text())["url"],
+        token or (directory / "tokens" / "admin").read_text().strip(),
+    )
+
+
+def split_version(text: str) -> tuple[str, int]:
+    """"digits:2" → ("digits", 2).
+
+    Raises:
+        typer.BadParameter: not MODEL:VERSION.
+    """
+    model, separator, version = text.rpartition(":")
+    if not separator or not version.isdigit():
+        raise typer.BadParameter(f"{text!r} is not MODEL:VERSION, e.g. digits:1")
+    return model, int(version)

@@ -1,0 +1,118 @@
+"""`skerry up`, `down`, `run`, `processes`: the control plane's own processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+
+from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption
+from cloud.cli.output import console, table
+from cloud.errors import OperatorError
+from cloud.settings import Settings
+
+STOP_TIMEOUT_S = 60.0
+
+HostOption = Annotated[
+    str, typer.Option(help="Address to bind; loopback by default.", envvar="SKERRY_HOST")
+]
+ApiPortOption = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of API and console.", envvar="SKERRY_API_PORT")
+]
+BrokerPortOption = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of the broker.", envvar="SKERRY_BROKER_PORT")
+]
+
+
+def _settings(directory: Path, host: str, api_port: int, broker_port: int) -> Settings:
+    return Settings(
+        directory=directory.resolve(), host=host, api_port=api_port, broker_port=broker_port
+    )
+
+
+def up(
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    host: HostOption = "127.0.0.1",
+    api_port: ApiPortOption = 8090,
+    broker_port: BrokerPortOption = 8883,
+) -> None:
+    """Start the whole control plane and stay in the foreground until Ctrl-C."""
+    from cloud.app import start_control_plane  # the rooms are imported by this command alone
+
+    settings = _settings(directory, host, api_port, broker_port)
+
+    def ready() -> None:
+        token = (settings.directory / "tokens" / "admin").read_text().strip()
+        console.print(
+            Panel.fit(
+                f"console  {settings.api_url}/?token={token}\n"
+                f"API      {settings.api_url}/v1\n"
+                f"broker   mqtts://{settings.host}:{settings.broker_port}\n"
+                f"data     {settings.directory}",
+                title="Skerry is up",
+                subtitle="Ctrl-C stops it",
+            ),
+            soft_wrap=True,
+        )
+
+    start_control_plane(settings, ready)
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="api, ingest, delivery, orchestrator or worker")],
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    host: HostOption = "127.0.0.1",
+    api_port: ApiPortOption = 8090,
+    broker_port: BrokerPortOption = 8883,
+) -> None:
+    """Run one process of the control plane in the foreground."""
+    from cloud.app import run_process
+
+    run_process(name, _settings(directory, host, api_port, broker_port))
+
+
+def down(directory: DirectoryOption = DEFAULT_DIRECTORY) -> None:
+    """Stop the control plane that holds a directory."""
+    from cloud.supervisor import holder
+
+    pid = holder(directory)
+    if pid is None:
+        console.print(f"nothing runs in {directory}")
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while holder(directory) is not None:
+        if time.monotonic() > deadline:
+            raise OperatorError(f"process {pid} has not stopped after {STOP_TIMEOUT_S:.0f} s")
+        time.sleep(0.1)
+    console.print(f"stopped {directory}")
+
+
+def processes(
+    verb: Annotated[str, typer.Argument(help="list, stop, start or restart")] = "list",
+    name: Annotated[str, typer.Argument(help="broker, api, ingest, …")] = "",
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """List, stop, start or restart single processes of a running control plane."""
+    from cloud.supervisor import ask
+
+    rows = ask(directory, verb, name)
+    if as_json:
+        console.print_json(json.dumps(rows))
+        return
+    table(
+        "processes",
+        ("name", "state", "pid", "restarts"),
+        [
+            (r["name"], "running" if r["alive"] else "stopped", r.get("pid") or "–",
+             r.get("restarts", "–"))
+            for r in rows
+        ],
+    )  # fmt: skip

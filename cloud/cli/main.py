@@ -1,0 +1,69 @@
+"""Entry of the command `skerry`: assembles the sub-commands and turns errors into one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+import httpx
+import typer
+
+from cloud.cli import control, fleet_commands, learning_commands, model_commands
+from cloud.cli.output import errors
+from cloud.errors import SkerryError
+from fleet.client.client import ApiError
+from optimizer.errors import OptimizerError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train and quantise per hardware profile, ship signed versions, learn from the field.",
+)
+app.command()(control.up)
+app.command()(control.down)
+app.command()(control.run)
+app.command()(control.processes)
+app.command()(learning_commands.check)
+app.command()(learning_commands.apply)
+app.command()(learning_commands.build)
+app.command()(learning_commands.retrain)
+app.command()(learning_commands.report)
+app.command()(fleet_commands.status)
+app.command()(fleet_commands.audit)
+app.add_typer(learning_commands.jobs, name="jobs")
+app.add_typer(learning_commands.drift, name="drift")
+app.add_typer(learning_commands.profiles, name="profiles")
+app.add_typer(model_commands.models, name="models")
+app.add_typer(fleet_commands.claims, name="claims")
+app.add_typer(fleet_commands.devices, name="devices")
+app.add_typer(fleet_commands.rollout, name="rollout")
+app.add_typer(fleet_commands.tokens, name="tokens")
+
+
+def main() -> None:
+    """Run the command; bad input is one line on standard error and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for noisy in ("httpx", "httpcore", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.ClickException as error:
+        errors.print(f"skerry: {error.format_message()}", markup=False, soft_wrap=True)
+        code = 2
+    except (SkerryError, OptimizerError, ApiError) as error:
+        errors.print(f"skerry: {error}", markup=False, soft_wrap=True)
+        code = 2
+    except httpx.TransportError as error:
+        errors.print(f"skerry: the control plane does not answer: {error}", markup=False)
+        code = 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        code = 130
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

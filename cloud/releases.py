@@ -1,0 +1,94 @@
+"""From an approved version to signed releases: one for each of its profiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloud.blobs import Blobs
+from cloud.db.tables import ModelVersion, Release, Variant
+from cloud.errors import Conflict, NotFound, UserError
+from cloud.publish import publish_release
+from cloud.registry import audit
+from cloud.registry import models as registry
+from cloud.signing import ImageRepository
+
+log = logging.getLogger("skerry.releases")
+
+PUBLISHABLE = frozenset({"approved", "published", "champion"})
+
+
+def publish_version(
+    session: Session,
+    blobs: Blobs,
+    image_repository: ImageRepository,
+    model: str,
+    version: int,
+    *,
+    variant_ids: Mapping[str, int],
+    actor: str,
+) -> list[Release]:
+    """Publish `version`; the first version of a model ever published becomes its champion.
+
+    Args:
+        variant_ids: profile → variant to publish instead of the selected one.
+
+    Raises:
+        NotFound: no such version or variant.
+        Conflict: the version is not approved, or nothing of it can be published.
+        UserError: a named variant belongs to another version or profile.
+    """
+    row = session.get(ModelVersion, (model, version))
+    if row is None:
+        raise NotFound(f"no version {version} of model {model!r}")
+    if row.state not in PUBLISHABLE:
+        raise Conflict(
+            f"{model}:{version} is {row.state}; approve it first "
+            f"('skerry models approve {model}:{version}')"
+        )
+    chosen = _choose(session, model, version, variant_ids)
+    releases = []
+    for variant in chosen:
+        if variant.bundle_sha is None:
+            raise Conflict(f"{variant.name} on {variant.profile} has no bundle")
+        release = publish_release(
+            session, blobs, image_repository, model, version, variant.profile, variant.bundle_sha
+        )
+        audit.append(
+            session,
+            actor,
+            "release.published",
+            release.target,
+            {"variant": variant.name, "sha256": release.bundle_sha, "version": version},
+        )
+        log.info("release.published target=%s variant=%s", release.target, variant.name)
+        releases.append(release)
+    if row.state == "approved":
+        registry.transition(session, model, version, "published", actor, "published")
+    if registry.champion(session, model) is None:
+        registry.transition(session, model, version, "champion", actor, "first published version")
+    return releases
+
+
+def _choose(
+    session: Session, model: str, version: int, variant_ids: Mapping[str, int]
+) -> list[Variant]:
+    selected = session.scalars(
+        select(Variant).where(
+            Variant.model == model, Variant.version == version, Variant.selected.is_(True)
+        )
+    )
+    chosen = {variant.profile: variant for variant in selected} if not variant_ids else {}
+    for profile, variant_id in variant_ids.items():
+        variant = session.get(Variant, variant_id)
+        if variant is None:
+            raise NotFound(f"no variant {variant_id}")
+        if (variant.model, variant.version, variant.profile) != (model, version, profile):
+            raise UserError(f"variant {variant_id} is not one of {model}:{version} on {profile}")
+        chosen[profile] = variant
+    if not chosen:
+        raise Conflict(f"{model}:{version} has no selected variant to publish")
+    return list(chosen.values())
