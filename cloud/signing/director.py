@@ -1,0 +1,141 @@
+"""The director: which releases one device is to run, signed online, one set of files a device.
+
+`N.root.json` lies at the top, shared by all; targets, snapshot and timestamp of a device lie in
+`devices/ID/`.  Targets carry the device's id, so one device's set is refused by every other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tuf.api.metadata import TargetFile, Targets
+
+from cloud.signing.keys import KeyStore
+from cloud.signing.repository import ONLINE_LIFETIME, Clock, SignedRepository, file_name, meta_of
+from edge_agent.wire.ids import is_slug
+from edge_agent.wire.manifest import ReleaseInfo
+
+RENEWAL_SCAN_INTERVAL_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorTarget:
+    """One release that a device is to run.
+
+    Attributes:
+        path: name of the target in the image repository.
+        length: bytes of the raw bundle.
+        sha256: digest of the raw bundle.
+        release: exactly as the image repository signed it.
+        generation: grows with each assignment of this model to this device.
+        probation_s: seconds of health watch after the switch.
+    """
+
+    path: str
+    length: int
+    sha256: str
+    release: ReleaseInfo
+    generation: int
+    probation_s: float = 10.0
+
+
+class Director(SignedRepository):
+    """One directory of signed files.  Safe between threads and processes."""
+
+    name = "director"
+
+    def __init__(self, directory: Path, keys: KeyStore, clock: Clock = time.time) -> None:
+        """Open the repository; sign its first root when there is none."""
+        super().__init__(directory, keys, clock)
+        self._next_scan_at = 0.0
+        with self._locked():
+            if not any(directory.glob("*.root.json")):
+                self._create_root()
+
+    def assign(self, device_id: str, targets: Sequence[DirectorTarget]) -> None:
+        """Replace the whole set of a device; assigning the same set again signs nothing new.
+
+        Raises:
+            ValueError: `device_id` is not a slug.
+        """
+        entries = {target.path: _entry(target) for target in targets}
+        with self._locked():
+            directory = self.device_directory(device_id)
+            directory.mkdir(parents=True, exist_ok=True)
+            current = self._current(directory)
+            same = current is not None and current.targets == entries
+            if current is not None and same and not self._due([current], ONLINE_LIFETIME):
+                return
+            self._sign_set(directory, device_id, entries, current)
+
+    def assigned(self, device_id: str) -> list[str]:
+        """Targets of a device as last signed, by name."""
+        with self._locked():
+            current = self._current(self.device_directory(device_id))
+        return sorted(current.targets) if current is not None else []
+
+    def refresh_timestamps(self) -> int:
+        """Renew every set that is past half of its life; scans the sets once an hour.
+
+        Returns:
+            How many sets were signed.
+        """
+        if self._clock() < self._next_scan_at:
+            return 0
+        renewed = 0
+        with self._locked():
+            self._renew_root()
+        for directory in sorted((self.directory / "devices").glob("*")):
+            with self._locked():
+                current = self._current(directory)
+                if current is not None and self._due([current], ONLINE_LIFETIME):
+                    self._sign_set(directory, directory.name, current.targets, current)
+                    renewed += 1
+        self._next_scan_at = self._clock() + RENEWAL_SCAN_INTERVAL_S
+        return renewed
+
+    def device_directory(self, device_id: str) -> Path:
+        """Where a device's own files lie.
+
+        Raises:
+            ValueError: `device_id` is not a slug.
+        """
+        if not is_slug(device_id):
+            raise ValueError(f"not a device id: {device_id[:80]!r}")
+        return self.directory / "devices" / device_id
+
+    def _current(self, directory: Path) -> Targets | None:
+        if not self._sealed(directory):
+            return None
+        version = self._snapshot(directory).meta["targets.json"].version
+        return self._load(directory / file_name("targets", version), Targets)
+
+    def _sign_set(
+        self,
+        directory: Path,
+        device_id: str,
+        entries: dict[str, TargetFile],
+        current: Targets | None,
+    ) -> None:
+        targets = Targets(
+            version=current.version + 1 if current is not None else 1,
+            expires=self._expiry(ONLINE_LIFETIME),
+            targets=entries,
+            unrecognized_fields={"device": device_id},
+        )
+        data = self._sign("targets", targets)
+        self._write(directory, file_name("targets", targets.version), data)
+        self._seal(directory, {"targets.json": meta_of(targets.version, data)})
+
+
+def _entry(target: DirectorTarget) -> TargetFile:
+    custom = {
+        "release": target.release.model_dump(mode="json"),
+        "generation": target.generation,
+        "probation_ms": round(target.probation_s * 1000),  # canonical JSON has no floats
+    }
+    return TargetFile(target.length, {"sha256": target.sha256}, target.path, {"custom": custom})
