@@ -1,0 +1,171 @@
+"""The client for asyncio: the same methods as `fleet.client.client.Client`, awaited."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
+from fleet.client import calls, schemas, sending
+from fleet.client.calls import PAGE_ROWS, Call, RolloutAction
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """The same for asyncio; see `Client`."""
+
+    def __init__(
+        self, base_url: str, token: str = "", *, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        self._url = sending.base_address(base_url)
+        self._http = httpx.AsyncClient(
+            base_url=self._url, headers=sending.headers(token), verify=verify
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, call: Call[T]) -> T:
+        """Send any call of `fleet.client.calls`.
+
+        Raises:
+            ApiError: refused, unreachable, or an unexpected answer.
+        """
+        try:
+            response = await self._http.request(call.method, call.path, **sending.arguments(call))
+        except httpx.HTTPError as error:
+            raise sending.unreachable(self._url, error) from error
+        return call.answer(response)
+
+    async def overview(self) -> schemas.Overview:
+        return await self.send(calls.overview())
+
+    async def devices(
+        self,
+        *,
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+        search: str = "",
+        labels: Sequence[str] = (),
+        profile: str = "",
+        online: bool | None = None,
+    ) -> schemas.DevicePage:
+        """One page of the devices that match all filters; `labels` are "KEY=VALUE"."""
+        return await self.send(
+            calls.devices(
+                offset=offset,
+                limit=limit,
+                search=search,
+                labels=labels,
+                profile=profile,
+                online=online,
+            )
+        )
+
+    async def device(self, device_id: str) -> schemas.DeviceDetail:
+        return await self.send(calls.device(device_id))
+
+    async def create_claims(self, request: schemas.ClaimIn) -> list[ClaimFile]:
+        """New claims with their one-time secrets, which are never shown again."""
+        return await self.send(calls.create_claims(request))
+
+    async def claims(self) -> list[schemas.ClaimOut]:
+        return await self.send(calls.claims())
+
+    async def revoke_claim(self, claim_id: str) -> None:
+        await self.send(calls.revoke_claim(claim_id))
+
+    async def enrol(self, request: EnrolRequest) -> EnrolReply:
+        return await self.send(calls.enrol(request))
+
+    async def models(self) -> list[schemas.ModelOut]:
+        return await self.send(calls.models())
+
+    async def model(self, name: str, version: int) -> schemas.ModelDetail:
+        return await self.send(calls.model(name, version))
+
+    async def approve(self, name: str, version: int, reason: str = "") -> schemas.ModelDetail:
+        return await self.send(calls.approve(name, version, reason))
+
+    async def reject(self, name: str, version: int, reason: str = "") -> schemas.ModelDetail:
+        return await self.send(calls.reject(name, version, reason))
+
+    async def publish(
+        self, name: str, version: int, request: schemas.PublishIn | None = None
+    ) -> schemas.ModelDetail:
+        """Sign and publish the selected variant of each profile, or those named in `request`."""
+        return await self.send(calls.publish(name, version, request or schemas.PublishIn()))
+
+    async def bundle(self, variant_id: int) -> bytes:
+        """A candidate's bundle: the very tar that a device would get."""
+        return await self.send(calls.bundle(variant_id))
+
+    async def rollouts(self) -> list[schemas.RolloutOut]:
+        return await self.send(calls.rollouts())
+
+    async def rollout(self, rollout_id: str) -> schemas.RolloutDetail:
+        return await self.send(calls.rollout(rollout_id))
+
+    async def start_rollout(self, request: schemas.RolloutIn) -> schemas.RolloutDetail:
+        return await self.send(calls.start_rollout(request))
+
+    async def steer_rollout(self, rollout_id: str, action: RolloutAction) -> schemas.RolloutDetail:
+        return await self.send(calls.steer_rollout(rollout_id, action))
+
+    async def drift(self, model: str = "") -> list[schemas.DriftOut]:
+        return await self.send(calls.drift(model))
+
+    async def check_drift(self, model: str) -> list[schemas.DriftOut]:
+        return await self.send(calls.check_drift(model))
+
+    async def collection(self, model: str = "") -> schemas.CollectionOut:
+        return await self.send(calls.collection(model))
+
+    async def jobs(self) -> list[schemas.JobOut]:
+        return await self.send(calls.jobs())
+
+    async def job(self, job_id: str) -> schemas.JobOut:
+        return await self.send(calls.job(job_id))
+
+    async def start_job(self, request: schemas.JobIn) -> schemas.JobOut:
+        return await self.send(calls.start_job(request))
+
+    async def cancel_job(self, job_id: str) -> schemas.JobOut:
+        return await self.send(calls.cancel_job(job_id))
+
+    async def job_report(self, job_id: str) -> str:
+        """The optimiser's report of a job, as one HTML page."""
+        return await self.send(calls.job_report(job_id))
+
+    async def projects(self) -> list[schemas.ProjectOut]:
+        return await self.send(calls.projects())
+
+    async def project(self, name: str) -> schemas.ProjectOut:
+        return await self.send(calls.project(name))
+
+    async def apply_project(self, name: str, archive: bytes) -> schemas.ProjectOut:
+        """Apply a project; `archive` is the tar of its skerry.yaml and the files it names."""
+        return await self.send(calls.apply_project(name, archive))
+
+    async def audit(self, *, offset: int = 0, limit: int = PAGE_ROWS) -> list[schemas.AuditOut]:
+        """Entries of the audit, newest first."""
+        return await self.send(calls.audit(offset=offset, limit=limit))
+
+    async def create_token(self, request: schemas.TokenIn) -> schemas.TokenOut:
+        return await self.send(calls.create_token(request))

@@ -1,0 +1,290 @@
+"""What can be asked of the API: one function per route, and how its answer is read.
+
+A `Call` is a value: it does no I/O.  `fleet.client.client` sends it, synchronously or not, so both
+clients share every path, parameter and type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
+from fleet.client import schemas
+from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
+
+T = TypeVar("T")
+RolloutAction = Literal["pause", "resume", "cancel", "halt", "rollback"]
+
+PAGE_ROWS: Final = 100
+"""Rows of a page where the caller names none."""
+
+MAX_MESSAGE_CHARS: Final = 300
+"""Longest error text that is passed on; a proxy's HTML page is not a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[T]):
+    """One request to the API, and how to read its answer.
+
+    Attributes:
+        read: turns the body of a successful answer into the result.
+        timeout_s: longest wait for the answer, in seconds.
+    """
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    params: tuple[tuple[str, str], ...] = ()
+    body: BaseModel | None = None
+    content: bytes | None = None
+    timeout_s: float = 30.0
+
+    def answer(self, response: httpx.Response) -> T:
+        """Read the answer.
+
+        Raises:
+            SignInNeeded: the token is missing, wrong or revoked.
+            UnexpectedAnswer: the body does not have the form that the API promises.
+            ApiError: any other refusal, with the control plane's own line.
+        """
+        if response.status_code == 401:
+            raise SignInNeeded(_line(response))
+        if not response.is_success:
+            raise ApiError(response.status_code, _line(response))
+        try:
+            return self.read(response.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "body"
+            raise UnexpectedAnswer(
+                response.status_code,
+                f"{self.method} {self.path}: unexpected answer at {place}: {first['msg']}; "
+                "are client and control plane of the same version?",
+            ) from error
+
+
+def _line(response: httpx.Response) -> str:
+    """The control plane's error text on one line."""
+    text = ""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        found = body.get("error") or body.get("detail")
+        text = found if isinstance(found, str) else json.dumps(found) if found else ""
+    text = " ".join(text.split())[:MAX_MESSAGE_CHARS]
+    return text or f"the control plane answered {response.status_code} {response.reason_phrase}"
+
+
+def _as(kind: type[T]) -> Callable[[bytes], T]:
+    return TypeAdapter(kind).validate_json
+
+
+def _nothing(_: bytes) -> None:
+    return None
+
+
+def _bytes(body: bytes) -> bytes:
+    return body
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def _path(*parts: str | int) -> str:
+    return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+def _window(offset: int, limit: int) -> tuple[tuple[str, str], ...]:
+    return (("offset", str(offset)), ("limit", str(limit)))
+
+
+_OVERVIEW: Final = _as(schemas.Overview)
+_DEVICE_PAGE: Final = _as(schemas.DevicePage)
+_DEVICE: Final = _as(schemas.DeviceDetail)
+_CLAIM_FILES: Final = _as(list[ClaimFile])
+_CLAIMS: Final = _as(list[schemas.ClaimOut])
+_ENROLLED: Final = _as(EnrolReply)
+_MODELS: Final = _as(list[schemas.ModelOut])
+_MODEL: Final = _as(schemas.ModelDetail)
+_ROLLOUTS: Final = _as(list[schemas.RolloutOut])
+_ROLLOUT: Final = _as(schemas.RolloutDetail)
+_DRIFT: Final = _as(list[schemas.DriftOut])
+_COLLECTION: Final = _as(schemas.CollectionOut)
+_JOBS: Final = _as(list[schemas.JobOut])
+_JOB: Final = _as(schemas.JobOut)
+_PROJECTS: Final = _as(list[schemas.ProjectOut])
+_PROJECT: Final = _as(schemas.ProjectOut)
+_AUDIT: Final = _as(list[schemas.AuditOut])
+_TOKEN: Final = _as(schemas.TokenOut)
+
+
+# ── fleet ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def overview() -> Call[schemas.Overview]:
+    return Call(method="GET", path=_path("overview"), read=_OVERVIEW)
+
+
+def devices(
+    *,
+    offset: int,
+    limit: int,
+    search: str,
+    labels: Sequence[str],
+    profile: str,
+    online: bool | None,
+) -> Call[schemas.DevicePage]:
+    params = list(_window(offset, limit))
+    if search:
+        params.append(("search", search))
+    params.extend(("label", label) for label in labels)
+    if profile:
+        params.append(("profile", profile))
+    if online is not None:
+        params.append(("online", "true" if online else "false"))
+    return Call(method="GET", path=_path("devices"), params=tuple(params), read=_DEVICE_PAGE)
+
+
+def device(device_id: str) -> Call[schemas.DeviceDetail]:
+    return Call(method="GET", path=_path("devices", device_id), read=_DEVICE)
+
+
+def create_claims(request: schemas.ClaimIn) -> Call[list[ClaimFile]]:
+    return Call(method="POST", path=_path("claims"), body=request, read=_CLAIM_FILES)
+
+
+def claims() -> Call[list[schemas.ClaimOut]]:
+    return Call(method="GET", path=_path("claims"), read=_CLAIMS)
+
+
+def revoke_claim(claim_id: str) -> Call[None]:
+    return Call(method="DELETE", path=_path("claims", claim_id), read=_nothing)
+
+
+def enrol(request: EnrolRequest) -> Call[EnrolReply]:
+    return Call(method="POST", path=_path("enrol"), body=request, read=_ENROLLED)
+
+
+# ── models ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def models() -> Call[list[schemas.ModelOut]]:
+    return Call(method="GET", path=_path("models"), read=_MODELS)
+
+
+def model(name: str, version: int) -> Call[schemas.ModelDetail]:
+    return Call(method="GET", path=_path("models", name, version), read=_MODEL)
+
+
+def approve(name: str, version: int, reason: str) -> Call[schemas.ModelDetail]:
+    body = schemas.ApprovalIn(reason=reason)
+    path = _path("models", name, version, "approve")
+    return Call(method="POST", path=path, body=body, read=_MODEL)
+
+
+def reject(name: str, version: int, reason: str) -> Call[schemas.ModelDetail]:
+    body = schemas.ApprovalIn(reason=reason)
+    path = _path("models", name, version, "reject")
+    return Call(method="POST", path=path, body=body, read=_MODEL)
+
+
+def publish(name: str, version: int, request: schemas.PublishIn) -> Call[schemas.ModelDetail]:
+    path = _path("models", name, version, "publish")
+    return Call(method="POST", path=path, body=request, read=_MODEL, timeout_s=300.0)
+
+
+def bundle(variant_id: int) -> Call[bytes]:
+    path = _path("variants", variant_id, "bundle")
+    return Call(method="GET", path=path, read=_bytes, timeout_s=600.0)
+
+
+# ── rollouts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def rollouts() -> Call[list[schemas.RolloutOut]]:
+    return Call(method="GET", path=_path("rollouts"), read=_ROLLOUTS)
+
+
+def rollout(rollout_id: str) -> Call[schemas.RolloutDetail]:
+    return Call(method="GET", path=_path("rollouts", rollout_id), read=_ROLLOUT)
+
+
+def start_rollout(request: schemas.RolloutIn) -> Call[schemas.RolloutDetail]:
+    return Call(method="POST", path=_path("rollouts"), body=request, read=_ROLLOUT)
+
+
+def steer_rollout(rollout_id: str, action: RolloutAction) -> Call[schemas.RolloutDetail]:
+    return Call(method="POST", path=_path("rollouts", rollout_id, action), read=_ROLLOUT)
+
+
+# ── learning ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def drift(model: str) -> Call[list[schemas.DriftOut]]:
+    params = (("model", model),) if model else ()
+    return Call(method="GET", path=_path("drift"), params=params, read=_DRIFT)
+
+
+def check_drift(model: str) -> Call[list[schemas.DriftOut]]:
+    params = (("model", model),)
+    path = _path("drift", "check")
+    return Call(method="POST", path=path, params=params, read=_DRIFT, timeout_s=120.0)
+
+
+def collection(model: str) -> Call[schemas.CollectionOut]:
+    params = (("model", model),) if model else ()
+    return Call(method="GET", path=_path("collection"), params=params, read=_COLLECTION)
+
+
+def jobs() -> Call[list[schemas.JobOut]]:
+    return Call(method="GET", path=_path("jobs"), read=_JOBS)
+
+
+def job(job_id: str) -> Call[schemas.JobOut]:
+    return Call(method="GET", path=_path("jobs", job_id), read=_JOB)
+
+
+def start_job(request: schemas.JobIn) -> Call[schemas.JobOut]:
+    return Call(method="POST", path=_path("jobs"), body=request, read=_JOB)
+
+
+def cancel_job(job_id: str) -> Call[schemas.JobOut]:
+    return Call(method="POST", path=_path("jobs", job_id, "cancel"), read=_JOB)
+
+
+def job_report(job_id: str) -> Call[str]:
+    return Call(method="GET", path=_path("jobs", job_id, "report"), read=_text)
+
+
+# ── projects and operation ───────────────────────────────────────────────────────────────────────
+
+
+def projects() -> Call[list[schemas.ProjectOut]]:
+    return Call(method="GET", path=_path("projects"), read=_PROJECTS)
+
+
+def project(name: str) -> Call[schemas.ProjectOut]:
+    return Call(method="GET", path=_path("projects", name), read=_PROJECT)
+
+
+def apply_project(name: str, archive: bytes) -> Call[schemas.ProjectOut]:
+    path = _path("projects", name)
+    return Call(method="PUT", path=path, content=archive, read=_PROJECT, timeout_s=120.0)
+
+
+def audit(*, offset: int, limit: int) -> Call[list[schemas.AuditOut]]:
+    return Call(method="GET", path=_path("audit"), params=_window(offset, limit), read=_AUDIT)
+
+
+def create_token(request: schemas.TokenIn) -> Call[schemas.TokenOut]:
+    return Call(method="POST", path=_path("tokens"), body=request, read=_TOKEN)

@@ -1,0 +1,184 @@
+"""The typed client of the control plane's API: `Client`, and `AsyncClient` with the same methods.
+
+Console and command line talk to the control plane through these and nothing else, so whatever a
+person can click can be scripted.  Every method raises `ApiError` with one line to show.  A client
+never retries: it cannot know whether a command was carried out.  Both are context managers.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
+from fleet.client import calls, schemas, sending
+from fleet.client.async_client import AsyncClient
+from fleet.client.calls import PAGE_ROWS, Call, RolloutAction
+from fleet.client.errors import ApiError
+
+__all__ = ["ApiError", "AsyncClient", "Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Synchronous client.
+
+    Args:
+        base_url: address of the control plane, e.g. "http://127.0.0.1:8080".
+        token: API token; empty for the routes that take none.
+        verify: TLS context for https addresses, or True for the system's authorities.
+    """
+
+    def __init__(
+        self, base_url: str, token: str = "", *, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        self._url = sending.base_address(base_url)
+        self._http = httpx.Client(base_url=self._url, headers=sending.headers(token), verify=verify)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send(self, call: Call[T]) -> T:
+        """Send any call of `fleet.client.calls`.
+
+        Raises:
+            ApiError: refused, unreachable, or an unexpected answer.
+        """
+        try:
+            response = self._http.request(call.method, call.path, **sending.arguments(call))
+        except httpx.HTTPError as error:
+            raise sending.unreachable(self._url, error) from error
+        return call.answer(response)
+
+    def overview(self) -> schemas.Overview:
+        return self.send(calls.overview())
+
+    def devices(
+        self,
+        *,
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+        search: str = "",
+        labels: Sequence[str] = (),
+        profile: str = "",
+        online: bool | None = None,
+    ) -> schemas.DevicePage:
+        """One page of the devices that match all filters; `labels` are "KEY=VALUE"."""
+        return self.send(
+            calls.devices(
+                offset=offset,
+                limit=limit,
+                search=search,
+                labels=labels,
+                profile=profile,
+                online=online,
+            )
+        )
+
+    def device(self, device_id: str) -> schemas.DeviceDetail:
+        return self.send(calls.device(device_id))
+
+    def create_claims(self, request: schemas.ClaimIn) -> list[ClaimFile]:
+        """New claims with their one-time secrets, which are never shown again."""
+        return self.send(calls.create_claims(request))
+
+    def claims(self) -> list[schemas.ClaimOut]:
+        return self.send(calls.claims())
+
+    def revoke_claim(self, claim_id: str) -> None:
+        self.send(calls.revoke_claim(claim_id))
+
+    def enrol(self, request: EnrolRequest) -> EnrolReply:
+        return self.send(calls.enrol(request))
+
+    def models(self) -> list[schemas.ModelOut]:
+        return self.send(calls.models())
+
+    def model(self, name: str, version: int) -> schemas.ModelDetail:
+        return self.send(calls.model(name, version))
+
+    def approve(self, name: str, version: int, reason: str = "") -> schemas.ModelDetail:
+        return self.send(calls.approve(name, version, reason))
+
+    def reject(self, name: str, version: int, reason: str = "") -> schemas.ModelDetail:
+        return self.send(calls.reject(name, version, reason))
+
+    def publish(
+        self, name: str, version: int, request: schemas.PublishIn | None = None
+    ) -> schemas.ModelDetail:
+        """Sign and publish the selected variant of each profile, or those named in `request`."""
+        return self.send(calls.publish(name, version, request or schemas.PublishIn()))
+
+    def bundle(self, variant_id: int) -> bytes:
+        """A candidate's bundle: the very tar that a device would get."""
+        return self.send(calls.bundle(variant_id))
+
+    def rollouts(self) -> list[schemas.RolloutOut]:
+        return self.send(calls.rollouts())
+
+    def rollout(self, rollout_id: str) -> schemas.RolloutDetail:
+        return self.send(calls.rollout(rollout_id))
+
+    def start_rollout(self, request: schemas.RolloutIn) -> schemas.RolloutDetail:
+        return self.send(calls.start_rollout(request))
+
+    def steer_rollout(self, rollout_id: str, action: RolloutAction) -> schemas.RolloutDetail:
+        return self.send(calls.steer_rollout(rollout_id, action))
+
+    def drift(self, model: str = "") -> list[schemas.DriftOut]:
+        return self.send(calls.drift(model))
+
+    def check_drift(self, model: str) -> list[schemas.DriftOut]:
+        return self.send(calls.check_drift(model))
+
+    def collection(self, model: str = "") -> schemas.CollectionOut:
+        return self.send(calls.collection(model))
+
+    def jobs(self) -> list[schemas.JobOut]:
+        return self.send(calls.jobs())
+
+    def job(self, job_id: str) -> schemas.JobOut:
+        return self.send(calls.job(job_id))
+
+    def start_job(self, request: schemas.JobIn) -> schemas.JobOut:
+        return self.send(calls.start_job(request))
+
+    def cancel_job(self, job_id: str) -> schemas.JobOut:
+        return self.send(calls.cancel_job(job_id))
+
+    def job_report(self, job_id: str) -> str:
+        """The optimiser's report of a job, as one HTML page."""
+        return self.send(calls.job_report(job_id))
+
+    def projects(self) -> list[schemas.ProjectOut]:
+        return self.send(calls.projects())
+
+    def project(self, name: str) -> schemas.ProjectOut:
+        return self.send(calls.project(name))
+
+    def apply_project(self, name: str, archive: bytes) -> schemas.ProjectOut:
+        """Apply a project; `archive` is the tar of its skerry.yaml and the files it names."""
+        return self.send(calls.apply_project(name, archive))
+
+    def audit(self, *, offset: int = 0, limit: int = PAGE_ROWS) -> list[schemas.AuditOut]:
+        """Entries of the audit, newest first."""
+        return self.send(calls.audit(offset=offset, limit=limit))
+
+    def create_token(self, request: schemas.TokenIn) -> schemas.TokenOut:
+        return self.send(calls.create_token(request))
