@@ -1,0 +1,81 @@
+"""Errors of the optimizer.
+
+OptimizerError            base of all of them; always one clear line
+├── ConfigError           a file that a person wrote is wrong; names the file and the line
+├── UnknownProfile        no hardware profile of that name
+├── UnknownRecipe         no recipe of that name
+├── ExportFailed          the trained network does not become a usable ONNX file
+├── RecipeFailed          a recipe cannot be applied to this network
+├── EvaluationFailed      the pipeline's answers cannot be judged (no scores, wrong count)
+└── BudgetNotMet          no variant of a profile meets its budget; names the nearest miss
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class OptimizerError(Exception):
+    """Something the caller or the person behind it can act upon."""
+
+
+class ConfigError(OptimizerError):
+    """A configuration file is wrong.
+
+    Attributes:
+        path: the file as given by the caller.
+        line: counted from 1.
+    """
+
+    def __init__(self, path: Path, line: int, message: str) -> None:
+        super().__init__(f"{path.name}:{line}: {message}")
+        self.path = path
+        self.line = line
+        self.message = message
+
+
+class UnknownProfile(OptimizerError):
+    """No hardware profile of that name."""
+
+
+class UnknownRecipe(OptimizerError):
+    """No recipe of that name."""
+
+
+class ExportFailed(OptimizerError):
+    """The trained network does not become a usable ONNX file."""
+
+
+class RecipeFailed(OptimizerError):
+    """A recipe cannot be applied to this network."""
+
+
+class EvaluationFailed(OptimizerError):
+    """The pipeline's answers cannot be compared with the labels."""
+
+
+class BudgetNotMet(OptimizerError):
+    """No variant of a profile meets its budget.
+
+    Attributes:
+        profile: the profile's name.
+        nearest: name of the variant that missed by least; empty where none could be judged.
+    """
+
+    def __init__(self, profile: str, nearest: str, message: str) -> None:
+        super().__init__(message)
+        self.profile = profile
+        self.nearest = nearest
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'budget'?"`, or all known names where none is near, or nothing."""
+    options = sorted(set(known))
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    if 0 < len(options) <= 12:
+        return f"; known are {', '.join(options)}"
+    return ""
