@@ -182,7 +182,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema.  Source: yaml.org/spec/1.2.2 10.3.2."""
+    """SafeLoader with the scalars of YAML 1.2's core schema. Source: yaml.org/spec/1.2.2/#103."""
 
 
 _Loader.yaml_implicit_resolvers = {}
