@@ -1,0 +1,64 @@
+"""The pipeline: checkers, processors, the network, services, in a config's order.
+
+Owns the steps and their registry, a project's step files, the check of a request against the
+interface, and the known answers.  The cloud evaluates and measures with it, the device serves with
+it.  It knows no transport and no bundle format beyond the manifest.
+"""
+
+from __future__ import annotations
+
+from edge_agent.pipeline import builtin, golden
+from edge_agent.pipeline.code import load_code
+from edge_agent.pipeline.errors import (
+    CodeNotLoadable,
+    DuplicateStep,
+    GoldenMismatch,
+    InputError,
+    PipelineError,
+    Rejected,
+    StepConfigError,
+    StepError,
+    StepFailed,
+    UnknownStep,
+)
+from edge_agent.pipeline.interface import Request, validate
+from edge_agent.pipeline.pipeline import Pipeline, Result
+from edge_agent.pipeline.steps import (
+    MODEL_STEP,
+    Step,
+    check_config,
+    checker,
+    processor,
+    registered,
+    service,
+)
+from edge_agent.runtime.session import Array, Tensors
+
+__all__ = [
+    "MODEL_STEP",
+    "Array",
+    "CodeNotLoadable",
+    "DuplicateStep",
+    "GoldenMismatch",
+    "InputError",
+    "Pipeline",
+    "PipelineError",
+    "Rejected",
+    "Request",
+    "Result",
+    "Step",
+    "StepConfigError",
+    "StepError",
+    "StepFailed",
+    "Tensors",
+    "UnknownStep",
+    "builtin",
+    "check_config",
+    "checker",
+    "golden",
+    "load_code",
+    "processor",
+    "registered",
+    "service",
+    "validate",
+]

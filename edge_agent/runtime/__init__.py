@@ -1,0 +1,83 @@
+"""Runtimes: one Session port over ONNX Runtime, OpenVINO and TensorRT.
+
+Owns opening a network, running a batch, and telling honestly what ran (`Provenance`).  A runtime is
+imported when it is first asked for, so importing this room is cheap.  It knows nothing of
+pipelines, measurement or transport.
+
+    session = open_session(directory / spec.file, spec)
+    outputs = session.run({"x": x})
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+from edge_agent.runtime.cpu import cpu_flags
+from edge_agent.runtime.datatypes import datatype_of, numpy_dtype
+from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable, SessionError
+from edge_agent.runtime.session import Array, Provenance, Session, Tensors
+from edge_agent.wire.manifest import ModelSpec
+
+__all__ = [
+    "Array",
+    "ModelNotLoadable",
+    "Provenance",
+    "RunFailed",
+    "RuntimeUnavailable",
+    "Session",
+    "SessionError",
+    "Tensors",
+    "available",
+    "cpu_flags",
+    "datatype_of",
+    "numpy_dtype",
+    "open_session",
+]
+
+_DISTRIBUTIONS: Final = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "openvino": ("openvino",),
+}
+
+
+def open_session(path: Path, spec: ModelSpec) -> Session:
+    """Open the network in `path` as `spec` says.
+
+    Args:
+        path: the entry file (`model.onnx`, or `model.xml` beside `model.bin`).
+
+    Raises:
+        RuntimeUnavailable: the runtime is not installed or cannot work here.
+        ModelNotLoadable: the file is missing, damaged, or not what the spec says.
+    """
+    if spec.runtime == "onnxruntime":
+        from edge_agent.runtime.ort import OrtSession
+
+        return OrtSession(path, spec)
+    if spec.runtime == "openvino":
+        from edge_agent.runtime.ov import OpenVinoSession
+
+        return OpenVinoSession(path, spec)
+    from edge_agent.runtime.trt import open_tensorrt
+
+    return open_tensorrt(path, spec)
+
+
+def available() -> dict[str, str]:
+    """Runtimes that `open_session` can use here, with their versions; imports none of them."""
+    found: dict[str, str] = {}
+    for runtime, distributions in _DISTRIBUTIONS.items():
+        if importlib.util.find_spec(runtime) is None:
+            continue
+        for distribution in distributions:
+            try:
+                found[runtime] = importlib.metadata.version(distribution)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        else:
+            found[runtime] = "unknown"
+    return found

@@ -1,0 +1,87 @@
+"""Errors of the pipeline room.
+
+PipelineError
+├── InputError          the tensors do not fit the interface (client)
+├── Rejected            a checker refused the request, with a reason (client)
+├── StepError           a step cannot be found, configured or run (engineer)
+│   ├── UnknownStep     no step has this name
+│   ├── DuplicateStep   two steps of one scope have the same name
+│   ├── StepConfigError a config does not fit its step, or the order makes no sense
+│   ├── CodeNotLoadable a project's step file does not run
+│   └── StepFailed      a step raised, or returned something that is no answer
+└── GoldenMismatch      the known answers are not reproduced (operator: do not serve this)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PipelineError(Exception):
+    """Base of all errors of this room."""
+
+
+class InputError(PipelineError, ValueError):
+    """The tensors of a request do not fit the interface."""
+
+
+class Rejected(PipelineError):
+    """Raised by a checker: this request must not be answered.
+
+    Args:
+        reason: slug for counters, e.g. "out_of_range".
+        detail: one line for the client; never the payload.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class StepError(PipelineError):
+    """A step of the pipeline is at fault, not the request."""
+
+
+class UnknownStep(StepError):
+    """No step has this name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"unknown step {name!r}{nearest(name, known)}")
+        self.name = name
+
+
+class DuplicateStep(StepError):
+    """Two steps of one scope have the same name."""
+
+
+class StepConfigError(StepError):
+    """A step's config does not fit, or the steps stand in an impossible order."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(f"step {step!r}: {problem}")
+        self.step = step
+        self.problem = problem
+
+
+class CodeNotLoadable(StepError):
+    """A project's step file cannot be read, compiled or executed."""
+
+
+class StepFailed(StepError):
+    """A step raised, or what it returned is no answer."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(f"step {step!r} failed: {problem}")
+        self.step = step
+
+
+class GoldenMismatch(PipelineError):
+    """The pipeline does not reproduce its known answers."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest of `known`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,65 @@
+"""The interface of a pipeline: what a request must look like.
+
+One function checks it for everybody: the device that serves and the cloud that evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from edge_agent.pipeline.errors import InputError, nearest
+from edge_agent.runtime.datatypes import numpy_dtype
+from edge_agent.runtime.session import Array, Tensors
+from edge_agent.wire.manifest import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as any transport hands it over.
+
+    Attributes:
+        id: the client's id, or empty; names the prediction in feedback.
+        parameters: what the client sent beside the tensors.
+    """
+
+    tensors: Tensors
+    id: str = ""
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+def validate(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> int:
+    """Check that `tensors` are exactly what `specs` describe.
+
+    Returns:
+        The batch size, which all tensors share.
+
+    Raises:
+        InputError: a tensor is missing, unknown, or has another dtype or shape.
+    """
+    batch = -1
+    for spec in specs:
+        array = tensors.get(spec.name)
+        if array is None:
+            raise InputError(f"input {spec.name!r} is missing")
+        if array.dtype != numpy_dtype(spec.datatype):
+            raise InputError(f"input {spec.name!r} is {array.dtype}, expected {spec.datatype}")
+        shape = array.shape
+        if len(shape) != len(spec.shape) or any(
+            wanted not in (-1, actual) for wanted, actual in zip(spec.shape, shape, strict=True)
+        ):
+            raise InputError(
+                f"input {spec.name!r} has shape {list(shape)}, expected {list(spec.shape)}"
+            )
+        if not shape or shape[0] < 1:
+            raise InputError(f"input {spec.name!r} holds no items")
+        if batch >= 0 and shape[0] != batch:
+            raise InputError(f"input {spec.name!r} holds {shape[0]} items, others {batch}")
+        batch = shape[0]
+    if len(tensors) != len(specs):
+        known = [spec.name for spec in specs]
+        unknown = next(name for name in tensors if name not in known)
+        raise InputError(f"unknown input {unknown!r}{nearest(unknown, known)}")
+    return batch

@@ -1,0 +1,138 @@
+"""Sessions of ONNX Runtime on the CPU.
+
+Threads never spin: on small boxes a spinning pool takes the cores that the server needs.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edge_agent.runtime.cpu import cpu_flags
+from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable
+from edge_agent.runtime.session import Array, Provenance, Tensors
+from edge_agent.wire.manifest import ModelSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_QUANTISED_OPS: Final = (b"QLinear", b"DequantizeLinear", b"MatMulInteger", b"ConvInteger")
+"""Operators (or their prefixes) that only a network with integer arithmetic holds."""
+
+_FLOATS: Final = {
+    "tensor(float)": "fp32",
+    "tensor(float16)": "fp16",
+    "tensor(bfloat16)": "bf16",
+    "tensor(double)": "fp64",
+}
+
+_SEVERITY_ERROR: Final = 3
+
+
+class OrtSession:
+    """One network in ONNX Runtime.  `run` is safe from several threads."""
+
+    def __init__(self, path: Path, spec: ModelSpec) -> None:
+        """Open `path`.
+
+        Raises:
+            RuntimeUnavailable: onnxruntime is not installed.
+            ModelNotLoadable: the file is missing, damaged, or has other inputs or outputs.
+        """
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise RuntimeUnavailable("onnxruntime", str(error)) from error
+        if not path.is_file():
+            raise ModelNotLoadable(path.name, "no such file")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = spec.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SEVERITY_ERROR
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ORT raises a dozen unrelated types of its own
+            raise ModelNotLoadable(path.name, _first_line(error)) from error
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = tuple(item.name for item in session.get_inputs())
+        self._outputs = tuple(item.name for item in session.get_outputs())
+        require_names(path.name, "inputs", [t.name for t in spec.inputs], self._inputs)
+        require_names(path.name, "outputs", [t.name for t in spec.outputs], self._outputs)
+        declared = [item.type for item in (*session.get_inputs(), *session.get_outputs())]
+        self._provenance = Provenance(
+            runtime="onnxruntime",
+            version=ort.__version__,
+            device="CPU",
+            precision=_precision(path, declared),
+            threads=spec.threads,
+            cpu_flags=cpu_flags(),
+        )
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._provenance
+
+    def run(self, tensors: Mapping[str, Array]) -> Tensors:
+        session = self._session
+        if session is None:
+            raise RunFailed("the session is closed")
+        try:
+            feeds = {name: tensors[name] for name in self._inputs}
+        except KeyError as error:
+            raise missing_input(error, tensors) from None
+        try:
+            values = session.run(self._outputs, feeds)
+        except Exception as error:
+            raise RunFailed(_first_line(error)) from error
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+
+    def close(self) -> None:
+        self._session = None
+
+
+def require_names(file: str, what: str, wanted: list[str], actual: tuple[str, ...]) -> None:
+    """Refuse a network whose inputs or outputs are named otherwise than its spec says.
+
+    Raises:
+        ModelNotLoadable: the names differ; an empty `wanted` accepts any.
+    """
+    if wanted and set(wanted) != set(actual):
+        raise ModelNotLoadable(
+            file, f"its {what} are {', '.join(actual)}, the manifest says {', '.join(wanted)}"
+        )
+
+
+def missing_input(error: KeyError, tensors: Mapping[str, Array]) -> RunFailed:
+    return RunFailed(
+        f"network input {error.args[0]!r} is missing; the steps before it gave "
+        f"{', '.join(sorted(tensors)) or 'nothing'}"
+    )
+
+
+def _precision(path: Path, declared: list[str]) -> str:
+    """What the CPU provider computes in: it keeps the file's types, so the file tells.
+
+    Operator names stand in the file as plain text, which spares a device the onnx package.
+    """
+    with path.open("rb") as file:
+        try:
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            return "unknown"
+        with view:
+            if any(view.find(name) >= 0 for name in _QUANTISED_OPS):
+                return "int8"
+    return next((_FLOATS[kind] for kind in declared if kind in _FLOATS), "unknown")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
