@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from typing import cast
+from typing import Any
 
 import rfc8785
 from pydantic import JsonValue
@@ -99,11 +99,11 @@ def verify(session: Session) -> int:
 
 
 def _digest(entry: AuditEntry) -> str:
-    content = {
+    content: dict[str, Any] = {
         "at": entry.at,
         "actor": entry.actor,
         "action": entry.action,
         "subject": entry.subject,
-        "detail": cast("dict[str, JsonValue]", entry.detail),
+        "detail": entry.detail,
     }
     return hashlib.sha256(entry.previous.encode() + rfc8785.dumps(content)).hexdigest()

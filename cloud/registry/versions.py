@@ -93,9 +93,7 @@ def reserve_version(session: Session, model: str, job: str, *, at: float | None 
     mark.value = {"last": version}
     mark.updated_at = now
     session.add(
-        Setting(
-            key=f"registry.reserved:{model}:{job}", value={"version": version}, updated_at=now
-        )
+        Setting(key=f"registry.reserved:{model}:{job}", value={"version": version}, updated_at=now)
     )
     session.flush()
     return version
