@@ -1,0 +1,122 @@
+"""High-water marks: the newest metadata and releases this device ever accepted.
+
+They hold where the metadata cache does not: an emptied cache must not make an older, still valid
+set acceptable again.  SQLite with `synchronous=FULL`: a mark is on disk before its use.
+
+Fast-forward recovery: marks of a repository are forgotten when the keys of its snapshot or
+timestamp role changed in a newer, properly signed root (TUF specification 5.3.11).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge_agent.update.errors import RolledBack
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS metadata(
+    repository TEXT, file TEXT, version INTEGER NOT NULL, PRIMARY KEY (repository, file));
+CREATE TABLE IF NOT EXISTS online_keys(repository TEXT PRIMARY KEY, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS counters(
+    model TEXT, profile TEXT, counter INTEGER NOT NULL, PRIMARY KEY (model, profile));
+CREATE TABLE IF NOT EXISTS attested(id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL);
+"""
+
+
+def open_database(path: Path, schema: str) -> sqlite3.Connection:
+    """A connection in autocommit mode that syncs every commit; for use under the owner's lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.executescript(schema)
+    return connection
+
+
+class Marks:
+    """See the module.  Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._database = open_database(path, _SCHEMA)
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    def check_metadata(
+        self, repository: str, versions: Mapping[str, int], online_keys: str
+    ) -> None:
+        """Refuse versions below their marks, then raise the marks.
+
+        Args:
+            versions: of `timestamp.json`, `snapshot.json` and every file the snapshot names.
+            online_keys: digest over the key ids of the snapshot and timestamp roles.
+
+        Raises:
+            RolledBack: a file went back, or disappeared from the snapshot.
+        """
+        with self._lock, self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            row = database.execute(
+                "SELECT digest FROM online_keys WHERE repository = ?", (repository,)
+            ).fetchone()
+            if row is not None and row[0] != online_keys:
+                database.execute("DELETE FROM metadata WHERE repository = ?", (repository,))
+            marks: dict[str, int] = dict(
+                database.execute(
+                    "SELECT file, version FROM metadata WHERE repository = ?", (repository,)
+                ).fetchall()
+            )
+            for file, mark in marks.items():
+                version = versions.get(file)
+                if version is None:
+                    raise RolledBack(f"{repository}: {file} is gone", "untrusted_metadata")
+                if version < mark:
+                    raise RolledBack(
+                        f"{repository}: {file} version {version} is older than {mark}",
+                        "untrusted_metadata",
+                    )
+            database.executemany(
+                "INSERT OR REPLACE INTO metadata VALUES (?, ?, ?)",
+                [(repository, file, version) for file, version in versions.items()],
+            )
+            database.execute(
+                "INSERT OR REPLACE INTO online_keys VALUES (?, ?)", (repository, online_keys)
+            )
+
+    def counter(self, model: str, profile: str) -> int:
+        """Highest release counter accepted; 0 before the first."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT counter FROM counters WHERE model = ? AND profile = ?", (model, profile)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def raise_counter(self, model: str, profile: str, counter: int) -> None:
+        """Remember that `counter` was accepted; never goes down."""
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT (model, profile) "
+                "DO UPDATE SET counter = max(counter, excluded.counter)",
+                (model, profile, counter),
+            )
+
+    @property
+    def attested_time(self) -> float:
+        """Latest time that both repositories vouched for, in seconds since the epoch; 0: none."""
+        with self._lock:
+            row = self._database.execute("SELECT at FROM attested").fetchone()
+        return float(row[0]) if row else 0.0
+
+    def attest(self, at: float) -> None:
+        """Raise the attested time."""
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO attested VALUES (1, ?) ON CONFLICT (id) "
+                "DO UPDATE SET at = max(at, excluded.at)",
+                (at,),
+            )
