@@ -1,0 +1,117 @@
+"""The machine while it is being timed: a lock, a canary, its load and its memory.
+
+The canary is a fixed piece of work run between the queries.  When its time spreads, somebody else
+used the cores, and the run is invalid rather than slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from edge_agent.measure.errors import MeasureBusy
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_PATH: Final = Path(tempfile.gettempdir()) / "skerry-measure.lock"
+_POLL_S: Final = 0.05
+_CANARY_SIDE: Final = 96
+_CANARY_ROUNDS: Final = 8
+
+
+@contextlib.contextmanager
+def machine_lock(timeout_s: float = 600.0, *, path: Path = LOCK_PATH) -> Iterator[None]:
+    """Hold the machine for a measurement, against all processes that ask the same way.
+
+    Not re-entrant.  The system frees the lock when its holder dies.
+
+    Raises:
+        MeasureBusy: it was not free within `timeout_s`.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise MeasureBusy(
+                        f"another measurement holds {path} for more than {timeout_s:g} s"
+                    ) from None
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Canary:
+    """Runs a fixed piece of work of about a millisecond and remembers how long each run took."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._times_s: list[float] = []
+        generator = np.random.default_rng(1)
+        self._matrix = generator.normal(size=(_CANARY_SIDE, _CANARY_SIDE)) / _CANARY_SIDE
+        self._work()  # the first run pays for page faults
+
+    def sing(self, times: int = 1) -> None:
+        for _ in range(times):
+            start = self._clock()
+            self._work()
+            self._times_s.append(self._clock() - start)
+
+    @property
+    def median_ms(self) -> float:
+        return float(np.median(self._times_s)) * 1e3 if self._times_s else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Median over minimum: 1 on a machine that is ours alone."""
+        fastest = min(self._times_s, default=0.0)
+        return float(np.median(self._times_s)) / fastest if fastest > 0 else 1.0
+
+    def _work(self) -> None:
+        # elementwise on purpose: a matrix product would wake BLAS threads beside the measured ones
+        value = self._matrix
+        for _ in range(_CANARY_ROUNDS):
+            value = np.tanh(value) + self._matrix
+        self._matrix[0, 0] = value[0, 0] * 1e-9
+
+
+def load_per_core() -> float:
+    """One-minute load average over cores; recorded, never judged: it lags by a minute."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except OSError:
+        return 0.0
+
+
+def reset_peak_rss() -> bool:
+    """Let the peak of resident memory start anew; Linux only."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_mib() -> float:
+    """Peak of this process's resident memory since `reset_peak_rss`, in MiB."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
