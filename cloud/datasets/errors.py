@@ -11,12 +11,14 @@ DatasetError            rows cannot become, or be read as, a dataset version
 
 from __future__ import annotations
 
+from cloud.errors import NotFound, UserError
 
-class DatasetError(Exception):
+
+class DatasetError(UserError):
     """Rows cannot become, or be read as, a dataset version."""
 
 
-class UnknownDataset(DatasetError):
+class UnknownDataset(DatasetError, NotFound):
     def __init__(self, dataset: str) -> None:
         super().__init__(f"no dataset version {dataset}")
         self.dataset = dataset

@@ -23,7 +23,7 @@ class GateResult:
 
 
 def overall(results: Sequence[GateResult]) -> Verdict:
-    """"fail" if any gate fails, else "insufficient" if any is or none was asked, else "pass"."""
+    """ "fail" if any gate fails, else "insufficient" if any is or none was asked, else "pass"."""
     verdicts = {result.verdict for result in results}
     if "fail" in verdicts:
         return "fail"

@@ -17,7 +17,7 @@ from cloud.registry.errors import (
     VersionTaken,
 )
 from cloud.registry.lineage import Lineage, lineage
-from cloud.registry.versions import (
+from cloud.registry.models import (
     State,
     VariantRecord,
     champion,

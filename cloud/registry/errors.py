@@ -12,25 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cloud.errors import Conflict, NotFound, OperatorError, UserError
 
-class RegistryError(Exception):
+
+class RegistryError(UserError):
     """A change that the registry does not allow."""
 
 
-class UnknownVersion(RegistryError):
+class UnknownVersion(RegistryError, NotFound):
     def __init__(self, model: str, version: int) -> None:
         super().__init__(f"model {model!r} has no version {version}")
         self.model = model
         self.version = version
 
 
-class VersionTaken(RegistryError):
+class VersionTaken(RegistryError, Conflict):
     def __init__(self, model: str, version: int, job: str) -> None:
         super().__init__(f"version {version} of {model!r} was registered by job {job}")
         self.job = job
 
 
-class NotAllowed(RegistryError):
+class NotAllowed(RegistryError, Conflict):
     """Carries the states that could have been asked for."""
 
     def __init__(
@@ -46,13 +48,13 @@ class NotAllowed(RegistryError):
         self.allowed = tuple(allowed)
 
 
-class GatesFailed(RegistryError):
+class GatesFailed(RegistryError, Conflict):
     def __init__(self, model: str, version: int, gates: Sequence[str]) -> None:
         super().__init__(f"{model!r} version {version} failed its gates: {', '.join(gates)}")
         self.gates = tuple(gates)
 
 
-class AuditBroken(Exception):
+class AuditBroken(OperatorError):
     """The first entry that does not follow from its predecessor."""
 
     def __init__(self, entry: int, why: str) -> None:

@@ -17,7 +17,7 @@ from cloud.db.tables import (
     Variant,
 )
 from cloud.registry.errors import UnknownVersion
-from cloud.registry.versions import subject
+from cloud.registry.models import subject
 
 
 @dataclass(frozen=True, slots=True)
