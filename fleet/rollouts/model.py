@@ -1,0 +1,277 @@
+"""States of a rollout, its waves and its assignments.
+
+All types are immutable and survive a round trip through JSON.  Times are seconds since the epoch.
+
+Rollout: DRAFT → PENDING_APPROVAL → SCHEDULED → RUNNING ⇄ {PAUSED, WINDOW_WAIT} → COMPLETED |
+CANCELLED | HALTED → ROLLING_BACK → ROLLED_BACK.  An operator may roll back from any state in which
+devices were offered the version.
+
+Wave: PENDING → OFFERING → SOAKING → PASSED | FAILED | INCONCLUSIVE (a person decides).
+
+Assignment: QUEUED → OFFERED → DOWNLOADING → VERIFIED → STAGED → ACTIVATING → PROBATION → HEALTHY,
+or REJECTED, FAILED, TIMED_OUT, LOCAL_ROLLBACK, SUPERSEDED, CANCELLED.  UNREACHABLE is not final.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_agent.wire.ids import Slug
+
+
+class Frozen(BaseModel):
+    """An immutable value.  NaN and infinity are refused: no comparison with them fails closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RolloutState(StrEnum):
+    DRAFT = "draft"
+    PENDING_APPROVAL = "pending_approval"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    PAUSED = "paused"
+    WINDOW_WAIT = "window_wait"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    HALTED = "halted"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+
+
+ACTIVE_STATES = frozenset(
+    {
+        RolloutState.PENDING_APPROVAL,
+        RolloutState.SCHEDULED,
+        RolloutState.RUNNING,
+        RolloutState.PAUSED,
+        RolloutState.WINDOW_WAIT,
+        RolloutState.ROLLING_BACK,
+    }
+)
+"""States in which time or a report can move the rollout on."""
+
+JUDGING_STATES = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.WINDOW_WAIT})
+"""States in which a failed wave halts the rollout."""
+
+
+class WaveState(StrEnum):
+    PENDING = "pending"
+    OFFERING = "offering"
+    SOAKING = "soaking"
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+
+
+class AssignmentPhase(StrEnum):
+    """Values equal those of `edge_agent.wire.messages.Phase` where a device can report them."""
+
+    QUEUED = "queued"
+    OFFERED = "offered"
+    DOWNLOADING = "downloading"
+    VERIFIED = "verified"
+    STAGED = "staged"
+    ACTIVATING = "activating"
+    PROBATION = "probation"
+    HEALTHY = "healthy"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    LOCAL_ROLLBACK = "rolled_back"
+    SUPERSEDED = "superseded"
+    CANCELLED = "cancelled"
+    UNREACHABLE = "unreachable"
+
+
+PROGRESS = (
+    AssignmentPhase.QUEUED,
+    AssignmentPhase.OFFERED,
+    AssignmentPhase.DOWNLOADING,
+    AssignmentPhase.VERIFIED,
+    AssignmentPhase.STAGED,
+    AssignmentPhase.ACTIVATING,
+    AssignmentPhase.PROBATION,
+    AssignmentPhase.HEALTHY,
+)
+"""The way of an update that goes well, in order."""
+
+IN_FLIGHT = frozenset(PROGRESS[1:-1])
+REPORTED_FAILURES = frozenset(
+    {AssignmentPhase.REJECTED, AssignmentPhase.FAILED, AssignmentPhase.LOCAL_ROLLBACK}
+)
+FAILURES = REPORTED_FAILURES | {AssignmentPhase.TIMED_OUT}
+RESPONDED = FAILURES | {AssignmentPhase.HEALTHY}
+"""The denominator of the failure gate."""
+
+GONE = frozenset({AssignmentPhase.SUPERSEDED, AssignmentPhase.CANCELLED})
+SETTLED = RESPONDED | GONE | {AssignmentPhase.UNREACHABLE}
+"""Phases that a wave does not wait for."""
+
+
+class GateSpec(Frozen):
+    """What a wave is held to.
+
+    Attributes:
+        min_responders: fewer responders than this leave a wave inconclusive.
+        max_failure_rate: largest tolerated share of failures among the responders.
+        confidence: one-sided confidence of the Wilson bounds.
+        require_bound: pass only when the upper bound is within `max_failure_rate` too, which takes
+            about 25 responders without a failure for 10 % at 95 %.
+        max_error_increase: largest tolerated rise of the share of failed requests over the control
+            group.
+        max_p99_ratio: largest tolerated ratio of p99 latencies to the control group.
+        min_requests: requests on either side below which the share of failed ones is not compared.
+        min_windows: reports on either side below which latencies are not compared.
+    """
+
+    min_responders: int = Field(default=1, ge=1)
+    max_failure_rate: float = Field(default=0.1, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    require_bound: bool = False
+    max_error_increase: float = Field(default=0.01, ge=0, lt=1)
+    max_p99_ratio: float = Field(default=2.0, ge=1)
+    min_requests: int = Field(default=200, ge=1)
+    min_windows: int = Field(default=8, ge=2)
+
+
+class Window(Frozen):
+    """Daily span in which waves may be offered, in minutes after midnight UTC; may cross it."""
+
+    start_minute: int = Field(ge=0, lt=1440)
+    end_minute: int = Field(ge=0, lt=1440)
+
+
+class WavePlan(Frozen):
+    """`count` devices or `percent` of those left, and how long to watch them afterwards."""
+
+    count: int | None = Field(default=None, ge=1)
+    percent: float | None = Field(default=None, gt=0, le=100)
+    soak_s: float = Field(default=30.0, ge=0)
+
+
+class Release(Frozen):
+    """What a profile gets: a target of the signed repositories."""
+
+    target: str
+    version: int = Field(ge=1)
+    counter: int = Field(ge=1)
+
+
+class Previous(Frozen):
+    """What a twin named before the rollout, and the rollout that had put it there."""
+
+    release: Release
+    rollout: str | None = None
+
+
+class Plan(Frozen):
+    """All that is decided before a rollout starts.
+
+    Attributes:
+        releases: hardware profile → release.
+        probation_s: time that a device watches the new version before it commits.
+        phase_timeout_s: time a device may spend in one phase after it confirmed its assignment.
+        reach_timeout_s: time after which a device that confirmed nothing is UNREACHABLE.
+        start_at: not before this time.
+        windows: empty means at any time.
+        whole_fleet: no device of the version's profiles was left out; a rollout like that makes
+            its version the champion.
+    """
+
+    model: Slug
+    version: int = Field(ge=1)
+    releases: dict[str, Release]
+    gate: GateSpec = GateSpec()
+    probation_s: float = Field(default=10.0, ge=0)
+    phase_timeout_s: float = Field(default=300.0, gt=0)
+    reach_timeout_s: float = Field(default=60.0, gt=0)
+    start_at: float = 0.0
+    windows: tuple[Window, ...] = ()
+    needs_approval: bool = False
+    whole_fleet: bool = False
+
+
+class Wave(Frozen):
+    """Attributes:
+    started_at: when it was offered.
+    settled_at: when the last of its devices settled; the soak runs from here.
+    """
+
+    index: int
+    soak_s: float
+    state: WaveState = WaveState.PENDING
+    started_at: float | None = None
+    settled_at: float | None = None
+    ended_at: float | None = None
+    reason: str = ""
+
+
+class Assignment(Frozen):
+    """One device's part.
+
+    Attributes:
+        generation: of the desired twin that carries it; 0 until it was assigned.
+        previous: what the twin named before this rollout, None if it named nothing.
+        delivered_at: when the device confirmed the assignment.
+        since: when `phase` (or its timer) began, by our clock.
+        online: whether the broker holds a session of it.
+        owned: False once a newer assignment took the device; a roll-back leaves it alone then.
+    """
+
+    device: str
+    profile: str
+    wave: int
+    release: Release
+    previous: Previous | None = None
+    phase: AssignmentPhase = AssignmentPhase.QUEUED
+    generation: int = 0
+    delivered_at: float | None = None
+    since: float = 0.0
+    online: bool = True
+    owned: bool = True
+    reason: str = ""
+    detail: str = ""
+
+
+class Rollout(Frozen):
+    """The whole state.
+
+    Attributes:
+        current: index of the wave being worked on.
+        awaiting_release: a roll-back waits for the old bytes to be published again.
+    """
+
+    id: Slug
+    plan: Plan
+    waves: tuple[Wave, ...] = Field(min_length=1)
+    assignments: dict[str, Assignment]
+    state: RolloutState = RolloutState.DRAFT
+    current: int = 0
+    awaiting_release: bool = False
+    reason: str = ""
+
+    def of_wave(self, index: int) -> list[Assignment]:
+        """The wave's assignments."""
+        return [each for each in self.assignments.values() if each.wave == index]
+
+
+class WaveMetrics(Frozen):
+    """Serving figures of one side during a wave's soak.
+
+    Attributes:
+        p99_us: one value for each report, microseconds.
+    """
+
+    requests: int = Field(default=0, ge=0)
+    errors: int = Field(default=0, ge=0)
+    p99_us: tuple[float, ...] = ()
+
+
+class Comparison(Frozen):
+    """Devices of the wave on the new version beside devices of the control group."""
+
+    treated: WaveMetrics = WaveMetrics()
+    control: WaveMetrics = WaveMetrics()
