@@ -1,0 +1,150 @@
+"""Trying a staged version in a subprocess before it may serve: does it load, does it answer right?
+
+`python -m edge_agent.update.selftest DIR` opens the bundle through the same pipeline that serves,
+and runs its golden inputs.  Memory, CPU time, core dumps and file sizes are limited in the child;
+the parent kills its whole process group at the wall-clock limit.  A version that crashes, hangs or
+eats the memory does so here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+EXIT_WRONG: Final = 3
+"""The child's exit status when it could judge, and judged against the version."""
+
+_DETAIL_BYTES: Final = 400
+_MAX_FILE_BYTES: Final = 64 << 20
+_KEPT_ENVIRONMENT: Final = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "TMPDIR",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestResult:
+    """`detail` is one line: empty when ok."""
+
+    ok: bool
+    detail: str
+    elapsed_s: float
+
+
+def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096) -> SelfTestResult:
+    """Run the self-test of a staged bundle.
+
+    Args:
+        slot_dir: directory of the unpacked bundle.
+        timeout_s: wall-clock limit.
+        memory_mib: limit of the child's data (RLIMIT_DATA), in MiB.
+    """
+    started_at = time.monotonic()
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "edge_agent.update.selftest",
+        str(slot_dir),
+        f"--memory-mib={memory_mib}",
+        f"--cpu-s={int(timeout_s) + 1}",
+    ]
+    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return SelfTestResult(
+                False, f"no answer within {timeout_s:g} s", time.monotonic() - started_at
+            )
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        detail = "" if status == 0 else _explain(status, _tail(errors.fileno()))
+    return SelfTestResult(status == 0, detail, time.monotonic() - started_at)
+
+
+def _tail(descriptor: int) -> str:
+    length = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, _DETAIL_BYTES, max(0, length - _DETAIL_BYTES))
+    lines = data.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _explain(status: int, last_line: str) -> str:
+    if status == EXIT_WRONG:
+        return last_line
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}; {last_line}".rstrip("; ")
+    return f"exit status {status}; {last_line}".rstrip("; ")
+
+
+def main() -> int:
+    """The child."""
+    parser = argparse.ArgumentParser(description="try an unpacked bundle")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--memory-mib", type=int, default=4096)
+    parser.add_argument("--cpu-s", type=int, default=61)
+    arguments = parser.parse_args()
+    _limit(arguments.memory_mib, arguments.cpu_s)
+    try:
+        _try(arguments.directory)
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.stderr.write(f"\n{line[:_DETAIL_BYTES]}\n")
+        return EXIT_WRONG
+    return 0
+
+
+def _limit(memory_mib: int, cpu_s: int) -> None:
+    for kind, value in (
+        (resource.RLIMIT_DATA, memory_mib << 20),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (limit, limit))
+
+
+def _try(directory: Path) -> None:
+    # Imported under the limits: loading a runtime is part of what is tried.
+    from edge_agent.pipeline import Pipeline, golden
+    from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+
+    data = (directory / MANIFEST_NAME).read_bytes()
+    manifest = Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
+    pipeline = Pipeline.open(directory, manifest)
+    try:
+        if manifest.golden is not None:
+            golden.check(pipeline, directory / manifest.golden, manifest.golden_atol)
+    finally:
+        pipeline.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
