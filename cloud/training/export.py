@@ -1,0 +1,41 @@
+"""Task "export": trained members as ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from cloud.project import Project
+from cloud.training.arrays import Rows
+from cloud.training.fit import build_member
+from cloud.training.prepare import network_inputs
+from optimizer.export import export_onnx
+
+Json = dict[str, Any]
+
+EXAMPLE_ROWS: Final = 4
+
+
+def run(request: Json, directory: Path, report: Callable[[float, str], None]) -> Json:
+    """Write `MEMBER.onnx` for each member.
+
+    Args:
+        request: `project`, `project_dir`, `data` (path) and `checkpoints`, a path by member.
+    """
+    project = Project.model_validate(request["project"])
+    project_dir = Path(request["project_dir"])
+    train = Rows.open(Path(request["data"])).part("train")
+    example, _ = network_inputs(project, project_dir, train)
+    example = {name: array[:EXAMPLE_ROWS] for name, array in example.items()}
+    checkpoints: dict[str, str] = request["checkpoints"]
+    for index, (member, checkpoint) in enumerate(checkpoints.items()):
+        report(index / len(checkpoints), f"exporting {member}")
+        module = build_member(project, project_dir, member)
+        module.load_state_dict(torch.load(checkpoint, weights_only=True))
+        module.eval()
+        path = directory / f"{member}.onnx"
+        export_onnx(module, example, path, project.family.outputs)
+    return {"members": sorted(checkpoints)}
