@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cloud import registry
 from cloud.blobs import Blobs
 from cloud.db.tables import ModelVersion, Release, Variant
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.publish import publish_release
 from cloud.registry import audit
-from cloud.registry import models as registry
+
 from cloud.signing import ImageRepository
 
 log = logging.getLogger("skerry.releases")

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
-from cloud.db.tables import AssignmentEvent, Claim, Device, Metric
+from cloud.db.tables import AssignmentEvent, Claim, Device, Inbox, Metric
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.registry import audit
 from edge_agent.wire.ids import is_slug
@@ -82,6 +82,14 @@ def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
             certificate_expires_at=row.certificate_expires_at,
             history=[{"at": event.at, **event.report} for event in events],
             metrics=[{"at": metric.at, **metric.report} for metric in metrics],
+            uplink=[
+                {"stream": stream, "received": received, "last_seq": last_seq}
+                for stream, received, last_seq in session.execute(
+                    select(Inbox.stream, func.count(), func.max(Inbox.seq))
+                    .where(Inbox.device == device_id)
+                    .group_by(Inbox.stream)
+                ).tuples()
+            ],
         )
 
 

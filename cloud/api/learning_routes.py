@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy.orm import InstrumentedAttribute
 
 from cloud import project as projects
+from cloud import registry
 from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import DriftReport, Job, Label, Project, Sample
 from cloud.drift import check as check_drift
 from cloud.errors import NotFound, UserError
 from cloud.registry import audit
-from cloud.registry import models as registry
+
 from fleet.client.schemas import CollectionOut, DriftOut, JobIn, JobOut, ProjectOut
 
 router = APIRouter(prefix="/v1")
 
-MAX_PROJECT_BYTES = 16 * 1024 * 1024
+
 
 
 @router.get("/projects")
@@ -45,8 +47,8 @@ async def apply_project(
     data = bytearray()
     async for part in request.stream():
         data += part
-        if len(data) > MAX_PROJECT_BYTES:
-            raise UserError(f"project is larger than {MAX_PROJECT_BYTES >> 20} MiB")
+        if len(data) > projects.MAX_PROJECT_BYTES:
+            raise UserError(f"project is larger than {projects.MAX_PROJECT_BYTES >> 20} MiB")
     spec = projects.read_packed(bytes(data))
     if spec.name != name:
         raise UserError(f"skerry.yaml names the project {spec.name!r}, the address {name!r}")
@@ -144,29 +146,27 @@ def run_drift_check(model: str, context: ContextDep, caller: Operator) -> list[D
 
 
 @router.get("/collection")
-def collection(context: ContextDep, _: Viewer, model: str) -> CollectionOut:
-    def counts(column: object) -> dict[str, int]:
-        rows = session.execute(
-            select(column, func.count()).where(Sample.model == model).group_by(column)  # type: ignore[call-overload]
-        )
-        return {str(key): int(count) for key, count in rows}
+def collection(context: ContextDep, _: Viewer, model: str = "") -> CollectionOut:
+    """How much has come in, from where, of which class; of one model or of all."""
+    of_model = Sample.model == model if model else true()
 
     with context.readers() as session:
+
+        def counts(column: InstrumentedAttribute[str]) -> dict[str, int]:
+            query = select(column, func.count()).where(of_model).group_by(column)
+            return {key: count for key, count in session.execute(query).tuples()}
+
+        def samples(*conditions: ColumnElement[bool]) -> int:
+            query = select(func.count()).select_from(Sample).where(of_model, *conditions)
+            return session.scalar(query) or 0
+
         labelled = select(Label.prediction_id).distinct()
         return CollectionOut(
-            total=session.scalar(
-                select(func.count()).select_from(Sample).where(Sample.model == model)
-            )
-            or 0,
+            total=samples(),
             by_policy=counts(Sample.policy),
             by_device=counts(Sample.device),
             by_predicted=counts(Sample.predicted),
-            labelled=session.scalar(
-                select(func.count())
-                .select_from(Sample)
-                .where(Sample.model == model, Sample.prediction_id.in_(labelled))
-            )
-            or 0,
+            labelled=samples(Sample.prediction_id.in_(labelled)),
             corrections=session.scalar(
                 select(func.count()).select_from(Label).where(Label.source == "correction")
             )

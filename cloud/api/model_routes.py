@@ -6,12 +6,12 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloud import releases
+from cloud import registry, releases
 from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import GateDecision, ModelVersion, Promotion, Release, Variant
 from cloud.errors import NotFound
-from cloud.registry import models as registry
+
 from fleet.client.schemas import (
     ApprovalIn,
     GateOut,
@@ -136,6 +136,7 @@ def _detail(session: Session, model: str, version: int) -> ModelDetail:
                 "counter": item.counter,
                 "bundle_sha": item.bundle_sha,
                 "length": item.length,
+                "info": item.info,
                 "created_at": item.created_at,
             }
             for item in published

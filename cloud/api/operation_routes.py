@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import version as package_version
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from sqlalchemy import func, select
 
 from cloud import orchestrator
@@ -57,7 +57,7 @@ def overview(context: ContextDep, _: Viewer) -> Overview:
             devices=count(of=Device),
             online=count(Device.online.is_(True), of=Device),
             models=session.scalar(select(func.count(func.distinct(ModelVersion.model)))) or 0,
-            rollouts_running=count(Rollout.state == "RUNNING", of=Rollout),
+            rollouts_running=count(Rollout.state == "running", of=Rollout),
             jobs_running=count(Job.state.in_(("queued", "running")), of=Job),
             drifting=count(
                 DriftReport.id.in_(newest), DriftReport.verdict == "drift", of=DriftReport
@@ -119,11 +119,12 @@ def command_rollout(
 
 @router.get("/audit")
 def list_audit(
-    context: ContextDep, _: Viewer, limit: int = 200, before: int | None = None
+    context: ContextDep,
+    _: Viewer,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[AuditOut]:
-    query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(min(limit, 1000))
-    if before is not None:
-        query = query.where(AuditEntry.id < before)
+    query = select(AuditEntry).order_by(AuditEntry.id.desc()).offset(offset).limit(limit)
     with context.readers() as session:
         rows = session.scalars(query).all()
         return [AuditOut.model_validate(row, from_attributes=True) for row in rows]

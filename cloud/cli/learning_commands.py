@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.output import as_json, console, errors, table, watch_job, when
 from cloud.errors import UserError
-from fleet.client.schemas import JobOut
+from fleet.client.schemas import DriftOut, JobIn, JobOut
 
 jobs = typer.Typer(no_args_is_help=True, help="Durable jobs: builds and retrainings.")
 drift = typer.Typer(no_args_is_help=True, help="Drift of the field's inputs.")
@@ -61,9 +61,9 @@ def retrain(
     _job("retrain", project, directory, wait)
 
 
-def _job(kind: str, project: str, directory: Path, wait: bool) -> None:
+def _job(kind: Literal["build", "retrain"], project: str, directory: Path, wait: bool) -> None:
     with client(directory) as api:
-        job = api.start_job(kind, project)
+        job = api.start_job(JobIn(kind=kind, project=project))
         if wait:
             _finish(watch_job(lambda: api.job(job.id)))
         else:
@@ -85,7 +85,7 @@ def report(
 ) -> None:
     """Save the optimizer's report of a job: every candidate, its verdict, the frontier."""
     with client(directory) as api:
-        output.write_bytes(api.job_report(job_id))
+        output.write_text(api.job_report(job_id), encoding="utf-8")
     console.print(f"wrote {output}")
 
 
@@ -150,7 +150,7 @@ def list_drift(
         _drift_table(reports)
 
 
-def _drift_table(reports: list) -> None:  # type: ignore[type-arg]
+def _drift_table(reports: list[DriftOut]) -> None:
     table(
         "drift",
         ("model", "scope", "verdict", "statistic", "threshold", "n", "at"),

@@ -12,7 +12,7 @@ import typer
 from cloud.cli import control, fleet_commands, learning_commands, model_commands
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
-from fleet.client.client import ApiError
+from fleet.client.errors import ApiError
 from optimizer.errors import OptimizerError
 
 app = typer.Typer(

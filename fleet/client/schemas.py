@@ -64,6 +64,8 @@ class DeviceDetail(DeviceOut):
     """Newest first: `at`, and an UpdateReport's fields."""
     metrics: list[Json] = Field(default_factory=list)
     """Newest first: `at`, and a MetricsReport's fields."""
+    uplink: list[Json] = Field(default_factory=list)
+    """Per journal of the device: `stream`, `received` messages, `last_seq`; equal: none lacks."""
 
 
 class DevicePage(Page):

@@ -1,0 +1,82 @@
+"""The whole loop, and what a person sees of it in the browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.e2e.conftest import Demo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+PAGE_TIMEOUT_MS = 20_000
+
+
+@pytest.fixture(scope="module")
+def page(demo: Demo) -> Iterator[Page]:
+    chromium = shutil.which("chromium")
+    assert chromium is not None, "chromium is missing: run 'make browser'"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PAGE_TIMEOUT_MS)
+        page.goto(demo.console_url)
+        yield page
+        browser.close()
+
+
+def test_demo_holds_every_step_and_ends_with_a_summary(demo: Demo) -> None:
+    assert len(re.findall(r"✓ +\d+ ", demo.output)) == 11
+    assert "all steps hold" in demo.output
+
+
+def test_demo_leaves_a_report_with_a_picture_of_the_frontier(demo: Demo) -> None:
+    report = (demo.directory / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in report or "data:image/png" in report
+    assert "ort-int8" in report
+
+
+@pytest.mark.browser
+def test_console_shows_the_devices(page: Page, demo: Demo) -> None:
+    page.goto(_address(demo, "/"))
+    for name in ("skerry-north", "skerry-east", "skerry-west"):
+        expect(page.get_by_text(name).first).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+
+
+@pytest.mark.browser
+def test_console_shows_both_versions_of_the_model(page: Page, demo: Demo) -> None:
+    page.goto(_address(demo, "/models"))
+    rows = page.locator('[data-testid^="model-version"]')
+    expect(rows.first).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+    assert rows.count() >= 2
+
+
+@pytest.mark.browser
+def test_console_shows_the_rollout(page: Page, demo: Demo) -> None:
+    page.goto(_address(demo, "/rollouts"))
+    expect(page.get_by_text("digits:2").first).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+
+
+@pytest.mark.browser
+def test_console_draws_the_drift_chart(page: Page, demo: Demo) -> None:
+    page.goto(_address(demo, "/drift"))
+    chart = page.locator('[data-testid="drift-chart"] canvas').first
+    expect(chart).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+
+
+def _address(demo: Demo, path: str) -> str:
+    return demo.console_url.partition("/?")[0] + path
+
+
+def test_demo_directory_holds_one_control_plane_and_three_devices(demo: Demo) -> None:
+    assert (demo.directory / "cloud" / "skerry.db").is_file()
+    devices = [path.parent for path in Path(demo.directory).glob("devices/*/agent.toml")]
+    assert len(devices) == 3
