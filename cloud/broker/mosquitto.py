@@ -1,0 +1,265 @@
+"""mosquitto as a child process, with a configuration generated for the version that is found.
+
+One listener, mutual TLS only.  A certificate's common name is the MQTT user; the access list,
+made of `edge_agent.wire.topics`, keeps a device below its own id.  Nothing is anonymous.
+
+Does not restart a broker that ended: that is the supervisor's decision.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import IO, Final
+
+from cloud.errors import OperatorError
+from edge_agent.wire import topics
+from fleet.enrolment.ca import CONTROL_PLANE, CertificateAuthority
+
+MAX_PACKET_BYTES: Final = 256 * 1024
+"""Largest packet on the wire; above the largest message of the contract with its topic."""
+
+START_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.02
+
+
+class MosquittoMissing(OperatorError):
+    """There is no usable mosquitto on this machine."""
+
+
+class PortInUse(OperatorError):
+    """Another program listens on the broker's port."""
+
+
+class BrokerFailed(OperatorError):
+    """mosquitto ended instead of listening; the message carries the last line of its log."""
+
+
+def find_mosquitto() -> Path:
+    """Path of the executable; `SKERRY_MOSQUITTO` overrides the search.
+
+    Raises:
+        MosquittoMissing: there is none.
+    """
+    given = os.environ.get("SKERRY_MOSQUITTO")
+    if given is not None:
+        if not os.access(given, os.X_OK):
+            raise MosquittoMissing(f"SKERRY_MOSQUITTO={given}: not an executable file")
+        return Path(given)
+    # Debian puts daemons where the path of an ordinary user does not lead
+    search = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+    found = shutil.which("mosquitto", path=search)
+    if found is None:
+        raise MosquittoMissing(
+            "mosquitto is not installed; install it ('apt-get install mosquitto', "
+            "'brew install mosquitto') or set SKERRY_MOSQUITTO to its path"
+        )
+    return Path(found)
+
+
+def version_of(executable: Path) -> tuple[int, int, int]:
+    """Version of a mosquitto executable.
+
+    Raises:
+        MosquittoMissing: it does not say, or is older than 2.0 (no per-client rules we rely on).
+    """
+    # `-h` prints the version in its first line and exits with 3
+    answer = subprocess.run([str(executable), "-h"], capture_output=True, text=True, timeout=10)
+    match = re.search(r"mosquitto version (\d+)\.(\d+)\.(\d+)", answer.stdout + answer.stderr)
+    if match is None:
+        raise MosquittoMissing(f"{executable}: does not tell its version")
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    if version < (2, 0, 0):
+        raise MosquittoMissing(f"{executable}: version {match[0]} is too old; 2.0 is needed")
+    return version
+
+
+def access_list() -> str:
+    """The access list: the control plane everywhere, a device below its own id."""
+    lines = [f"user {CONTROL_PLANE}", "topic readwrite skerry/#", ""]
+    lines += [f"pattern write {topics.PREFIX}/d/%u/{tail}" for tail in topics.WRITTEN_BY_DEVICE]
+    lines += [f"pattern read {topics.PREFIX}/d/%u/{tail}" for tail in topics.READ_BY_DEVICE]
+    lines += [f"pattern read {topics.HOST}", ""]
+    return "\n".join(lines)
+
+
+class Mosquitto:
+    """One broker in one directory.  Not thread-safe: one owner starts and stops it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        ca: Path,
+        certificate: Path,
+        key: Path,
+        crl: Path | None,
+        host: str,
+        port: int,
+    ) -> None:
+        self._directory = directory
+        self._ca = ca
+        self._certificate = certificate
+        self._key = key
+        self._crl = crl
+        self.host = host
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @classmethod
+    def for_authority(
+        cls, directory: Path, authority: CertificateAuthority, *, host: str, port: int
+    ) -> Mosquitto:
+        """A broker whose server certificate `authority` issues anew here."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        names = dict.fromkeys((host, "localhost", "127.0.0.1", socket.gethostname()))
+        names.pop("0.0.0.0", None)
+        names.pop("::", None)
+        pair = authority.issue_server(tuple(names))
+        certificate, key = directory / "server.pem", directory / "server.key"
+        certificate.write_text(pair.certificate_pem)
+        key.unlink(missing_ok=True)
+        key.touch(mode=0o600)
+        key.write_text(pair.key_pem)
+        return cls(
+            directory,
+            ca=authority.certificate_path,
+            certificate=certificate,
+            key=key,
+            crl=authority.crl_path,
+            host=host,
+            port=port,
+        )
+
+    def configuration(self, version: tuple[int, int, int]) -> str:
+        """The text of `mosquitto.conf` for a broker of `version`."""
+        here = self._directory.resolve()
+        lines = [
+            f"listener {self.port} {self.host}",
+            f"cafile {self._ca.resolve()}",
+            f"certfile {self._certificate.resolve()}",
+            f"keyfile {self._key.resolve()}",
+            *([f"crlfile {self._crl.resolve()}"] if self._crl else []),
+            "require_certificate true",
+            "use_identity_as_username true",
+            "tls_version tlsv1.2",
+            "allow_anonymous false",
+            f"acl_file {here / 'access'}",
+            "persistence true",
+            f"persistence_location {here}/",
+            "autosave_interval 60",
+            "persistent_client_expiration 1d",
+            f"max_packet_size {MAX_PACKET_BYTES}",
+            "max_inflight_messages 100",
+            "max_queued_messages 20000",
+            # a device that sleeps must not fill the memory of the machine
+            "max_queued_bytes 67108864",
+            "set_tcp_nodelay true",
+            "log_dest stderr",
+            "log_type error",
+            "log_type warning",
+            "log_timestamp_format %Y-%m-%dT%H:%M:%S",
+            "connection_messages false",
+        ]
+        if hasattr(os, "getuid") and os.getuid() == 0:
+            # as root mosquitto would become user "mosquitto", who may not read our directory
+            lines.append(f"user {getpass.getuser()}")
+        if version >= (2, 1, 0):
+            # deprecated there in favour of a plugin, and still read
+            lines.append("# acl_file: see mosquitto_acl_file.so for 3.0")
+        return "\n".join(lines) + "\n"
+
+    def start(self) -> None:
+        """Start the broker and wait until it listens.
+
+        Raises:
+            MosquittoMissing: no executable.
+            PortInUse: another program has the port.
+            BrokerFailed: it ended, or did not listen in time.
+        """
+        if self.alive():
+            return
+        executable = find_mosquitto()
+        self._require_free_port()
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = self._directory / "mosquitto.conf"
+        config.write_text(self.configuration(version_of(executable)))
+        access = self._directory / "access"
+        access.write_text(access_list())
+        access.chmod(0o600)
+        self._log = (self._directory / "mosquitto.log").open("ab")
+        self._process = subprocess.Popen(
+            [str(executable), "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.wait_ready()
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until the listener accepts connections.
+
+        Raises:
+            BrokerFailed: the process ended, or the time is over.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not self.alive():
+                raise BrokerFailed(f"mosquitto ended at its start: {self._last_words()}")
+            try:
+                socket.create_connection((self.host, self.port), timeout=1).close()
+            except OSError:
+                time.sleep(POLL_S)
+            else:
+                return
+        self.stop()
+        raise BrokerFailed(f"mosquitto did not listen on port {self.port} in {timeout_s:.0f} s")
+
+    def stop(self) -> None:
+        """Stop the broker; it saves its sessions.  Nothing happens when it does not run."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def reload(self) -> None:
+        """Read the access list and the certificates again; live connections stay."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def _require_free_port(self) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as error:
+                raise PortInUse(
+                    f"port {self.port} for the broker is in use on {self.host} "
+                    f"({error.strerror}); stop the program that has it or choose another port"
+                ) from error
+
+    def _last_words(self) -> str:
+        path = self._directory / "mosquitto.log"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return lines[-1][:300] if lines else "no log"

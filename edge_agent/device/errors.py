@@ -1,0 +1,40 @@
+"""Errors of the device room; each is one line for the person at the device.
+
+DeviceError
+├── BadSettings       (user) agent.toml has a wrong key or value
+├── BadClaim          (user) the claim file cannot be read
+├── NotEnrolled       (user) the directory holds no identity
+├── AlreadyEnrolled   (user) the directory holds one already
+├── EnrolmentRefused  (operator) the control plane said no
+└── Unreachable       (operator) the control plane does not answer
+"""
+
+from __future__ import annotations
+
+
+class DeviceError(Exception):
+    """Base of the device room."""
+
+
+class BadSettings(DeviceError):
+    """agent.toml has a wrong key or value."""
+
+
+class BadClaim(DeviceError):
+    """The claim file cannot be read."""
+
+
+class NotEnrolled(DeviceError):
+    """The directory holds no identity."""
+
+
+class AlreadyEnrolled(DeviceError):
+    """The directory holds an identity already."""
+
+
+class EnrolmentRefused(DeviceError):
+    """The control plane refused the enrolment."""
+
+
+class Unreachable(DeviceError):
+    """The control plane does not answer."""

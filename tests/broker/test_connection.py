@@ -1,0 +1,108 @@
+"""The control plane's connection, and the access list, on a real broker."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import pytest
+
+from cloud.broker.connection import Connection, NotConnected
+
+
+def drain(received: queue.Queue[tuple[str, bytes]]) -> tuple[str, bytes]:
+    return received.get(timeout=5)
+
+
+def test_what_one_connection_publishes_another_receives(broker):
+    received: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    reader = broker.connection()
+    reader.subscribe("skerry/v1/d/+/desired", lambda topic, payload: received.put((topic, payload)))
+    with reader, broker.connection() as writer:
+        writer.publish("skerry/v1/d/a/desired", b"one")
+        assert drain(received) == ("skerry/v1/d/a/desired", b"one")
+
+
+def test_a_subscription_added_while_connected_works_at_once(broker):
+    received: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    with broker.connection() as connection:
+        connection.subscribe("skerry/v1/d/+/ack", lambda *message: received.put(message))
+        connection.publish("skerry/v1/d/a/ack", b"x")
+        assert drain(received)[1] == b"x"
+
+
+def test_publishing_without_a_connection_is_an_error(broker):
+    connection = broker.connection()
+    with pytest.raises(NotConnected):
+        connection.publish("skerry/v1/host", b"x")
+
+
+def test_a_message_whose_handler_failed_comes_again(broker):
+    received: queue.Queue[bytes] = queue.Queue()
+    failures = iter([True, False])
+
+    def handler(_topic: str, payload: bytes) -> None:
+        if next(failures, False):
+            raise RuntimeError("the database is away")
+        received.put(payload)
+
+    reader = broker.connection("retry-reader", session_expiry_s=60)
+    reader.subscribe("skerry/v1/d/retry/ack", handler)
+    with reader, broker.connection() as writer:
+        writer.publish("skerry/v1/d/retry/ack", b"precious")
+        assert received.get(timeout=10) == b"precious"
+
+
+def test_messages_wait_for_a_persistent_session_while_its_owner_is_away(broker):
+    received: queue.Queue[bytes] = queue.Queue()
+
+    def reader() -> Connection:
+        connection = broker.connection("sleeper", session_expiry_s=60)
+        connection.subscribe("skerry/v1/d/sleepy/ack", lambda _t, payload: received.put(payload))
+        return connection
+
+    with reader():
+        pass
+    with broker.connection() as writer:
+        writer.publish("skerry/v1/d/sleepy/ack", b"later")
+    with reader():
+        assert received.get(timeout=5) == b"later"
+
+
+def test_batches_keep_the_order_and_handlers_may_post(broker):
+    seen: list[bytes] = []
+    done = threading.Event()
+    connection = broker.connection()
+
+    def handler(messages) -> None:
+        seen.extend(message.payload for message in messages)
+        connection.post("skerry/v1/d/batch/ack", b"ok")
+        if len(seen) == 300:
+            done.set()
+
+    connection.subscribe_batched("skerry/v1/d/batch/up/+", handler)
+    with connection, broker.connection() as writer:
+        for number in range(300):
+            writer.post("skerry/v1/d/batch/up/event", str(number).encode())
+        assert done.wait(10)
+    assert seen == [str(number).encode() for number in range(300)]
+    assert connection.refused == 0
+
+
+@pytest.mark.slow
+def test_the_connection_returns_after_a_restart_of_the_broker(broker):
+    received: queue.Queue[bytes] = queue.Queue()
+    connection = broker.connection()
+    connection.subscribe("skerry/v1/d/back/ack", lambda _topic, payload: received.put(payload))
+    with connection:
+        broker.stop()
+        deadline = time.monotonic() + 5
+        while connection.connected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(NotConnected):
+            connection.publish("skerry/v1/d/back/ack", b"lost")
+        broker.start()
+        assert connection.wait_connected(15)
+        connection.publish("skerry/v1/d/back/ack", b"again")
+        assert received.get(timeout=5) == b"again"

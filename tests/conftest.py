@@ -1,0 +1,99 @@
+"""Fixtures of all tests: a real broker with mutual TLS."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cloud.broker.connection import Connection
+from cloud.broker.mosquitto import Mosquitto
+from edge_agent.wire.ids import DeviceId
+from fleet.enrolment.ca import CertificateAuthority
+
+
+@dataclass(frozen=True)
+class DeviceFiles:
+    """What a device holds after its enrolment, as files."""
+
+    device_id: DeviceId
+    ca: Path
+    certificate: Path
+    key: Path
+    serial: str
+
+
+@dataclass
+class Broker:
+    """A running mosquitto and the authority whose certificates it accepts."""
+
+    host: str
+    port: int
+    directory: Path
+    authority: CertificateAuthority
+    process: Mosquitto
+    _count: int = field(default=0)
+
+    def device(self, device_id: str) -> DeviceFiles:
+        """Key and certificate for `device_id`, by a real certificate request."""
+        from edge_agent.device.identity import certificate_request, new_key, write_key
+
+        directory = self.directory / "devices" / device_id
+        directory.mkdir(parents=True, exist_ok=True)
+        key = new_key()
+        write_key(directory / "device.key", key)
+        certificate = self.authority.issue_device(certificate_request(key), device_id)
+        (directory / "device.pem").write_text(certificate.pem)
+        return DeviceFiles(
+            DeviceId(device_id),
+            self.authority.certificate_path,
+            directory / "device.pem",
+            directory / "device.key",
+            certificate.serial,
+        )
+
+    def connection(self, client_id: str | None = None, *, session_expiry_s: int = 0) -> Connection:
+        """A connection of the control plane; not started.  `with` starts and stops it."""
+        self._count += 1
+        return Connection(
+            host=self.host,
+            port=self.port,
+            client_id=client_id or f"test-{self._count}",
+            files=self.authority.client_files(),
+            session_expiry_s=session_expiry_s,
+        )
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def start(self) -> None:
+        self.process.start()
+
+    def restart(self) -> None:
+        self.process.stop()
+        self.process.start()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One mosquitto for the whole run.  A test that stops it starts it again."""
+    directory = tmp_path_factory.mktemp("broker")
+    authority = CertificateAuthority.open(directory / "pki", "test")
+    port = free_port()
+    process = Mosquitto.for_authority(directory / "broker", authority, host="127.0.0.1", port=port)
+    process.start()
+    try:
+        yield Broker("127.0.0.1", port, directory, authority, process)
+    finally:
+        process.stop()
