@@ -329,7 +329,7 @@ class _Work:
         else:
             self._end_wave(WaveState.INCONCLUSIVE, failures.reason)
             self._enter(
-                RolloutState.PAUSED, f"wave {wave.index} is inconclusive: {failures.reason}"
+                RolloutState.PAUSED, f"wave {wave.index + 1} is inconclusive: {failures.reason}"
             )
         return True
 
@@ -352,20 +352,20 @@ class _Work:
         self._waves[wave.index] = wave.model_copy(
             update={"state": WaveState.FAILED, "ended_at": self._now, "reason": reason}
         )
-        self._stop(RolloutState.HALTED, f"wave {wave.index}: {reason}", "gate")
+        self._stop(RolloutState.HALTED, f"wave {wave.index + 1}: {reason}", "gate")
 
     def _stop(self, state: RolloutState, reason: str, actor: str) -> None:
         """Offer nothing more, and take back what no device has begun to activate."""
         for mine in list(self._assignments.values()):
             if mine.phase is AssignmentPhase.QUEUED:
-                self._enter_phase(mine, AssignmentPhase.CANCELLED, state.value)
+                self._enter_phase(mine, AssignmentPhase.CANCELLED, state.lower())
             elif mine.phase is AssignmentPhase.TIMED_OUT:
                 self._withdraw(mine)  # it may be slow, not dead; its failure still counts
             elif mine.phase is AssignmentPhase.UNREACHABLE or (
                 mine.phase in IN_FLIGHT and _RANK[mine.phase] < _ACTIVATING
             ):
                 self._withdraw(mine)
-                self._enter_phase(mine, AssignmentPhase.CANCELLED, state.value)
+                self._enter_phase(mine, AssignmentPhase.CANCELLED, state.lower())
         self._enter(state, reason, actor)
 
     # ── rolling back ─────────────────────────────────────────────────────────────────────────────

@@ -28,17 +28,17 @@ class Frozen(BaseModel):
 
 
 class RolloutState(StrEnum):
-    DRAFT = "draft"
-    PENDING_APPROVAL = "pending_approval"
-    SCHEDULED = "scheduled"
-    RUNNING = "running"
-    PAUSED = "paused"
-    WINDOW_WAIT = "window_wait"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    HALTED = "halted"
-    ROLLING_BACK = "rolling_back"
-    ROLLED_BACK = "rolled_back"
+    DRAFT = "DRAFT"
+    PENDING_APPROVAL = "PENDING_APPROVAL"
+    SCHEDULED = "SCHEDULED"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    WINDOW_WAIT = "WINDOW_WAIT"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    HALTED = "HALTED"
+    ROLLING_BACK = "ROLLING_BACK"
+    ROLLED_BACK = "ROLLED_BACK"
 
 
 ACTIVE_STATES = frozenset(
@@ -58,12 +58,12 @@ JUDGING_STATES = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutSt
 
 
 class WaveState(StrEnum):
-    PENDING = "pending"
-    OFFERING = "offering"
-    SOAKING = "soaking"
-    PASSED = "passed"
-    FAILED = "failed"
-    INCONCLUSIVE = "inconclusive"
+    PENDING = "PENDING"
+    OFFERING = "OFFERING"
+    SOAKING = "SOAKING"
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    INCONCLUSIVE = "INCONCLUSIVE"
 
 
 class AssignmentPhase(StrEnum):

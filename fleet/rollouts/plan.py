@@ -44,7 +44,7 @@ def draft(
         size = _size(wave, len(left))
         if size < plan.gate.min_responders:
             raise PlanError(
-                f"wave {len(planned)} has {size} device{'s' * (size != 1)}, fewer than the "
+                f"wave {len(planned) + 1} has {size} device{'s' * (size != 1)}, fewer than the "
                 f"{plan.gate.min_responders} responders that it must have"
             )
         for device in left[:size]:

@@ -1,0 +1,159 @@
+"""Carrying out what a machine asks for, in the turn's transaction."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from cloud.blobs import BlobMissing, Blobs
+from cloud.db.tables import Device, GateDecision
+from cloud.db.tables import Release as ReleaseRow
+from cloud.orchestrator.crown import crown, uncrown
+from cloud.orchestrator.twins import desired_of, set_model
+from cloud.publish import publish_release
+from cloud.registry import audit
+from cloud.signing import ImageRepository, SigningError
+from fleet.rollouts import events as ev
+from fleet.rollouts.model import AssignmentPhase, Previous, Release, Rollout, RolloutState
+
+log = logging.getLogger("skerry.orchestrator")
+
+_DECIDED_HERE = frozenset({"orchestrator", "gate"})
+"""Actors whose changes of state nobody else writes to the audit."""
+
+
+@dataclass
+class Executor:
+    """Executes effects of any rollout within one transaction.
+
+    Attributes:
+        taken: rollout → devices that a newer assignment took from it during this turn.
+    """
+
+    session: Session
+    blobs: Blobs
+    image_repository: ImageRepository
+    now: float
+    taken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def execute(self, rollout: Rollout, effects: Sequence[ev.Effect]) -> list[ev.Event]:
+        """Carry out `effects` in order; returns the machine's answers."""
+        answers: list[ev.Event] = []
+        for effect in effects:
+            match effect:
+                case ev.Assign():
+                    answers.append(self._assign(rollout, effect))
+                case ev.Withdraw():
+                    self._withdraw(rollout, effect)
+                case ev.PublishPrevious():
+                    answers.append(self._publish_previous(effect))
+                case ev.GateDecided():
+                    self._record(rollout, effect)
+                case ev.StateChanged():
+                    self._state_changed(rollout, effect)
+        return answers
+
+    def _assign(self, rollout: Rollout, effect: ev.Assign) -> ev.Event:
+        device = self.session.get(Device, effect.device, with_for_update=True)
+        release = self.session.get(ReleaseRow, effect.release.target)
+        if device is None or device.revoked or release is None:
+            reason = "no such release" if release is None else "revoked"
+            return ev.Dropped(device=effect.device, phase=AssignmentPhase.CANCELLED, reason=reason)
+        model = rollout.plan.model
+        known = desired_of(device).models.get(model)
+        previous = None
+        if known is not None:
+            previous = Previous(
+                release=Release(target=known.target, version=known.version, counter=known.counter),
+                rollout=known.rollout,
+            )
+            if known.rollout is not None and known.rollout != rollout.id:
+                self.taken[known.rollout].append(device.id)
+        generation = set_model(
+            self.session,
+            device,
+            model,
+            release,
+            rollout=rollout.id,
+            probation_s=rollout.plan.probation_s,
+            now=self.now,
+        )
+        return ev.Assigned(device=device.id, generation=generation, previous=previous)
+
+    def _withdraw(self, rollout: Rollout, effect: ev.Withdraw) -> None:
+        device = self.session.get(Device, effect.device, with_for_update=True)
+        if device is None:
+            return
+        known = desired_of(device).models.get(rollout.plan.model)
+        if known is None or known.generation != effect.generation:
+            return  # something newer stands there
+        before = effect.previous
+        set_model(
+            self.session,
+            device,
+            rollout.plan.model,
+            self.session.get(ReleaseRow, before.release.target) if before is not None else None,
+            rollout=before.rollout if before is not None else None,
+            probation_s=rollout.plan.probation_s,
+            now=self.now,
+        )
+
+    def _publish_previous(self, effect: ev.PublishPrevious) -> ev.Event:
+        releases: dict[str, Release] = {}
+        for target in effect.targets:
+            old = self.session.get(ReleaseRow, target)
+            if old is None:
+                return ev.RollbackImpossible(reason=f"no release {target}")
+            try:
+                new = publish_release(
+                    self.session,
+                    self.blobs,
+                    self.image_repository,
+                    old.model,
+                    old.version,
+                    old.profile,
+                    old.bundle_sha,
+                )
+            except (BlobMissing, SigningError) as error:
+                return ev.RollbackImpossible(reason=str(error)[:300])
+            releases[target] = Release(target=new.target, version=new.version, counter=new.counter)
+            log.info("release.republished old=%s new=%s", target, new.target)
+        return ev.RollbackReady(releases=releases)
+
+    def _record(self, rollout: Rollout, effect: ev.GateDecided) -> None:
+        self.session.add(
+            GateDecision(
+                subject=f"rollout:{rollout.id}:wave:{effect.wave}",
+                gate=effect.gate,
+                verdict=effect.verdict,
+                reason=effect.reason,
+                evidence=dict(effect.evidence),
+                at=self.now,
+            )
+        )
+
+    def _state_changed(self, rollout: Rollout, effect: ev.StateChanged) -> None:
+        log.info(
+            "rollout.state id=%s before=%s after=%s reason=%r",
+            rollout.id,
+            effect.before,
+            effect.after,
+            effect.reason,
+        )
+        if effect.actor in _DECIDED_HERE:
+            audit.append(
+                self.session,
+                effect.actor,
+                f"rollout.{effect.after.lower()}",
+                rollout.id,
+                {"reason": effect.reason, "before": effect.before.value},
+                at=self.now,
+            )
+        if effect.after is RolloutState.COMPLETED:
+            crown(self.session, rollout, self.now)
+        elif effect.after is RolloutState.ROLLED_BACK:
+            uncrown(self.session, rollout, self.now)

@@ -1,0 +1,146 @@
+"""What happened since the last turn, as events of the machines.
+
+Reports come from `assignment_events` above a high-water mark; delivery and connectivity from the
+devices' own rows, compared with what the machine knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloud.db.tables import Assignment as AssignmentRow
+from cloud.db.tables import AssignmentEvent, Device, Metric, Setting
+from edge_agent.wire.messages import MetricsReport, UpdateReport
+from fleet.rollouts import events as ev
+from fleet.rollouts.model import (
+    GONE,
+    RESPONDED,
+    Assignment,
+    AssignmentPhase,
+    Comparison,
+    Rollout,
+    WaveMetrics,
+    WaveState,
+)
+
+log = logging.getLogger("skerry.orchestrator")
+
+_MARK = "orchestrator.assignment_events"
+
+_REREAD = 500
+"""Rows read again on PostgreSQL, where a lower id may be committed after a higher one.  A report
+that a machine has seen changes nothing."""
+
+_OPEN_PHASES = tuple(str(phase) for phase in AssignmentPhase if phase not in RESPONDED | GONE)
+
+
+def new_reports(session: Session, now: float) -> dict[str, list[ev.Event]]:
+    """Reports of devices by rollout, oldest first; moves the high-water mark."""
+    mark = session.get(Setting, _MARK, with_for_update=True)
+    if mark is None:
+        mark = Setting(key=_MARK, value={"id": 0}, updated_at=now)
+        session.add(mark)
+    last = int(mark.value["id"])
+    start = last if session.get_bind().dialect.name == "sqlite" else max(0, last - _REREAD)
+    rows = session.scalars(
+        select(AssignmentEvent).where(AssignmentEvent.id > start).order_by(AssignmentEvent.id)
+    )
+    reports: dict[str, list[ev.Event]] = defaultdict(list)
+    newest = last
+    for row in rows:
+        newest = max(newest, row.id)
+        if row.rollout is None:
+            continue
+        try:
+            report = UpdateReport.model_validate(row.report)
+        except ValidationError:
+            log.warning("report.unreadable id=%d device=%s", row.id, row.device)
+            continue
+        reports[row.rollout].append(
+            ev.DeviceReported(
+                device=row.device,
+                generation=report.generation,
+                phase=AssignmentPhase(report.phase),
+                reason=report.reason,
+                detail=report.detail,
+            )
+        )
+    if newest != last:
+        mark.value = {"id": newest}
+        mark.updated_at = now
+    return reports
+
+
+def observations(session: Session, rollout: Rollout) -> list[ev.Event]:
+    """How the devices still under way differ from what the machine knows of them."""
+    seen_version = Device.reported["desired_version"].as_integer()
+    rows = session.execute(
+        select(Device.id, Device.online, Device.revoked, seen_version)
+        .join(AssignmentRow, AssignmentRow.device == Device.id)
+        .where(AssignmentRow.rollout == rollout.id, AssignmentRow.phase.in_(_OPEN_PHASES))
+    )
+    events: list[ev.Event] = []
+    for device, online, revoked, seen in rows:
+        mine = rollout.assignments.get(device)
+        if mine is None:
+            continue
+        if revoked:
+            events.append(
+                ev.Dropped(device=device, phase=AssignmentPhase.CANCELLED, reason="revoked")
+            )
+            continue
+        if online != mine.online:
+            events.append(ev.Connectivity(device=device, online=online))
+        if mine.generation and mine.delivered_at is None and (seen or 0) >= mine.generation:
+            events.append(ev.Delivered(device=device, generation=seen))
+    return events
+
+
+def comparison(session: Session, rollout: Rollout, now: float) -> Comparison | None:
+    """Serving figures of the wave whose soak is over, beside those of devices not yet offered.
+
+    Only profiles that occur on both sides are compared: latencies of different hardware are not.
+    """
+    wave = rollout.waves[rollout.current]
+    if (
+        wave.state is not WaveState.SOAKING
+        or wave.settled_at is None
+        or now < wave.settled_at + wave.soak_s
+    ):
+        return None
+    treated = [
+        mine for mine in rollout.of_wave(wave.index) if mine.phase is AssignmentPhase.HEALTHY
+    ]
+    control = [mine for mine in rollout.assignments.values() if mine.wave > wave.index]
+    shared = {mine.profile for mine in treated} & {mine.profile for mine in control}
+    sides = _ids(treated, shared), _ids(control, shared)
+    on_new: list[MetricsReport] = []
+    on_other: list[MetricsReport] = []
+    if shared:
+        rows = session.scalars(
+            select(Metric).where(Metric.model == rollout.plan.model, Metric.at >= wave.settled_at)
+        )
+        for row in rows:
+            if row.device in sides[0] and row.version == rollout.plan.version:
+                on_new.append(MetricsReport.model_validate(row.report))
+            elif row.device in sides[1] and row.version != rollout.plan.version:
+                on_other.append(MetricsReport.model_validate(row.report))
+    return Comparison(treated=_summed(on_new), control=_summed(on_other))
+
+
+def _ids(assignments: Iterable[Assignment], profiles: set[str]) -> set[str]:
+    return {mine.device for mine in assignments if mine.profile in profiles}
+
+
+def _summed(reports: list[MetricsReport]) -> WaveMetrics:
+    return WaveMetrics(
+        requests=sum(report.requests for report in reports),
+        errors=sum(report.errors for report in reports),
+        p99_us=tuple(report.latency_p99_us for report in reports if report.requests),
+    )

@@ -1,0 +1,62 @@
+"""The outbox: messages leave in order, after the director has signed what they announce.
+
+A message is marked after the broker took it, so a crash in between sends it again; retained
+messages make that harmless.  Of several retained messages on one topic only the newest leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import select, update
+
+from cloud.db.engine import Sessions, read_only
+from cloud.db.tables import Device, Outbox
+from cloud.orchestrator.ports import Publisher, Signer
+from cloud.orchestrator.twins import director_targets
+from edge_agent.wire import topics
+
+log = logging.getLogger("skerry.orchestrator")
+
+BATCH = 500
+"""Messages of one call."""
+
+
+def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, now: float) -> int:
+    """Send what waits, up to `BATCH` messages; returns how many the broker took.
+
+    Stops at the first message that the broker does not take: it will be tried again.
+    """
+    with read_only(sessions)() as session:
+        query = select(Outbox).where(Outbox.published_at.is_(None)).order_by(Outbox.id).limit(BATCH)
+        waiting = list(session.scalars(query))
+    newest = {row.topic: row.id for row in waiting if row.retain}
+    done: list[int] = []
+    sent = 0
+    try:
+        for row in waiting:
+            if row.retain and newest[row.topic] != row.id:
+                done.append(row.id)
+                continue
+            _sign(sessions, director, row.topic)
+            if not publisher.publish(row.topic, row.payload, qos=1, retain=row.retain):
+                log.warning("outbox.refused topic=%s", row.topic)
+                break
+            done.append(row.id)
+            sent += 1
+    finally:
+        if done:
+            with sessions.begin() as session:
+                session.execute(update(Outbox).where(Outbox.id.in_(done)).values(published_at=now))
+    return sent
+
+
+def _sign(sessions: Sessions, director: Signer, topic: str) -> None:
+    """For a desired twin: sign the device's set as it is in the database now."""
+    parsed = topics.parse(topic) if topic.startswith(f"{topics.PREFIX}/d/") else None
+    if parsed is None or parsed.channel != "desired":
+        return
+    with read_only(sessions)() as session:
+        device = session.get(Device, parsed.device)
+        targets = director_targets(session, device) if device is not None else []
+    director.assign(parsed.device, targets)

@@ -1,0 +1,203 @@
+"""The orchestrator's turn: read, step, carry out, commit; then sign and publish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloud.blobs import Blobs
+from cloud.db.engine import Sessions
+from cloud.db.tables import Rollout as RolloutRow
+from cloud.orchestrator import intake, lease, outbox, reconcile
+from cloud.orchestrator.effects import Executor
+from cloud.orchestrator.ports import Publisher, Signer
+from cloud.orchestrator.stored import (
+    BrokenRollout,
+    Stored,
+    UnsettledRollout,
+    halt_broken,
+    load,
+    lock,
+    save,
+    with_pending,
+)
+from cloud.registry import audit
+from cloud.signing import ImageRepository, SigningError
+from fleet.rollouts import events as ev
+from fleet.rollouts.machine import run
+from fleet.rollouts.model import ACTIVE_STATES, AssignmentPhase, Rollout
+
+log = logging.getLogger("skerry.orchestrator")
+
+MAX_ROUNDS = 8
+"""Effects and answers of one rollout in one turn; a healthy machine needs three at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """What a turn did.
+
+    Attributes:
+        leader: False while another orchestrator holds the lease; nothing was done then.
+        stepped: rollouts that were looked at.
+        followed: devices that were given the champion of their model.
+    """
+
+    leader: bool
+    stepped: int = 0
+    followed: int = 0
+
+
+class Orchestrator:
+    """See the package.  One instance a process; not for use by several threads at once."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        blobs: Blobs,
+        director: Signer,
+        image_repository: ImageRepository,
+        *,
+        holder: str = "",
+        lease_s: float = 10.0,
+        reconcile_interval_s: float = 2.0,
+        refresh_interval_s: float = 60.0,
+    ) -> None:
+        """Nothing is read or written before the first turn.
+
+        Args:
+            holder: name for the lease; drawn when empty.
+            lease_s: seconds after which another orchestrator may take over from a dead one.
+            reconcile_interval_s: seconds between two looks for devices that follow the champion.
+            refresh_interval_s: seconds between two looks for metadata that is about to expire.
+        """
+        self._sessions = sessions
+        self._blobs = blobs
+        self._director = director
+        self._image_repository = image_repository
+        self._holder = holder or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._lease_s = lease_s
+        self._reconcile_interval_s = reconcile_interval_s
+        self._refresh_interval_s = refresh_interval_s
+        self._reconcile_at = 0.0
+        self._refresh_at = 0.0
+
+    def turn(self, now: float) -> TurnResult:
+        """Everything that is due at `now` (seconds since the epoch), in one transaction."""
+        reconciling = now >= self._reconcile_at
+        with self._sessions.begin() as session:
+            if not lease.hold(session, self._holder, now, self._lease_s):
+                return TurnResult(leader=False)
+            executor = Executor(session, self._blobs, self._image_repository, now)
+            stepped = self._step_all(session, executor, now)
+            followed = reconcile.follow_champions(session, now) if reconciling else 0
+        if reconciling:
+            self._reconcile_at = now + self._reconcile_interval_s
+        self._refresh(now)
+        return TurnResult(leader=True, stepped=stepped, followed=followed)
+
+    def publish_pending(self, publisher: Publisher, now: float) -> int:
+        """Sign and send what the turns have queued; returns how many messages the broker took.
+
+        Call it after a turn that was the leader's.
+        """
+        return outbox.publish_pending(self._sessions, self._director, publisher, now)
+
+    def close(self, now: float) -> None:
+        """Give the lease back."""
+        with self._sessions.begin() as session:
+            lease.release(session, self._holder, now)
+
+    def _step_all(self, session: Session, executor: Executor, now: float) -> int:
+        reports = intake.new_reports(session, now)
+        active = [state.value for state in ACTIVE_STATES]
+        due = set(session.scalars(select(RolloutRow.id).where(RolloutRow.state.in_(active))))
+        due.update(with_pending(session), reports)
+        for rollout_id in sorted(due):
+            self._step(session, executor, rollout_id, reports.get(rollout_id, []), now)
+        for rollout_id, devices in list(executor.taken.items()):
+            taken: list[ev.Event] = [
+                ev.Dropped(
+                    device=device,
+                    phase=AssignmentPhase.SUPERSEDED,
+                    reason="a newer assignment took the device",
+                )
+                for device in devices
+            ]
+            self._step(session, executor, rollout_id, taken, now)
+        return len(due)
+
+    def _step(
+        self,
+        session: Session,
+        executor: Executor,
+        rollout_id: str,
+        happened: Sequence[ev.Event],
+        now: float,
+    ) -> None:
+        row = lock(session, rollout_id)
+        if row is None:
+            return
+        try:
+            with session.begin_nested():
+                self._step_row(session, executor, row, happened, now)
+        except BrokenRollout as error:
+            log.error("rollout.broken id=%s reason=%s", rollout_id, error)
+            row = lock(session, rollout_id)
+            if row is not None and halt_broken(session, row, now):
+                audit.append(
+                    session,
+                    "orchestrator",
+                    "rollout.halted",
+                    rollout_id,
+                    {"reason": str(error)},
+                    at=now,
+                )
+
+    @staticmethod
+    def _step_row(
+        session: Session,
+        executor: Executor,
+        row: RolloutRow,
+        happened: Sequence[ev.Event],
+        now: float,
+    ) -> None:
+        stored = load(row)
+        events: list[ev.Event] = [*happened]
+        if stored.rollout.state in ACTIVE_STATES:
+            events += intake.observations(session, stored.rollout)
+            figures = intake.comparison(session, stored.rollout, now)
+            events.append(ev.Tick(comparison=figures))
+        after = _settle(executor, stored, events, now)
+        if after != stored.rollout or stored.pending:
+            save(session, row, stored.rollout, after, (), now)
+
+    def _refresh(self, now: float) -> None:
+        """Renew metadata; trouble there must not keep rollouts from halting."""
+        if now < self._refresh_at:
+            return
+        self._refresh_at = now + self._refresh_interval_s
+        try:
+            self._image_repository.refresh_timestamp()
+            self._director.refresh_timestamps()
+        except SigningError as error:
+            log.error("metadata.not_renewed reason=%s", error)
+
+
+def _settle(executor: Executor, stored: Stored, events: Sequence[ev.Event], now: float) -> Rollout:
+    """Step, carry out, and step with the answers, until the machine asks for nothing more."""
+    rollout, effects = stored.rollout, [*stored.pending]
+    for _ in range(MAX_ROUNDS):
+        answers = executor.execute(rollout, effects)
+        rollout, effects = run(rollout, [*answers, *events], now)
+        events = ()
+        if not effects:
+            return rollout
+    raise UnsettledRollout(f"rollout {rollout.id}: effects and answers do not come to an end")
