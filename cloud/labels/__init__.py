@@ -7,6 +7,6 @@ among equals the newest wins.
 
 from __future__ import annotations
 
-from cloud.labels.store import HUMAN_SOURCES, Source, UnknownSource, add, newest
+from cloud.labels.store import HUMAN_SOURCES, Source, UnknownSource, add, newest, of_samples
 
-__all__ = ["HUMAN_SOURCES", "Source", "UnknownSource", "add", "newest"]
+__all__ = ["HUMAN_SOURCES", "Source", "UnknownSource", "add", "newest", "of_samples"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal, get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloud.db.tables import Label
+from cloud.db.tables import Label, Sample
 
 Source = Literal["correction", "human", "auto"]
 """Who says so: a user in the field, an annotator who was asked, or a machine."""
@@ -66,20 +67,48 @@ def add(
 
 
 def newest(session: Session, project: str, prediction_ids: Iterable[str]) -> dict[str, Label]:
-    """The label that holds for each prediction; predictions without one are left out."""
+    """The label that holds for each prediction; predictions without one are left out.
+
+    Clients may choose prediction ids, so two devices can use the same one: where samples are at
+    hand, `of_samples` is exact.
+    """
     found: dict[str, Label] = {}
+    for row in _labels(session, project, prediction_ids):
+        _hold(found, row.prediction_id, row)
+    return found
+
+
+def of_samples(session: Session, project: str, samples: Sequence[Sample]) -> dict[str, Label]:
+    """The label that holds for each sample, by sample id; samples without one are left out.
+
+    A label that names its device holds for that device's predictions alone.
+    """
+    by_prediction: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_prediction[sample.prediction_id].append(sample)
+    found: dict[str, Label] = {}
+    for row in _labels(session, project, by_prediction):
+        for sample in by_prediction[row.prediction_id]:
+            if row.device is None or row.device == sample.device:
+                _hold(found, sample.id, row)
+    return found
+
+
+def _labels(session: Session, project: str, prediction_ids: Iterable[str]) -> Iterator[Label]:
+    """All labels of these predictions; those of one prediction oldest first."""
     remaining = iter(sorted(set(prediction_ids)))
     while batch := list(islice(remaining, _BATCH)):
-        rows = session.scalars(
+        yield from session.scalars(
             select(Label)
             .where(Label.project == project, Label.prediction_id.in_(batch))
             .order_by(Label.at, Label.id)
         )
-        for row in rows:
-            held = found.get(row.prediction_id)
-            if held is None or _rank(row) >= _rank(held):
-                found[row.prediction_id] = row
-    return found
+
+
+def _hold(found: dict[str, Label], key: str, label: Label) -> None:
+    held = found.get(key)
+    if held is None or _rank(label) >= _rank(held):
+        found[key] = label
 
 
 def _rank(label: Label) -> int:

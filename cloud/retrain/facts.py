@@ -1,7 +1,7 @@
 """What is known about a champion, gathered from the control plane's tables.
 
-Accuracy in the field is estimated on the newest uniform samples of the champion alone, each weighted
-by one over its inclusion probability (devices may sample at different rates).
+Accuracy in the field is estimated on the newest uniform samples of the champion alone, each
+weighted by one over its inclusion probability (devices may sample at different rates).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cloud import labels
-from cloud.datasets import labelled_predictions
 from cloud.db.tables import (
     DatasetVersion,
     Device,
@@ -43,7 +42,7 @@ def gather(session: Session, champion: ModelVersion, policy: RetrainPolicy) -> R
         .order_by(Sample.taken_at.desc(), Sample.id)
         .limit(policy.window)
     ).all()
-    holding = labels.newest(session, champion.project, [s.prediction_id for s in samples])
+    holding = labels.of_samples(session, champion.project, samples)
     report = newest_fleet_report(session, champion.model, champion.version)
     retrains = (Job.kind == "retrain") & (Job.project == champion.project)
     return RetrainFacts(
@@ -52,10 +51,9 @@ def gather(session: Session, champion: ModelVersion, policy: RetrainPolicy) -> R
         baseline_accuracy=_baseline(session, champion, samples),
         audited=_share(
             [
-                (1 / sample.inclusion_prob, holding[sample.prediction_id].label == sample.predicted)
+                (1 / sample.inclusion_prob, holding[sample.id].label == sample.predicted)
                 for sample in samples
-                if sample.prediction_id in holding
-                and holding[sample.prediction_id].source == "human"
+                if sample.id in holding and holding[sample.id].source == "human"
             ]
         ),
         reported=_share(
@@ -78,7 +76,7 @@ def gather(session: Session, champion: ModelVersion, policy: RetrainPolicy) -> R
 
 def _corrected(sample: Sample, holding: dict[str, Label]) -> bool:
     """Whether a person says that the answer was wrong."""
-    label = holding.get(sample.prediction_id)
+    label = holding.get(sample.id)
     return (
         label is not None
         and label.source in labels.HUMAN_SOURCES
@@ -132,8 +130,17 @@ def _baseline(session: Session, champion: ModelVersion, samples: Sequence[Sample
 
 
 def _new_labels(session: Session, champion: ModelVersion) -> int:
-    """Labelled samples whose label came after the champion's dataset was made."""
+    """Sampled predictions that a person labelled after the champion's dataset was made."""
     dataset = session.get(DatasetVersion, champion.dataset)
     since = dataset.created_at if dataset is not None else 0.0
-    labelled = labelled_predictions(session, champion.project, champion.model)
-    return sum(label.at > since for _, label in labelled)
+    labelled = select(Label.prediction_id).where(
+        Label.project == champion.project,
+        Label.source.in_(labels.HUMAN_SOURCES),
+        Label.at > since,
+    )
+    predictions = (
+        select(Sample.device, Sample.prediction_id)
+        .where(Sample.model == champion.model, Sample.prediction_id.in_(labelled))
+        .distinct()
+    )
+    return session.scalar(select(func.count()).select_from(predictions.subquery())) or 0
