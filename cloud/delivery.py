@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from obstore.exceptions import BaseError
 from sqlalchemy import select
 
 from cloud.blobs import BlobMissing, Blobs
@@ -31,6 +32,7 @@ from cloud.db.tables import Device, Release
 from edge_agent.wire import topics
 from edge_agent.wire.base import pack_frame
 from edge_agent.wire.errors import WireError
+from edge_agent.wire.manifest import ReleaseInfo
 from edge_agent.wire.messages import ChunkReply, ChunkRequest, FetchReply, FetchRequest
 
 log = logging.getLogger("skerry.delivery")
@@ -88,7 +90,7 @@ class Delivery:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._devices: dict[str, tuple[float, bool]] = {}
-        self._released: frozenset[str] = frozenset()
+        self._released: dict[str, int] = {}
 
     def start(self) -> None:
         """Subscribe and serve on threads of our own."""
@@ -147,7 +149,7 @@ class Delivery:
         except (FileNotFoundError, BlobMissing):
             self._refuse_fetch(device, FetchReply(id=request.id, status="not_found"))
             return
-        except OSError:
+        except (OSError, BaseError):
             log.exception("delivery.unreadable path=%s", request.path)
             self._refuse_fetch(device, FetchReply(id=request.id, status="unavailable"))
             return
@@ -200,20 +202,15 @@ class Delivery:
         return self._director_dir / "devices" / device / name
 
     def _released_blob(self, sha256: str) -> bytes:
-        if not self._is_released(sha256):
-            raise BlobMissing(f"no released blob {sha256}")
+        self._released_length(sha256)
         return self._blobs.get(sha256)
 
     def _chunk(self, device: str, request: ChunkRequest, index: int) -> bytes:
         self._check_device(device)
-        if not self._is_released(request.sha256):
-            raise BlobMissing(f"no released blob {request.sha256}")
-        try:
-            return self._blobs.get_range(
-                request.sha256, index * request.chunk_bytes, request.chunk_bytes
-            )
-        except OSError as error:  # beyond the end
-            raise BlobMissing(f"{request.sha256} has no chunk {index}") from error
+        start = index * request.chunk_bytes
+        if start >= self._released_length(request.sha256):
+            raise BlobMissing(f"{request.sha256} has no chunk {index}")
+        return self._blobs.get_range(request.sha256, start, request.chunk_bytes)
 
     def _check_device(self, device: str) -> None:
         now = time.monotonic()
@@ -230,18 +227,21 @@ class Delivery:
         if not allowed:
             raise Denied(device)
 
-    def _is_released(self, sha256: str) -> bool:
-        if sha256 in self._released:
-            return True
-        with self._sessions() as session:
-            infos = session.scalars(select(Release.info)).all()
-        self._released = frozenset(
-            encoding[key]
-            for info in infos
-            for encoding in info["encodings"]
-            for key in ("sha256", "chunks_sha256")
-        )
-        return sha256 in self._released
+    def _released_length(self, sha256: str) -> int:
+        """Length of a released blob in bytes, chunk lists included."""
+        if sha256 not in self._released:
+            with self._sessions() as session:
+                infos = session.scalars(select(Release.info)).all()
+            released: dict[str, int] = {}
+            for info in map(ReleaseInfo.model_validate, infos):
+                for form in info.encodings:
+                    released[form.sha256] = form.length
+                    released[form.chunks_sha256] = 32 * -(-form.length // info.chunk_bytes)
+            self._released = released
+        try:
+            return self._released[sha256]
+        except KeyError:
+            raise BlobMissing(f"no released blob {sha256}") from None
 
 
 def _no_chunk(request: ChunkRequest, index: int, status: str) -> ChunkReply:
