@@ -8,7 +8,7 @@ picked by uncertainty raise an alarm on every stream.
 from __future__ import annotations
 
 from edge_agent.drift.errors import DriftError, TooFewSignals, UnreadableSummary
-from edge_agent.drift.hotelling import MIN_REFERENCE, hotelling, null_threshold
+from edge_agent.drift.hotelling import MIN_REFERENCE, hotelling, null_statistics, null_threshold
 from edge_agent.drift.reference import (
     MAX_REFERENCE_ROWS,
     Reference,
@@ -29,6 +29,7 @@ __all__ = [
     "TooFewSignals",
     "UnreadableSummary",
     "hotelling",
+    "null_statistics",
     "null_threshold",
     "read_reference",
     "signals",

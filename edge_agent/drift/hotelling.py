@@ -66,6 +66,21 @@ def null_threshold(
     """
     if not 0 < false_alarm <= 0.5:
         raise ValueError(f"false_alarm lies in (0, 0.5], not {false_alarm}")
+    draws = int(min(max(_MIN_DRAWS, math.ceil(_DRAWS_IN_TAIL / false_alarm)), _MAX_DRAWS))
+    statistics = null_statistics(reference_signals, n, draws, seed)
+    return float(np.quantile(statistics, 1.0 - false_alarm, method="higher"))
+
+
+def null_statistics(
+    reference_signals: NDArray[np.float64], n: int, draws: int, seed: int
+) -> NDArray[np.float64]:
+    """T² of `draws` windows of `n` items without drift, [draws]: the null distribution itself.
+
+    For p-values, where many windows are judged together.
+
+    Raises:
+        TooFewSignals: the reference is too small, or `n` is below 1.
+    """
     rows = reference_signals[np.isfinite(reference_signals).all(axis=1)]
     size = len(rows)
     if size < MIN_REFERENCE or n < 1:
@@ -74,15 +89,13 @@ def null_threshold(
     full.add(rows)
     # Whitened rows have unit covariance: what is inverted per draw is close to the identity.
     whitened = (rows - full.mean) @ _whitening(full.cov)
-    draws = int(min(max(_MIN_DRAWS, math.ceil(_DRAWS_IN_TAIL / false_alarm)), _MAX_DRAWS))
     generator = np.random.default_rng(seed)
-    statistics = np.concatenate(
+    return np.concatenate(
         [
             _null_statistics(whitened, n, count, generator)
             for count in _chunks(draws, max(1, _CHUNK_CELLS // size))
         ]
     )
-    return float(np.quantile(statistics, 1.0 - false_alarm, method="higher"))
 
 
 def _null_statistics(
