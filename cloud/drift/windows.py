@@ -134,7 +134,7 @@ def read_window(
 
 
 def _profiles(session: Session, devices: set[str]) -> dict[str, str]:
-    rows = session.execute(select(Device.id, Device.profile)).tuples()
+    rows = session.execute(select(Device.id, Device.profile))
     return {device: profile for device, profile in rows if device in devices}
 
 

@@ -115,10 +115,11 @@ def _baseline(session: Session, champion: ModelVersion, samples: Sequence[Sample
         .where(Release.model == champion.model, Release.version == champion.version)
         .order_by(Release.counter)
     )
-    for profile, judged in released.tuples():
+    for profile, judged in released:
         if "accuracy" in judged:
             accuracy[profile] = float(judged["accuracy"])
-    profiles = dict(session.execute(select(Device.id, Device.profile)).tuples().all())
+    devices = session.execute(select(Device.id, Device.profile))
+    profiles = {device: profile for device, profile in devices}
     found = [
         accuracy[profiles[sample.device]]
         for sample in samples
