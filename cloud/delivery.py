@@ -29,6 +29,7 @@ from sqlalchemy import select
 from cloud.blobs import BlobMissing, Blobs
 from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Device, Release
+from cloud.errors import OperatorError
 from edge_agent.wire import topics
 from edge_agent.wire.base import pack_frame
 from edge_agent.wire.errors import WireError
@@ -126,6 +127,8 @@ class Delivery:
         while (item := self._queue.get()) is not None:
             try:
                 self.handle(*item)
+            except OperatorError as error:  # the line broke; the device asks again
+                log.warning("delivery.unanswered topic=%s cause=%s", item[0], error)
             except Exception:
                 log.exception("delivery.failed topic=%s", item[0])
 

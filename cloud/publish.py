@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
 from cloud.db.tables import Release
+from cloud.errors import UserError
 from cloud.signing import DirectorTarget, ImageRepository
 from edge_agent.wire.manifest import (
     MANIFEST_NAME,
@@ -38,7 +39,7 @@ WORTHWHILE_RATIO: Final = 0.97
 """A compressed form is offered when it is at most this share of the raw length."""
 
 
-class BadBundle(ValueError):
+class BadBundle(UserError):
     """The directory is not what its manifest says."""
 
 
@@ -101,7 +102,7 @@ def publish_release(
         BlobMissing: there is no such blob.
         SigningError: the release cannot be signed.
     """
-    raw = blobs.get(bundle_sha)
+    length, encodings = _encoded(session, blobs, bundle_sha)
     recorded = session.scalar(
         select(func.max(Release.counter)).where(Release.model == model, Release.profile == profile)
     )
@@ -113,10 +114,10 @@ def publish_release(
         profile=profile,
         counter=counter,
         chunk_bytes=CHUNK_BYTES,
-        encodings=encode(blobs, raw),
+        encodings=encodings,
     )
     target = target_path(model, profile, counter)
-    image_repo.publish(target, len(raw), bundle_sha, info)
+    image_repo.publish(target, length, bundle_sha, info)
     release = Release(
         target=target,
         model=model,
@@ -124,13 +125,24 @@ def publish_release(
         profile=profile,
         counter=counter,
         bundle_sha=bundle_sha,
-        length=len(raw),
+        length=length,
         info=info.model_dump(mode="json"),
         created_at=time.time(),
     )
     session.add(release)
     session.flush()
     return release
+
+
+def _encoded(session: Session, blobs: Blobs, bundle_sha: str) -> tuple[int, tuple[Encoding, ...]]:
+    """Length and forms of a bundle; what an earlier release made of it is used again."""
+    earlier = session.scalar(select(Release).where(Release.bundle_sha == bundle_sha).limit(1))
+    if earlier is not None:
+        info = ReleaseInfo.model_validate(earlier.info)
+        if info.chunk_bytes == CHUNK_BYTES:
+            return earlier.length, info.encodings
+    raw = blobs.get(bundle_sha)
+    return len(raw), encode(blobs, raw)
 
 
 def encode(blobs: Blobs, raw: bytes) -> tuple[Encoding, ...]:

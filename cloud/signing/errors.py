@@ -8,8 +8,10 @@ SigningError
 
 from __future__ import annotations
 
+from cloud.errors import OperatorError
 
-class SigningError(Exception):
+
+class SigningError(OperatorError):
     """Metadata could not be signed."""
 
 
