@@ -187,7 +187,7 @@ class SlotStore:
 
         Raises:
             BadBundle: it is not staged.
-            OSError: the disk refused.
+            OSError: the disk refused; the version before is current again.
         """
         with self._lock:
             slot = self.slot(model, sha256)
@@ -211,7 +211,11 @@ class SlotStore:
                     (model, *row, *row_assignment),
                 )
                 database.execute("INSERT OR REPLACE INTO pending VALUES (?, 0)", (model,))
-            self._link(model, sha256)
+            try:
+                self._link(model, sha256)
+            except OSError:
+                self.revert(model)
+                raise
             return self._require(model)
 
     def commit(self, model: str) -> Installed:
