@@ -78,7 +78,7 @@ class Facts:
     server_latency_ms: float | None = None
     memory_mib: float | None = None
     artifact_kib: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[MetricName, float] = field(default_factory=dict)
     primary: MetricName = "macro_f1"
     baseline: float | None = None
     recall: Mapping[str, float] = field(default_factory=dict)
@@ -140,13 +140,16 @@ class _Bench:
     def measured(
         self, name: str, outcome: Outcome | None, value_ms: float | None, bound_ms: float
     ) -> None:
-        if outcome is None or value_ms is None:
+        if outcome is None:
             self._unknown(name)
-        elif outcome == "FAIL":
-            self._miss(f"{name} {value_ms:.3g} ms > {bound_ms:g} ms", value_ms / bound_ms - 1)
+            return
+        seen = name if value_ms is None else f"{name} {value_ms:.3g} ms"
+        if outcome == "FAIL":
+            overshoot = 0.0 if value_ms is None else value_ms / bound_ms - 1
+            self._miss(f"{seen} > {bound_ms:g} ms", overshoot)
         elif outcome != "PASS":
             state = "too few requests to tell" if outcome == "INCONCLUSIVE" else "machine was busy"
-            self._open(outcome, f"{name} {value_ms:.3g} ms of {bound_ms:g} ms: {state}")
+            self._open(outcome, f"{seen} of {bound_ms:g} ms: {state}")
 
     def at_most(self, name: str, value: float | None, bound: float | None, unit: str) -> None:
         if bound is None:

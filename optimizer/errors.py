@@ -57,17 +57,11 @@ class EvaluationFailed(OptimizerError):
 
 
 class BudgetNotMet(OptimizerError):
-    """No variant of a profile meets its budget.
+    """No variant of a profile meets its budget; the message names the nearest miss."""
 
-    Attributes:
-        profile: the profile's name.
-        nearest: name of the variant that missed by least; empty where none could be judged.
-    """
-
-    def __init__(self, profile: str, nearest: str, message: str) -> None:
+    def __init__(self, profile: str, message: str) -> None:
         super().__init__(message)
         self.profile = profile
-        self.nearest = nearest
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

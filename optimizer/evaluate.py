@@ -43,9 +43,6 @@ class EvalData:
     labels: NDArray[np.int64]
     names: tuple[str, ...] = ()
 
-    def name(self, index: int) -> str:
-        return self.names[index] if 0 <= index < len(self.names) else str(index)
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -97,7 +94,8 @@ def evaluate(pipeline: Pipeline, dataset: EvalData, batch: int = DEFAULT_BATCH) 
     Raises:
         EvaluationFailed: the pipeline gives neither labels nor scores, or fails on the data.
     """
-    return score(answer(pipeline, dataset.inputs, batch), dataset)
+    answers = answer(pipeline, dataset.inputs, batch)
+    return score(answers.labels, dataset.labels, dataset.names)
 
 
 def answer(pipeline: Pipeline, inputs: Tensors, batch: int = DEFAULT_BATCH) -> Answers:
@@ -112,7 +110,7 @@ def answer(pipeline: Pipeline, inputs: Tensors, batch: int = DEFAULT_BATCH) -> A
         try:
             outputs: Tensors | None = pipeline.run(part).tensors
         except Rejected:
-            if _rows(part) > 1:  # which of them it was is only known one at a time
+            if row_count(part) > 1:  # which of them it was is only known one at a time
                 single = answer(pipeline, part, 1)
                 labels.append(single.labels)
                 scores.append(single.scores)
@@ -127,38 +125,45 @@ def answer(pipeline: Pipeline, inputs: Tensors, batch: int = DEFAULT_BATCH) -> A
     return Answers(np.concatenate(labels), _joined(scores, [len(part) for part in labels]))
 
 
-def score(answers: Answers, dataset: EvalData) -> Accuracy:
-    """Metrics of `answers` against the labels of `dataset`.
+def score(
+    predictions: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str] = ()
+) -> Accuracy:
+    """Metrics of predicted class indices against the right ones, both [n].
+
+    Args:
+        names: class names by index; the index itself where empty.
 
     Raises:
-        EvaluationFailed: there are not as many labels as answers, or none.
+        EvaluationFailed: there are not as many labels as predictions, or none.
     """
-    wanted, given = dataset.labels, answers.labels
-    if len(wanted) != len(given) or len(wanted) == 0:
-        raise EvaluationFailed(f"{len(given)} answers cannot be judged by {len(wanted)} labels")
-    present = np.unique(wanted)
-    f1 = [_f1(wanted, given, int(index)) for index in np.union1d(present, given[given >= 0])]
-    recall: dict[str, float | None] = dict.fromkeys(dataset.names)
+    if len(labels) != len(predictions) or len(labels) == 0:
+        raise EvaluationFailed(f"{len(predictions)} answers, {len(labels)} labels to judge them by")
+    present = np.unique(labels)
+    answered = predictions[predictions != REJECTED]
+    f1 = [_f1(labels, predictions, int(index)) for index in np.union1d(present, answered)]
+    recall: dict[str, float | None] = dict.fromkeys(names)
     for index in present:
-        recall[dataset.name(int(index))] = float(np.mean(given[wanted == index] == index))
+        name = names[index] if index < len(names) else str(index)
+        recall[name] = float(np.mean(predictions[labels == index] == index))
     return Accuracy(
-        accuracy=float(np.mean(given == wanted)),
+        accuracy=float(np.mean(predictions == labels)),
         macro_f1=float(np.mean(f1)),
         balanced_accuracy=float(np.mean([value for value in recall.values() if value is not None])),
         recall=recall,
-        n=len(wanted),
-        rejected=int(np.sum(given == REJECTED)),
-        predictions=tuple(int(label) for label in given),
+        n=len(labels),
+        rejected=int(np.sum(predictions == REJECTED)),
+        predictions=tuple(int(label) for label in predictions),
     )
 
 
 def batches(inputs: Tensors, batch: int) -> Iterator[Tensors]:
     """`inputs` in parts of `batch` items, the last one shorter."""
-    for start in range(0, _rows(inputs), batch):
+    for start in range(0, row_count(inputs), batch):
         yield {name: array[start : start + batch] for name, array in inputs.items()}
 
 
-def _rows(inputs: Tensors) -> int:
+def row_count(inputs: Tensors) -> int:
+    """Length of the batch axis that the tensors share."""
     return min((len(array) for array in inputs.values()), default=0)
 
 

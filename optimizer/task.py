@@ -1,0 +1,162 @@
+"""What a search is given, and what it returns.
+
+Everything that comes out is a pydantic model, for it travels between processes as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from edge_agent.measure import Measurement
+from edge_agent.runtime import Tensors
+from edge_agent.wire.manifest import CostModel, SamplingSpec, StepSpec, TensorSpec
+from optimizer.budget import Budget, MetricName, Outcome
+from optimizer.errors import BudgetNotMet
+from optimizer.evaluate import Accuracy, EvalData
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """A trained member of the family, exported.
+
+    Attributes:
+        onnx_path: fp32, with a free batch axis.
+    """
+
+    name: str
+    onnx_path: Path
+
+
+@dataclass(frozen=True)
+class OptimizeTask:
+    """One search.
+
+    Attributes:
+        profiles: budget by the name of the hardware profile.
+        pipeline: steps in their order; "model" is the network.
+        inputs: interface of the pipeline, as are `outputs`.
+        code: step files that are shipped with each bundle; their names must differ.
+        calibration: inputs of the pipeline that quantisers take their ranges from; no labels.
+        data: labelled inputs by which variants are compared.
+        golden: inputs of which each bundle carries its own known answers.
+        out_dir: receives `PROFILE/MEMBER-RECIPE/`, one unpacked bundle each.
+        quick: measure just long enough to choose; figures say so.
+        primary: the metric that `max_accuracy_drop_points` and the choice go by.
+        recipes: names and configs; empty tries every registered recipe.
+    """
+
+    model: str
+    version: int
+    members: tuple[TrainedMember, ...]
+    profiles: Mapping[str, Budget]
+    pipeline: tuple[StepSpec, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+    calibration: Tensors
+    data: EvalData
+    golden: Tensors
+    out_dir: Path
+    code: tuple[Path, ...] = ()
+    sampling: SamplingSpec = field(default_factory=SamplingSpec)
+    privacy: tuple[StepSpec, ...] = ()
+    quick: bool = False
+    primary: MetricName = "macro_f1"
+    recipes: tuple[StepSpec, ...] = ()
+    seed: int = 0
+
+
+class Progress(BaseModel):
+    """How far a search is; `fraction` never falls."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fraction: float
+    text: str
+
+
+class Candidate(BaseModel):
+    """One variant on one profile: a point of the frontier.
+
+    Attributes:
+        name: `MEMBER/RECIPE`.
+        precision: what the runtime reports; of the recipe where it was not opened.
+        reason: which bounds are missed, or why the variant could not be judged; empty for PASS.
+        notes: what the figures do not say, such as being taken on a faster CPU than the profile's.
+        distance: sum of the relative overshoots of missed bounds.
+        latency_ms: at the budget's percentile.
+        on_frontier: no other variant of the profile is both better and faster.
+        bundle_dir: unpacked bundle; `None` where there is none to serve.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str
+    name: str
+    member: str
+    recipe: str
+    runtime: str
+    precision: str
+    verdict: Outcome
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    distance: float = 0.0
+    latency_ms: float | None = None
+    memory_mib: float | None = None
+    artifact_kib: float | None = None
+    measurement: Measurement | None = None
+    server: Measurement | None = None
+    cost: CostModel | None = None
+    accuracy: Accuracy | None = None
+    on_frontier: bool = False
+    selected: bool = False
+    bundle_dir: Path | None = None
+
+
+class OptimizeResult(BaseModel):
+    """All candidates of all profiles.
+
+    Attributes:
+        baselines: the primary metric of each member before any recipe.
+        selected: name of the chosen variant by profile; a profile without one is missing.
+        unmet: by profile without a chosen variant: one line that names the nearest miss.
+        environment: versions and CPU flags of the machine that evaluated and measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    version: int
+    primary: MetricName
+    quick: bool
+    seed: int
+    budgets: dict[str, Budget]
+    baselines: dict[str, float]
+    candidates: tuple[Candidate, ...]
+    selected: dict[str, str]
+    unmet: dict[str, str]
+    environment: dict[str, str]
+
+    def chosen(self, profile: str) -> Candidate:
+        """The selected candidate of `profile`.
+
+        Raises:
+            BudgetNotMet: there is none.
+        """
+        for candidate in self.candidates:
+            if candidate.profile == profile and candidate.selected:
+                return candidate
+        raise BudgetNotMet(profile, self.unmet.get(profile, f"no variant of profile '{profile}'"))
+
+    def require_budgets(self) -> None:
+        """Raise for the first profile whose budget no variant meets.
+
+        Raises:
+            BudgetNotMet: names the nearest miss.
+        """
+        for profile in self.budgets:
+            self.chosen(profile)

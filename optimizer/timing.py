@@ -1,0 +1,153 @@
+"""Measuring a candidate against its budget: the port, and this machine as its default.
+
+A measurer gets a bundle's directory, for that is what can also be sent to a device of the profile.
+
+Rules:
+    * The machine-wide lock is held while anything is timed.
+    * A profile of another architecture is not measured here: it stays unknown, not estimated.
+    * Where this CPU can do more or less than the profile promises, a note says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from edge_agent.measure import (
+    Measurement,
+    MeasureSettings,
+    MemoryUnmeasured,
+    fit_cost,
+    machine_lock,
+    measure_memory,
+    measure_pipeline,
+    percentiles,
+)
+from edge_agent.pipeline import Pipeline, Tensors
+from edge_agent.wire.manifest import CostModel, Manifest
+from optimizer.budget import Budget
+from optimizer.profiles import VNNI_FLAGS, HardwareProfile, Host
+
+_SPEED_FLAGS: Final = frozenset({"avx512f", "asimddp", "i8mm", "sve"}) | VNNI_FLAGS
+_MAX_SERVER_S: Final = 30.0
+_OVERS_ALLOWED_FOR: Final = 5
+"""The server run lasts until a percentile with this many slow queries can still be decided."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found; `None` where it was not measured."""
+
+    latency: Measurement | None = None
+    server: Measurement | None = None
+    cost: CostModel | None = None
+    memory_mib: float | None = None
+
+
+class Measurer(Protocol):
+    """Times bundles for one profile."""
+
+    def notes(self, profile: HardwareProfile) -> tuple[str, ...]:
+        """What must be said about figures that this measurer gives for `profile`."""
+        ...
+
+    def measure(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        samples: Sequence[Tensors],
+        profile: HardwareProfile,
+        budget: Budget,
+        settings: MeasureSettings,
+    ) -> Measured:
+        """Time the bundle in `directory`, issuing `samples` of one item each.
+
+        Raises:
+            PipelineError, SessionError: the bundle cannot be opened or does not answer.
+            MeasureError: the machine was not free, or the measurement failed.
+        """
+        ...
+
+
+class LocalMeasurer:
+    """Measures on this machine."""
+
+    def __init__(self, host: Host | None = None) -> None:
+        self._host = host or Host.here()
+
+    def notes(self, profile: HardwareProfile) -> tuple[str, ...]:
+        host = self._host
+        if not self._can_measure(profile):
+            return (
+                f"not measured: this machine is {host.machine}, the profile {profile.machine}; "
+                "measure on a device of the profile",
+            )
+        notes = []
+        if beyond := sorted((host.flags - profile.flags) & _SPEED_FLAGS):
+            notes.append(f"measured with {', '.join(beyond)}, which the profile does not promise")
+        if lacking := sorted(profile.flags - host.flags):
+            notes.append(f"measured without {', '.join(lacking)}, which the profile has")
+        if profile.model_threads > host.cores:
+            notes.append(f"{profile.model_threads} threads were measured on {host.cores} cores")
+        return tuple(notes)
+
+    def measure(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        samples: Sequence[Tensors],
+        profile: HardwareProfile,
+        budget: Budget,
+        settings: MeasureSettings,
+    ) -> Measured:
+        if not self._can_measure(profile):
+            return Measured()
+        pipeline = Pipeline.open(directory, manifest)
+        try:
+            with machine_lock():
+                cost = fit_cost(pipeline, samples[0])
+                latency = measure_pipeline(
+                    pipeline,
+                    samples,
+                    scenario="single_stream",
+                    settings=settings,
+                    target_latency_ms=budget.latency_ms,
+                    percentile=budget.percentile,
+                )
+                server = None
+                if budget.qps is not None:
+                    server = measure_pipeline(
+                        pipeline,
+                        samples,
+                        scenario="server",
+                        settings=_long_enough(settings, budget.qps, budget.percentile),
+                        target_latency_ms=budget.latency_ms,
+                        percentile=budget.percentile,
+                        qps=budget.qps,
+                    )
+        finally:
+            pipeline.close()
+        memory = None if budget.memory_mib is None else _memory_mib(directory)
+        return Measured(latency, server, cost, memory)
+
+    def _can_measure(self, profile: HardwareProfile) -> bool:
+        return profile.machine == self._host.machine
+
+
+def _memory_mib(directory: Path) -> float | None:
+    try:
+        return measure_memory(directory)
+    except MemoryUnmeasured:
+        return None  # an unknown fact: the budget's judgement says so
+
+
+def _long_enough(settings: MeasureSettings, qps: float, percentile: float) -> MeasureSettings:
+    """Arrivals are paced, so a percentile takes as long as its queries take to arrive."""
+    needed = percentiles.queries_needed(_OVERS_ALLOWED_FOR, percentile)
+    duration_s = min(_MAX_SERVER_S, math.ceil(1.1 * needed / qps))
+    return settings.model_copy(
+        update={"max_duration_s": max(settings.max_duration_s, float(duration_s))}
+    )
