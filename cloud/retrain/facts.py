@@ -119,7 +119,7 @@ def _baseline(session: Session, champion: ModelVersion, samples: Sequence[Sample
         if "accuracy" in judged:
             accuracy[profile] = float(judged["accuracy"])
     devices = session.execute(select(Device.id, Device.profile))
-    profiles = {device: profile for device, profile in devices}
+    profiles: dict[str, str] = {row.id: row.profile for row in devices}
     found = [
         accuracy[profiles[sample.device]]
         for sample in samples
