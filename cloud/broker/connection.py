@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import socket
 import ssl
 import threading
 import time
@@ -67,6 +68,27 @@ class Message:
 
 Handler = Callable[[str, bytes], None]
 BatchHandler = Callable[[Sequence[Message]], None]
+
+
+class _ClosingContext(ssl.SSLContext):
+    """Closes the socket when the handshake fails; paho would leave that to the collector."""
+
+    def wrap_socket(  # type: ignore[override]
+        self,
+        sock: socket.socket,
+        server_hostname: str | None = None,
+        do_handshake_on_connect: bool = True,
+    ) -> ssl.SSLSocket:
+        wrapped = super().wrap_socket(
+            sock, server_hostname=server_hostname, do_handshake_on_connect=False
+        )
+        try:
+            wrapped.settimeout(HANDSHAKE_TIMEOUT_S)
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
 
 
 class _Answer:
@@ -363,7 +385,8 @@ class Connection:
         client.max_inflight_messages_set(100)
         client.max_queued_messages_set(MAX_UNANSWERED)
         client.connect_timeout = HANDSHAKE_TIMEOUT_S
-        context = ssl.create_default_context(cafile=str(self._files.ca))
+        context = _ClosingContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=str(self._files.ca))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(str(self._files.chain))
         client.tls_set_context(context)

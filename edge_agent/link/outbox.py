@@ -1,0 +1,223 @@
+"""The journal of messages that wait for the control plane, in SQLite.
+
+Rules:
+    * A row leaves only by the control plane's acknowledgement, or as the oldest of the most
+      droppable kind when the journal is full: samples, then metrics, then events.  Reports and
+      corrections are never dropped.
+    * Reports and corrections are on the disk when `append` returns; the others survive a kill, and
+      a power cut may take the last of them.
+    * A row is known by (stream, seq) for ever.  Each opening draws a new stream for its new rows: a
+      power cut may take rows that were sent already, and their numbers must not come again.
+
+Thread-safe.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edge_agent.link.errors import OutboxBroken, OutboxFull
+from edge_agent.wire.base import MAX_MESSAGE_BYTES, pack_frame
+from edge_agent.wire.errors import MessageTooLarge
+from edge_agent.wire.messages import Ack, UplinkHeader
+from edge_agent.wire.topics import UplinkKind
+
+DROP_ORDER: Final[tuple[UplinkKind, ...]] = ("sample", "metrics", "event")
+DURABLE: Final[frozenset[UplinkKind]] = frozenset({"report", "correction"})
+
+HEADER_ALLOWANCE: Final = 512
+"""Room for the frame's header below the bound of a message."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS rows (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, seq);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message of the journal."""
+
+    seq: int
+    stream: str
+    kind: UplinkKind
+    created_at: float
+    payload: bytes
+
+    def frame(self) -> bytes:
+        """The message as it goes on the wire."""
+        header = UplinkHeader(stream=self.stream, seq=self.seq, created_at=self.created_at)
+        return pack_frame(header, self.payload)
+
+
+class Outbox:
+    """See the module."""
+
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int = 64_000_000,
+        *,
+        clock: Callable[[], float] = time.time,
+        stream: str | None = None,
+    ) -> None:
+        """Open or create the journal at `path`.
+
+        Args:
+            max_bytes: bound of all payloads together.
+            clock: seconds since the epoch.
+            stream: for tests; drawn when left out.
+
+        Raises:
+            OutboxBroken: the file cannot be opened, or is something else.
+        """
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._stream = stream or uuid.uuid4().hex
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], None]] = []
+        self.dropped: dict[str, int] = {}
+        """Rows dropped for room since the opening, by kind."""
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(_SCHEMA)
+            (self._bytes,) = self._db.execute(
+                "SELECT coalesce(sum(length(payload)), 0) FROM rows"
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise OutboxBroken(f"{path}: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def on_append(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each append, on the appending thread."""
+        self._listeners.append(listener)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all payloads that wait."""
+        return int(self._bytes)
+
+    def used_bytes_of(self, kind: UplinkKind) -> int:
+        """Bytes of the payloads of one kind."""
+        with self._lock:
+            (used,) = self._db.execute(
+                "SELECT coalesce(sum(length(payload)), 0) FROM rows WHERE kind = ?", (kind,)
+            ).fetchone()
+        return int(used)
+
+    def count(self) -> int:
+        """Rows that wait."""
+        with self._lock:
+            (count,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
+        return int(count)
+
+    def append(self, kind: UplinkKind, payload: bytes) -> int:
+        """Journal `payload`; returns its sequence number.
+
+        Raises:
+            MessageTooLarge: it could never be sent.
+            OutboxFull: no room, and nothing may be dropped for it.
+            OutboxBroken: the disk refuses.
+        """
+        limit = MAX_MESSAGE_BYTES - HEADER_ALLOWANCE
+        if len(payload) > limit:
+            raise MessageTooLarge(kind, len(payload), limit)
+        with self._lock:
+            try:
+                level = "FULL" if kind in DURABLE else "NORMAL"
+                self._db.execute(f"PRAGMA synchronous={level}")
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    freed = self._make_room(kind, len(payload))
+                    cursor = self._db.execute(
+                        "INSERT INTO rows (stream, kind, created_at, payload) VALUES (?, ?, ?, ?)",
+                        (self._stream, kind, self._clock(), payload),
+                    )
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise OutboxBroken(f"the journal cannot be written: {error}") from error
+            self._bytes += len(payload) - freed
+            seq = cursor.lastrowid or 0
+        for listener in self._listeners:
+            listener()
+        return seq
+
+    def _make_room(self, kind: UplinkKind, length: int) -> int:
+        """Drop what may go before `kind`, oldest first; returns the bytes freed."""
+        missing = self._bytes + length - self._max_bytes
+        freed = 0
+        droppable = DROP_ORDER[: DROP_ORDER.index(kind) + 1] if kind in DROP_ORDER else DROP_ORDER
+        for victim in droppable:
+            while freed < missing:
+                row = self._db.execute(
+                    "SELECT seq, length(payload) FROM rows WHERE kind = ? ORDER BY seq LIMIT 1",
+                    (victim,),
+                ).fetchone()
+                if row is None:
+                    break
+                self._db.execute("DELETE FROM rows WHERE seq = ?", (row[0],))
+                freed += row[1]
+                self.dropped[victim] = self.dropped.get(victim, 0) + 1
+        if freed < missing and kind not in DURABLE:
+            raise OutboxFull(f"no room for {length} bytes of {kind!r} in the journal")
+        # what may never be lost is let in above the bound: it is small, and samples stay out
+        return freed
+
+    def pending(self, limit: int = 64, *, after: int = 0) -> list[Row]:
+        """The oldest rows with a sequence number above `after`, in order."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT seq, stream, kind, created_at, payload FROM rows "
+                "WHERE seq > ? ORDER BY seq LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        return [Row(*row) for row in rows]
+
+    def acknowledge(self, ack: Ack) -> int:
+        """Remove what the control plane has committed; returns how many rows that were.
+
+        Raises:
+            OutboxBroken: the disk refuses; the rows stay, and come again.
+        """
+        removed = 0
+        with self._lock:
+            try:
+                # a removal that a power cut undoes costs a second sending, no more
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.execute("BEGIN IMMEDIATE")
+                freed = 0
+                for seq in ack.seqs:
+                    row = self._db.execute(
+                        "DELETE FROM rows WHERE seq = ? AND stream = ? RETURNING length(payload)",
+                        (seq, ack.stream),
+                    ).fetchone()
+                    if row is not None:
+                        removed += 1
+                        freed += row[0]
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise OutboxBroken(f"the journal cannot be written: {error}") from error
+            self._bytes -= freed
+        return removed
