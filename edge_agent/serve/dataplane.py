@@ -154,8 +154,8 @@ class DataPlane:
 
     def __init__(
         self,
-        *,
         observe: Callable[[Prediction], None] | None = None,
+        *,
         max_waiting: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
