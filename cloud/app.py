@@ -14,16 +14,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import signal
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cloud.errors import UserError
+from sqlalchemy.exc import SQLAlchemyError
+
+from cloud.broker.connection import Connection
+from cloud.db.tables import INGEST_HEARTBEAT, Setting
+from cloud.errors import SkerryError, UserError
+from cloud.jobs.client import JobQueue
 from cloud.services import (
-    CONTROL_PLANE_IDENTITY,
     Services,
     initialise,
     open_services,
@@ -35,6 +42,7 @@ from cloud.supervisor import Supervisor, hold_directory, require_free_port
 log = logging.getLogger("skerry.app")
 
 PARENT_CHECK_S: Final = 1.0
+HEARTBEAT_S: Final = 5.0
 
 
 def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
@@ -62,7 +70,10 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
             port=settings.broker_port,
         )
         os.environ["SKERRY_SUPERVISED"] = "1"
-        Supervisor(settings, broker).run(ready)
+        try:
+            Supervisor(settings, broker).run(ready)
+        finally:
+            (settings.directory / "control-plane.json").unlink(missing_ok=True)
 
 
 def run_process(name: str, settings: Settings) -> None:
@@ -101,3 +112,175 @@ def _stop_event() -> threading.Event:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     return stop
+
+
+# ── api ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _run_api(settings: Settings) -> None:
+    import uvicorn
+
+    from cloud.api.app import create_api
+    from cloud.api.context import Context
+    from cloud.db.engine import read_only
+    from fleet.client.async_client import AsyncClient
+    from fleet.console import mount
+
+    services = open_services(settings)
+    app = create_api(
+        Context(
+            services=services,
+            writers=services.sessions,
+            readers=read_only(services.sessions),
+            jobs=JobQueue(services.sessions),
+            clock=time.time,
+        )
+    )
+    tls = None if settings.loopback else _server_tls(services)
+    verify = (
+        True
+        if tls is None
+        else ssl.create_default_context(cafile=str(services.authority.certificate_path))
+    )
+    mount(
+        app,
+        lambda token: AsyncClient(settings.api_url, token, verify=verify),
+        storage_secret=_console_secret(settings.directory),
+    )
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.api_port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
+    )
+    ready = settings.directory / "run" / "api.ready"
+
+    class AnnouncingServer(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready.touch()
+
+    AnnouncingServer(config).run()
+
+
+def _server_tls(services: Services) -> tuple[Path, Path]:
+    """Certificate and key of the API where it leaves this machine."""
+    pair = services.authority.issue_server((services.settings.host, "localhost"))
+    directory = services.settings.directory / "run"
+    certificate, key = directory / "api.pem", directory / "api.key"
+    write_secret(certificate, pair.certificate_pem)
+    write_secret(key, pair.key_pem)
+    return certificate, key
+
+
+def _console_secret(directory: Path) -> str:
+    """Secret that signs the console's session cookies; drawn once."""
+    path = directory / "tokens" / "console-secret"
+    if not path.exists():
+        write_secret(path, secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+# ── ingest, delivery ─────────────────────────────────────────────────────────────────────────────
+
+
+def _connect(services: Services, name: str) -> Connection:
+    """A connection of our own to the broker, unique by process."""
+    settings = services.settings
+    return Connection(
+        host=settings.host,
+        port=settings.broker_port,
+        client_id=f"{name}-{os.getpid()}",
+        files=services.authority.client_files(),
+    )
+
+
+def _run_ingest(settings: Settings) -> None:
+    from cloud.ingest import Ingest
+
+    services = open_services(settings)
+    stop = _stop_event()
+    connection = _connect(services, "ingest")
+    Ingest(services.sessions, services.blobs, connection).start()
+    connection.start()
+    try:
+        known: tuple[bool, float] = (False, 0.0)
+        while not stop.wait(0.2):
+            now = time.time()
+            if connection.connected != known[0] or now - known[1] > HEARTBEAT_S:
+                known = (connection.connected, now)
+                with services.sessions.begin() as session:
+                    session.merge(
+                        Setting(key=INGEST_HEARTBEAT, value={"connected": known[0]}, updated_at=now)
+                    )
+    finally:
+        connection.stop()
+
+
+def _run_delivery(settings: Settings) -> None:
+    from cloud.delivery import Delivery
+
+    services = open_services(settings)
+    stop = _stop_event()
+    connection = _connect(services, "delivery")
+    delivery = Delivery(
+        connection,
+        services.blobs,
+        services.image_repository.directory,
+        services.director.directory,
+        services.sessions,
+    )
+    delivery.start()
+    connection.start()
+    try:
+        stop.wait()
+    finally:
+        connection.stop()
+        delivery.stop()
+
+
+# ── orchestrator ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _run_orchestrator(settings: Settings) -> None:
+    from cloud.learning import LearningSchedule
+    from cloud.orchestrator import Orchestrator
+
+    services = open_services(settings)
+    stop = _stop_event()
+    connection = _connect(services, "orchestrator")
+    connection.start()
+    orchestrator = Orchestrator(
+        services.sessions, services.blobs, services.director, services.image_repository
+    )
+    schedule = LearningSchedule(
+        services.sessions, services.blobs, JobQueue(services.sessions), settings.drift_interval_s
+    )
+    try:
+        while not stop.wait(settings.orchestrator_interval_s):
+            try:
+                if orchestrator.turn(time.time()).leader:
+                    if connection.connected:
+                        orchestrator.publish_pending(connection, time.time())
+                    schedule.turn(time.time())
+            except (OSError, SQLAlchemyError, SkerryError):
+                # the database or the blob store is away; nothing was half-done: a turn is one
+                # transaction, and the next one does what this one could not
+                log.exception("orchestrator.turn_failed")
+    finally:
+        orchestrator.close(time.time())
+        connection.stop()
+
+
+# ── worker ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _run_worker(settings: Settings) -> None:
+    from cloud.jobs.worker import run_worker
+
+    open_services(settings)  # one clear line if there is no control plane here
+    run_worker(settings)

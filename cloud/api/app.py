@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from cloud.api import fleet_routes, learning_routes, model_routes, operation_routes
 from cloud.api.context import Context
 from cloud.errors import Conflict, NotFound, SkerryError, UserError
+from fleet.enrolment.errors import AuthorityUnreadable, ClaimRefused, EnrolmentError
 from optimizer.errors import OptimizerError
 
 log = logging.getLogger("skerry.api")
@@ -25,6 +26,7 @@ def create_api(context: Context) -> FastAPI:
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)
     app.add_exception_handler(OptimizerError, _on_skerry_error)
+    app.add_exception_handler(EnrolmentError, _on_skerry_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
 
@@ -40,7 +42,11 @@ def _status(error: Exception) -> int:
         return 404
     if isinstance(error, Conflict):
         return 409
-    if isinstance(error, UserError | OptimizerError):
+    if isinstance(error, ClaimRefused):
+        return 403
+    if isinstance(error, AuthorityUnreadable):
+        return 500
+    if isinstance(error, UserError | OptimizerError | EnrolmentError):
         return 400
     return 500
 

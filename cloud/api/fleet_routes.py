@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
-from sqlalchemy import Select, func, or_, select
+from fastapi import APIRouter, Query
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from cloud.api.auth import Operator, Viewer
@@ -18,6 +18,7 @@ from edge_agent.wire.ids import is_slug
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
 from fleet.client.schemas import ClaimIn, ClaimOut, DeviceDetail, DeviceOut, DevicePage
 from fleet.enrolment import claims
+from fleet.enrolment.errors import ClaimRefused
 from optimizer.profiles import load_profile
 
 router = APIRouter(prefix="/v1")
@@ -37,7 +38,7 @@ def list_devices(
     profile: str = "",
     online: bool | None = None,
 ) -> DevicePage:
-    query: Select[tuple[Device]] = select(Device)
+    query = select(Device)
     if search:
         pattern = "%" + search.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
         query = query.where(
@@ -184,7 +185,7 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
         claim = session.get(Claim, request.claim_id)
         try:
             if claim is None:
-                raise claims.ClaimRefused("unknown claim")
+                raise ClaimRefused("unknown claim")
             claims.check(
                 claims.StoredClaim(
                     secret_sha256=claim.secret_sha256,
@@ -195,11 +196,11 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
                 request.secret,
                 now,
             )
-        except claims.ClaimRefused as error:
+        except ClaimRefused as error:
             audit.append(
                 session, "enrolment", "enrol.refused", request.claim_id, {"reason": str(error)}
             )
-            refusal = str(error)
+            refusal = error
             claim = None
         if claim is not None:
             device_id = request.name or f"d-{request.claim_id[:12]}"
@@ -233,4 +234,4 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
                 broker_port=services.settings.broker_port,
             )
     # outside the transaction: the refusal's audit entry is kept
-    raise HTTPException(403, f"enrolment refused: {refusal}")
+    raise ClaimRefused(f"enrolment refused: {refusal}")

@@ -15,12 +15,9 @@ from cloud.db.tables import DriftReport, Job, Label, Project, Sample
 from cloud.drift import check as check_drift
 from cloud.errors import NotFound, UserError
 from cloud.registry import audit
-
 from fleet.client.schemas import CollectionOut, DriftOut, JobIn, JobOut, ProjectOut
 
 router = APIRouter(prefix="/v1")
-
-
 
 
 @router.get("/projects")
@@ -154,7 +151,7 @@ def collection(context: ContextDep, _: Viewer, model: str = "") -> CollectionOut
 
         def counts(column: InstrumentedAttribute[str]) -> dict[str, int]:
             query = select(column, func.count()).where(of_model).group_by(column)
-            return {key: count for key, count in session.execute(query).tuples()}
+            return dict(session.execute(query).tuples().all())
 
         def samples(*conditions: ColumnElement[bool]) -> int:
             query = select(func.count()).select_from(Sample).where(of_model, *conditions)

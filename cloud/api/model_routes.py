@@ -11,7 +11,6 @@ from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import GateDecision, ModelVersion, Promotion, Release, Variant
 from cloud.errors import NotFound
-
 from fleet.client.schemas import (
     ApprovalIn,
     GateOut,

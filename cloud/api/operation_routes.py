@@ -12,6 +12,7 @@ from cloud import orchestrator
 from cloud.api.auth import Admin, Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import (
+    INGEST_HEARTBEAT,
     AuditEntry,
     Device,
     DriftReport,
@@ -36,6 +37,8 @@ from fleet.client.schemas import (
 
 router = APIRouter(prefix="/v1")
 
+HEARTBEAT_MAX_AGE_S = 20.0
+
 Verb = Literal["approve", "pause", "resume", "cancel", "halt", "rollback"]
 
 
@@ -52,7 +55,8 @@ def overview(context: ContextDep, _: Viewer) -> Overview:
             .where(DriftReport.scope == "fleet")
             .group_by(DriftReport.model)
         )
-        ingest = session.get(Setting, "ingest.connected")
+        ingest = session.get(Setting, INGEST_HEARTBEAT)
+        heard = ingest is not None and context.clock() - ingest.updated_at < HEARTBEAT_MAX_AGE_S
         return Overview(
             devices=count(of=Device),
             online=count(Device.online.is_(True), of=Device),
@@ -63,7 +67,7 @@ def overview(context: ContextDep, _: Viewer) -> Overview:
                 DriftReport.id.in_(newest), DriftReport.verdict == "drift", of=DriftReport
             ),
             samples=count(of=Sample),
-            broker_connected=bool(ingest is not None and ingest.value.get("connected")),
+            broker_connected=bool(heard and ingest and ingest.value["connected"]),
             version=package_version("skerry"),
         )
 

@@ -41,7 +41,7 @@ def client(directory: Path) -> Client:
 
 
 def split_version(text: str) -> tuple[str, int]:
-    """"digits:2" → ("digits", 2).
+    """ "digits:2" → ("digits", 2).
 
     Raises:
         typer.BadParameter: not MODEL:VERSION.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.panel import Panel
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption
 from cloud.cli.output import console, table
@@ -49,17 +48,16 @@ def up(
 
     def ready() -> None:
         token = (settings.directory / "tokens" / "admin").read_text().strip()
-        console.print(
-            Panel.fit(
-                f"console  {settings.api_url}/?token={token}\n"
-                f"API      {settings.api_url}/v1\n"
-                f"broker   mqtts://{settings.host}:{settings.broker_port}\n"
-                f"data     {settings.directory}",
-                title="Skerry is up",
-                subtitle="Ctrl-C stops it",
-            ),
-            soft_wrap=True,
-        )
+        # not in a box: a terminal must be able to select the address whole
+        console.rule("[bold]Skerry is up[/bold]", align="left")
+        for what, value in (
+            ("console", f"{settings.api_url}/?token={token}"),
+            ("API", f"{settings.api_url}/v1"),
+            ("broker", f"mqtts://{settings.host}:{settings.broker_port}"),
+            ("data", str(settings.directory)),
+        ):
+            console.print(f"{what:8} {value}", soft_wrap=True, highlight=False)
+        console.print("Ctrl-C stops it")
 
     start_control_plane(settings, ready)
 

@@ -80,9 +80,7 @@ def create_claims(
     directory: DirectoryOption = DEFAULT_DIRECTORY,
 ) -> None:
     """Write claim files; each lets one device enrol once.  Treat them as secrets."""
-    request = ClaimIn(
-        profile=profile, labels=parse_labels(label), ttl_s=hours * 3600, count=count
-    )
+    request = ClaimIn(profile=profile, labels=parse_labels(label), ttl_s=hours * 3600, count=count)
     with client(directory) as api:
         files = api.create_claims(request)
     for claim in files:
@@ -166,7 +164,7 @@ def show_device(device_id: str, directory: DirectoryOption = DEFAULT_DIRECTORY) 
 
 
 def parse_wave(text: str, soak_s: float) -> WaveIn:
-    """"1" → one device, "25%" → a quarter of those left.
+    """ "1" → one device, "25%" → a quarter of those left.
 
     Raises:
         typer.BadParameter: neither.

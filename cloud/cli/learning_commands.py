@@ -11,6 +11,7 @@ from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.output import as_json, console, errors, table, watch_job, when
 from cloud.errors import UserError
 from fleet.client.schemas import DriftOut, JobIn, JobOut
+from optimizer.profiles import Figure
 
 jobs = typer.Typer(no_args_is_help=True, help="Durable jobs: builds and retrainings.")
 drift = typer.Typer(no_args_is_help=True, help="Drift of the field's inputs.")
@@ -167,13 +168,20 @@ def _drift_table(reports: list[DriftOut]) -> None:
 @profiles.command("list")
 def list_all() -> None:
     """Every hardware profile that ships with Skerry."""
-    from optimizer.profiles import list_profiles
+    from optimizer.profiles import list_profiles, load_profile
 
     table(
         "hardware profiles",
         ("name", "title", "cores", "memory MiB", "runtimes"),
-        [(p.name, p.title, p.cores, p.memory_mib, ", ".join(p.runtimes)) for p in list_profiles()],
+        [
+            (p.name, p.title, _figure(p.cores), _figure(p.memory_mib), ", ".join(p.runtimes))
+            for p in map(load_profile, list_profiles())
+        ],
     )
+
+
+def _figure(figure: Figure[int] | None) -> str:
+    return "–" if figure is None else str(figure.value)
 
 
 @profiles.command("show")
@@ -186,16 +194,16 @@ def show(name: str) -> None:
 
 @profiles.command("detect")
 def detect_here() -> None:
-    """Profiles that this machine matches, the closest first."""
+    """The most specific profile that this machine matches."""
     import platform
 
     from edge_agent.runtime.cpu import cpu_flags
     from optimizer.profiles import detect
 
     found = detect(cpu_flags(), platform.machine())
-    if not found:
+    if found is None:
         raise UserError("this machine matches no profile; describe it in a YAML of your own")
-    table("matching profiles", ("name", "title"), [(p.name, p.title) for p in found])
+    console.print(f"{found.name}: {found.title}")
 
 
 @profiles.command("validate")

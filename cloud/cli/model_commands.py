@@ -119,7 +119,9 @@ def publish(
         wanted = set(variant or ())
         chosen = {v.profile: v.id for v in api.model(model, number).variants if v.id in wanted}
         if unknown := wanted - set(chosen.values()):
-            raise typer.BadParameter(f"{version} has no candidate {min(unknown)} of its own profile")
+            raise typer.BadParameter(
+                f"{version} has no candidate {min(unknown)} of its own profile"
+            )
         detail = api.publish(model, number, PublishIn(variants=chosen))
     console.print(f"{version} is {detail.state}")
     for release in detail.releases:

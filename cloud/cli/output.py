@@ -48,7 +48,9 @@ def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "–"
 
 
-def watch_job(fetch: Callable[[], JobOut], *, sleep: Callable[[float], None] = time.sleep) -> JobOut:
+def watch_job(
+    fetch: Callable[[], JobOut], *, sleep: Callable[[float], None] = time.sleep
+) -> JobOut:
     """Show a job's progress until it has ended; returns its last state."""
     with Progress(
         TextColumn("{task.description}"),

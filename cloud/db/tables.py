@@ -345,3 +345,7 @@ class Setting(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[Json]
     updated_at: Mapped[float]
+
+
+INGEST_HEARTBEAT = "ingest.connected"
+"""Setting in which ingest says, every few seconds, whether the broker has it."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cloud.signing import ImageRepository, init_keys
 from cloud.supervisor import ask
-from examples.digits.family import load
+from examples.digits.data import load
 from examples.digits.field import (
     DidNotHold,
     FieldDevice,
@@ -151,7 +151,8 @@ def _tail(path: Path) -> str:
 def _apply(stage: Stage) -> None:
     done = subprocess.run(
         [
-            sys.executable, "-m", "cloud.cli.main", "apply", str(PROJECT), "--dir", str(stage.cloud),
+            sys.executable, "-m", "cloud.cli.main", "apply", str(PROJECT),
+            "--dir", str(stage.cloud),
         ],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
@@ -171,7 +172,7 @@ def _follow(stage: Stage, job_id: str, timeout_s: float) -> JobOut:
 
 def train(stage: Stage) -> str:
     _apply(stage)
-    started = stage.client.start_job(JobIn(kind="build", project=MODEL))
+    started = stage.client.start_job(JobIn(kind="build", project=MODEL, params={"quick": True}))
     stage.build = _follow(stage, started.id, 300)
     lines = []
     for name, member in stage.build.result["members"].items():
@@ -342,7 +343,7 @@ def _load_field(stage: Stage) -> None:
     inputs, labels = load()
     order = np.random.default_rng(7).permutation(len(labels))
     stage.images = inputs["image"][order]
-    stage.labels = np.asarray(labels, dtype=np.int64)[order]
+    stage.labels = np.array([int(label) for label in labels], dtype=np.int64)[order]
 
 
 # ── 8 ────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""`make demo`: one model version travels to devices, and field inputs travel back into a better one.
+"""`make demo`: a model version travels to devices, field inputs travel back into a better one.
 
 Every part is real: processes, broker, database, signatures, HTTP, files.  The steps use the public
 API (`fleet.client`), the two commands, and what an attacker would have: access to files.
