@@ -1,0 +1,99 @@
+"""The self-test in its subprocess, on real networks: right, wrong, crashing, hanging, greedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edge_agent.pipeline import golden
+from edge_agent.update.selftest import run_selftest
+from edge_agent.wire.manifest import Manifest, ModelSpec, StepSpec, TensorSpec
+
+IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 4))
+SCORES = TensorSpec(name="scores", datatype="FP32", shape=(-1, 4))
+
+Slot = Callable[..., Path]
+
+
+def network(factor: float) -> bytes:
+    """scores = image · factor."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Mul", ["image", "factor"], ["scores"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 4])],
+        [onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", 4])],
+        [onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [factor])],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9
+    )
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Slot:
+    """An unpacked bundle whose golden file says that scores are the image, doubled."""
+
+    def make(model: bytes | None = None, code: str = "") -> Path:
+        (tmp_path / "model.onnx").write_bytes(model if model is not None else network(2.0))
+        image = np.arange(8, dtype=np.float32).reshape(2, 4)
+        golden.write(tmp_path / "golden.npz", {"image": image}, {"scores": 2 * image})
+        (tmp_path / "steps.py").write_text(code)
+        manifest = Manifest(
+            model="digits", version=1, profile="this-machine", variant="v",
+            inputs=(IMAGE,), outputs=(SCORES,), pipeline=(StepSpec(name="model"),),
+            code=("steps.py",) if code else (), golden="golden.npz",
+            network=ModelSpec(
+                runtime="onnxruntime", file="model.onnx", inputs=(IMAGE,), outputs=(SCORES,)
+            ),
+            files=(),
+        )  # fmt: skip
+        (tmp_path / "manifest.json").write_bytes(manifest.encode())
+        return tmp_path
+
+    return make
+
+
+def test_a_right_version_passes(slot: Slot) -> None:
+    result = run_selftest(slot())
+    assert result.ok, result.detail
+    assert result.detail == ""
+
+
+def test_wrong_answers_fail_with_the_reason(slot: Slot) -> None:
+    result = run_selftest(slot(network(2.5)))
+    assert not result.ok
+    assert "GoldenMismatch" in result.detail and "scores" in result.detail
+
+
+def test_a_network_that_does_not_load_fails(slot: Slot) -> None:
+    result = run_selftest(slot(b"not a network"))
+    assert not result.ok and result.detail
+
+
+def test_a_crash_stays_in_the_subprocess(slot: Slot) -> None:
+    result = run_selftest(slot(code="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"))
+    assert not result.ok and "SIGSEGV" in result.detail
+
+
+def test_a_hang_ends_at_the_time_limit(slot: Slot) -> None:
+    result = run_selftest(slot(code="import time\ntime.sleep(60)\n"), timeout_s=1.5)
+    assert not result.ok and "within 1.5 s" in result.detail
+    assert result.elapsed_s < 10
+
+
+def test_a_version_that_eats_the_memory_fails(slot: Slot) -> None:
+    result = run_selftest(slot(code="block = bytearray(3 << 30)\n"), memory_mib=1024)
+    assert not result.ok and "MemoryError" in result.detail
+
+
+def test_the_child_sees_no_secrets_of_the_agents_environment(
+    slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKERRY_SECRET", "hunter2")
+    code = "import os\nif 'SKERRY_SECRET' in os.environ: raise SystemExit(9)\n"
+    assert run_selftest(slot(code=code)).ok
