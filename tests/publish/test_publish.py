@@ -1,0 +1,159 @@
+"""Bundles are deterministic and checked; releases count up and reuse what is encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from cloud.blobs import BlobMissing, Blobs
+from cloud.db.engine import Sessions, open_sessions
+from cloud.publish import (
+    CHUNK_BYTES,
+    BadBundle,
+    build_bundle,
+    director_target,
+    hash_files,
+    publish_release,
+)
+from cloud.signing import ImageRepository, init_keys
+from edge_agent.wire.manifest import Manifest, ModelSpec, ReleaseInfo, StepSpec
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs((tmp_path / "blobs").as_uri())
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[Sessions]:
+    sessions = open_sessions(f"sqlite:///{tmp_path / 'skerry.db'}")
+    yield sessions
+    sessions.kw["bind"].dispose()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> ImageRepository:
+    return ImageRepository(tmp_path / "image", init_keys(tmp_path / "keys", "passphrase"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An unpacked bundle with its manifest."""
+    directory = tmp_path / "source"
+    directory.mkdir()
+    (directory / "model.onnx").write_bytes(b"weights" * 30_000)
+    (directory / "golden.npz").write_bytes(b"answers")
+    manifest = Manifest(
+        model="digits", version=1, profile="this-machine", variant="v", inputs=(), outputs=(),
+        pipeline=(StepSpec(name="model"),),
+        network=ModelSpec(runtime="onnxruntime", file="model.onnx", inputs=(), outputs=()),
+        files=hash_files(directory),
+    )  # fmt: skip
+    (directory / "manifest.json").write_bytes(manifest.encode())
+    return directory
+
+
+def test_the_same_files_give_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    first = build_bundle(source)
+    os.utime(source / "model.onnx", (1, 1))
+    (source / "model.onnx").chmod(0o600)
+    assert build_bundle(source) == first
+    with tarfile.open(fileobj=io.BytesIO(first)) as tar:
+        assert tar.getnames() == ["manifest.json", "golden.npz", "model.onnx"]
+
+
+def test_files_that_the_manifest_does_not_list_stay_out(source: Path) -> None:
+    (source / "notes.txt").write_text("not for devices")
+    with tarfile.open(fileobj=io.BytesIO(build_bundle(source))) as tar:
+        assert "notes.txt" not in tar.getnames()
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing", "link", "no manifest", "bad manifest"])
+def test_a_directory_that_breaks_its_manifest_is_refused(source: Path, harm: str) -> None:
+    model, manifest = source / "model.onnx", source / "manifest.json"
+    if harm == "changed":
+        model.write_bytes(b"other")
+    elif harm == "missing":
+        model.unlink()
+    elif harm == "link":
+        model.rename(source / "elsewhere")
+        model.symlink_to(source / "elsewhere")
+    elif harm == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text("{}")
+    with pytest.raises(BadBundle, match=r"model\.onnx|manifest\.json"):
+        build_bundle(source)
+
+
+def release_of(source: Path, blobs: Blobs, sessions: Sessions, image: ImageRepository):
+    sha = blobs.put(build_bundle(source))
+    with sessions.begin() as session:
+        return publish_release(session, blobs, image, "digits", 1, "this-machine", sha)
+
+
+def test_a_release_names_forms_whose_chunks_verify(source, blobs, sessions, image) -> None:
+    release = release_of(source, blobs, sessions, image)
+    info = ReleaseInfo.model_validate(release.info)
+    assert [form.algo for form in info.encodings] == ["zstd", "raw"]
+    raw = blobs.get(release.bundle_sha)
+    assert zstandard.decompress(blobs.get(info.encodings[0].sha256)) == raw
+    for form in info.encodings:
+        listed, data = blobs.get(form.chunks_sha256), blobs.get(form.sha256)
+        assert form.length == len(data)
+        for index in range(0, len(listed) // 32):
+            chunk = data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+            assert hashlib.sha256(chunk).digest() == listed[32 * index : 32 * index + 32]
+
+
+def test_bytes_that_do_not_compress_are_offered_raw_only(source, blobs, sessions, image) -> None:
+    sha = blobs.put(os.urandom(100_000))
+    with sessions.begin() as session:
+        release = publish_release(session, blobs, image, "digits", 1, "this-machine", sha)
+    assert [form["algo"] for form in release.info["encodings"]] == ["raw"]
+
+
+def test_the_same_bundle_again_is_a_new_release_of_the_same_forms(
+    source, blobs, sessions, image
+) -> None:
+    first = release_of(source, blobs, sessions, image)
+    second = release_of(source, blobs, sessions, image)
+    assert (first.counter, second.counter) == (1, 2)
+    assert first.info["encodings"] == second.info["encodings"]
+    assert second.target == "models/digits/this-machine/2.bundle"
+
+
+def test_a_counter_signed_in_a_lost_transaction_is_not_used_again(
+    source, blobs, sessions, image
+) -> None:
+    sha = blobs.put(build_bundle(source))
+    with pytest.raises(RuntimeError), sessions.begin() as session:
+        publish_release(session, blobs, image, "digits", 1, "this-machine", sha)
+        raise RuntimeError("power cut")
+    assert release_of(source, blobs, sessions, image).counter == 2
+
+
+def test_a_missing_bundle_is_refused(blobs, sessions, image) -> None:
+    with pytest.raises(BlobMissing), sessions.begin() as session:
+        publish_release(session, blobs, image, "digits", 1, "this-machine", "0" * 64)
+    assert image.highest_counter("digits", "this-machine") == 0
+
+
+def test_what_the_director_signs_is_what_the_image_repository_signed(
+    source, blobs, sessions, image
+) -> None:
+    release = release_of(source, blobs, sessions, image)
+    target = director_target(release, generation=3, probation_s=5.0)
+    assert target.release.model_dump(mode="json") == release.info
+    assert (target.path, target.length, target.sha256) == (
+        release.target,
+        release.length,
+        release.bundle_sha,
+    )

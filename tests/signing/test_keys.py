@@ -1,0 +1,43 @@
+"""Key files: encrypted, private, kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloud.errors import OperatorError
+from cloud.signing import KeysMissing, KeyStore, WrongPassphrase, init_keys
+
+
+def test_keys_are_encrypted_and_for_their_owner_only(tmp_path: Path) -> None:
+    init_keys(tmp_path / "keys", "passphrase")
+    files = list((tmp_path / "keys").iterdir())
+    assert len(files) == 14
+    for path in files:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert b"ENCRYPTED" in path.read_bytes()
+
+
+def test_init_again_keeps_the_keys(tmp_path: Path) -> None:
+    first = init_keys(tmp_path / "keys", "passphrase")
+    second = init_keys(tmp_path / "keys", "passphrase")
+    for role in ("root", "targets"):
+        ids = [signer.public_key.keyid for signer in first.signers("image", role)]
+        assert ids == [signer.public_key.keyid for signer in second.signers("image", role)]
+
+
+def test_a_wrong_passphrase_is_said(tmp_path: Path) -> None:
+    init_keys(tmp_path / "keys", "passphrase")
+    with pytest.raises(WrongPassphrase, match="does not open"):
+        init_keys(tmp_path / "keys", "other")
+
+
+def test_keys_moved_away_are_missed_only_by_what_needs_them(tmp_path: Path) -> None:
+    keys = init_keys(tmp_path / "keys", "passphrase")
+    for index in (1, 2):
+        keys.path("image", "root", index).unlink()
+    with pytest.raises(KeysMissing, match="1 of 2") as error:
+        KeyStore(tmp_path / "keys", "passphrase").signers("image", "root")
+    assert isinstance(error.value, OperatorError)
+    assert keys.signers("image", "timestamp")
