@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 
 from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Device, Outbox
+from cloud.errors import OperatorError
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.twins import director_targets
 from edge_agent.wire import topics
@@ -39,8 +40,10 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
                 done.append(row.id)
                 continue
             _sign(sessions, director, row.topic)
-            if not publisher.publish(row.topic, row.payload, qos=1, retain=row.retain):
-                log.warning("outbox.refused topic=%s", row.topic)
+            try:
+                publisher.publish(row.topic, row.payload, 1, row.retain)
+            except OperatorError as error:
+                log.warning("outbox.waits topic=%s reason=%s", row.topic, error)
                 break
             done.append(row.id)
             sent += 1

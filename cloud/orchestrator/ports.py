@@ -9,10 +9,14 @@ from cloud.signing import DirectorTarget
 
 
 class Publisher(Protocol):
-    """The broker."""
+    """The broker: `cloud.broker.connection.Connection`."""
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Whether the broker accepted the message, by its reason code."""
+    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
+        """Publish, and wait until the broker has accepted the message by its reason code.
+
+        Raises:
+            OperatorError: there is no connection, or it was refused.
+        """
         ...
 
 

@@ -109,7 +109,9 @@ def failure_gate(
             "lower_bound": lower,
             "upper_bound": upper,
             "confidence": spec.confidence,
-            "max_failure_rate": spec.max_failure_rate,
+            "max_failure_rate": (
+                spec.max_failure_rate if math.isfinite(spec.max_failure_rate) else None
+            ),
             "min_responders": spec.min_responders,
         },
     )

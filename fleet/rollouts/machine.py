@@ -208,11 +208,10 @@ class _Work:
         if mine is None or event.generation != mine.generation or mine.generation == 0:
             return
         phase = AssignmentPhase.OFFERED if event.phase is AssignmentPhase.QUEUED else event.phase
-        if not _follows(mine.phase, phase):
-            return
         if mine.delivered_at is None:
-            mine = self._update(mine, delivered_at=self._now)
-        self._enter_phase(mine, phase, event.reason, event.detail)
+            mine = self._update(mine, delivered_at=self._now, since=self._now)
+        if _follows(mine.phase, phase):
+            self._enter_phase(mine, phase, event.reason, event.detail)
 
     def _connectivity(self, event: ev.Connectivity) -> None:
         mine = self._assignments.get(event.device)
@@ -426,8 +425,7 @@ class _Work:
     def _enter_phase(
         self, mine: Assignment, phase: AssignmentPhase, reason: str = "", detail: str = ""
     ) -> None:
-        since = mine.since if phase is mine.phase else self._now
-        self._update(mine, phase=phase, since=since, reason=reason, detail=detail)
+        self._update(mine, phase=phase, since=self._now, reason=reason, detail=detail)
 
     def _withdraw(self, mine: Assignment) -> None:
         if mine.generation and mine.owned:
