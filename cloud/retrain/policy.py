@@ -31,6 +31,7 @@ class RetrainPolicy(BaseModel):
         cooldown_s: least seconds between the starts of two retrainings.
         automatic: whether a job is started, or a person only told that one is due.
         confidence: that harm is no accident, one-sided.
+        min_answers: fewer (effective) answers than this confirm nothing.
         window: newest uniform samples that are looked at.
     """
 
@@ -41,6 +42,7 @@ class RetrainPolicy(BaseModel):
     cooldown_s: float = Field(default=3600.0, ge=0)
     automatic: bool = False
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    min_answers: int = Field(default=20, ge=1)
     window: int = Field(default=128, ge=1)
 
 
@@ -114,7 +116,7 @@ def _harm(facts: RetrainFacts, policy: RetrainPolicy) -> str | None:
     confidence = 1 - (1 - policy.confidence) / 2
     for how, share in (("audited", facts.audited), ("reported", facts.reported)):
         _, high = wilson(share.right, share.n, confidence)
-        if high < bearable:
+        if share.n >= policy.min_answers and high < bearable:
             return (
                 f"{how} accuracy in the field is at most {high:.3f}, "
                 f"the version was judged at {facts.baseline_accuracy:.3f}"
