@@ -1,0 +1,159 @@
+"""Applying one journalled message to the database, by its kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from pydantic import ValidationError
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from cloud import labels
+from cloud.blobs import Blobs
+from cloud.db.tables import Assignment, AssignmentEvent, Metric, ModelVersion, Sample
+from cloud.ingest.errors import BadMessage
+from cloud.registry import audit
+from edge_agent.wire.base import WireModel, unpack_frame
+from edge_agent.wire.messages import Correction, DeviceEvent, MetricsReport, UpdateReport
+from edge_agent.wire.samples import MAX_SAMPLE_BYTES, SampleHeader
+
+MAX_REPORT_BYTES: Final = 8 * 1024
+"""Bound of every kind but samples: they are kept as rows, not as blobs."""
+
+MAX_EVENT_NAME: Final = 64
+MAX_TEXT: Final = 200
+FUTURE_S: Final = 3600.0
+"""A time of the device that is further ahead of ours is replaced by ours."""
+
+
+def apply(
+    session: Session, blobs: Blobs, device: str, kind: str, payload: bytes, now: float
+) -> None:
+    """Apply one message of `device` in the session's transaction.
+
+    Args:
+        kind: last level of the topic.
+        payload: what is behind the uplink header.
+        now: seconds since the epoch.
+
+    Raises:
+        BadMessage: unknown kind, or content that will never be right.
+        WireError: does not parse, or is too large.
+    """
+    if kind == "sample":
+        _sample(session, blobs, device, payload, now)
+    elif kind == "report":
+        _report(session, device, UpdateReport.decode(payload, limit=MAX_REPORT_BYTES), now)
+    elif kind == "metrics":
+        _metrics(session, device, MetricsReport.decode(payload, limit=MAX_REPORT_BYTES), now)
+    elif kind == "correction":
+        _correction(session, device, Correction.decode(payload, limit=MAX_REPORT_BYTES), now)
+    elif kind == "event":
+        _event(session, device, DeviceEvent.decode(payload, limit=MAX_REPORT_BYTES), now)
+    else:
+        raise BadMessage(f"unknown kind {kind[:40]!r}")
+
+
+def _sample(session: Session, blobs: Blobs, device: str, payload: bytes, now: float) -> None:
+    header, body = unpack_frame(payload, SampleHeader)
+    if len(body) > MAX_SAMPLE_BYTES:
+        raise BadMessage(f"a sample of {len(body)} bytes exceeds {MAX_SAMPLE_BYTES}")
+    if session.get(Sample, header.sample_id) is not None:
+        raise BadMessage("a sample with this id exists already")
+    blob = blobs.put(bytes(body))
+    session.add(
+        Sample(
+            id=header.sample_id,
+            prediction_id=header.prediction_id,
+            device=device,
+            model=header.model,
+            version=header.version,
+            policy=header.policy,
+            inclusion_prob=header.inclusion_prob,
+            taken_at=_time(header.taken_at, now),
+            received_at=now,
+            predicted=header.predicted[:MAX_TEXT],
+            header=_json(header),
+            blob=blob,
+        )
+    )
+    session.flush()
+
+
+def _report(session: Session, device: str, report: UpdateReport, now: float) -> None:
+    session.add(
+        AssignmentEvent(device=device, rollout=report.rollout, report=_json(report), at=now)
+    )
+    if report.rollout is not None:
+        session.execute(
+            update(Assignment)
+            .where(
+                Assignment.rollout == report.rollout,
+                Assignment.device == device,
+                # a report of an earlier assignment says nothing about this one
+                Assignment.generation == report.generation,
+            )
+            .values(phase=report.phase, reason=report.reason, detail=report.detail, updated_at=now)
+        )
+
+
+def _metrics(session: Session, device: str, report: MetricsReport, now: float) -> None:
+    session.add(
+        Metric(
+            device=device, model=report.model, version=report.version, at=now, report=_json(report)
+        )
+    )
+
+
+def _correction(session: Session, device: str, correction: Correction, now: float) -> None:
+    project = session.scalar(
+        select(ModelVersion.project).where(
+            ModelVersion.model == correction.model, ModelVersion.version == correction.version
+        )
+    )
+    if project is None:
+        raise BadMessage(f"a correction of {correction.model} {correction.version}, unknown here")
+    if not 0 < len(correction.prediction_id) <= MAX_TEXT or len(correction.label) > MAX_TEXT:
+        raise BadMessage("a correction with a prediction id or label of a wrong length")
+    labels.add(
+        session,
+        project,
+        correction.prediction_id,
+        correction.label,
+        "correction",
+        device=device,
+        model_version=correction.version,
+        at=_time(correction.at, now),
+    )
+
+
+def _event(session: Session, device: str, event: DeviceEvent, now: float) -> None:
+    if not 0 < len(event.name) <= MAX_EVENT_NAME:
+        raise BadMessage("an event with a name of a wrong length")
+    try:
+        audit.append(
+            session, f"device:{device}", f"device.{event.name}", device, event.fields, at=now
+        )
+    except ValueError as error:
+        raise BadMessage("an event whose fields have no canonical form") from error
+
+
+def _time(at: float, now: float) -> float:
+    """A device's time if it can be true, else ours; also for a time that is not a number."""
+    return at if 0 < at < now + FUTURE_S else now
+
+
+def _json(message: WireModel) -> dict[str, object]:
+    """The message as JSON that its own type reads again.
+
+    Raises:
+        BadMessage: it does not: JSON has no infinity, and its readers would stumble later.
+    """
+    text = message.model_dump_json()
+    try:
+        type(message).model_validate_json(text)
+    except ValidationError as error:
+        raise BadMessage(f"{type(message).__name__} holds a number that is none") from error
+    content: dict[str, object] = json.loads(text)
+    return content

@@ -1,0 +1,238 @@
+"""The consumer: batches of messages, one transaction each, then the acknowledgements."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sqlalchemy import select
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.orm import Session
+
+from cloud.blobs import Blobs
+from cloud.broker.connection import BatchHandler, Message, NotConnected
+from cloud.db.engine import Sessions
+from cloud.db.tables import Device, Inbox
+from cloud.ingest.apply import apply
+from cloud.ingest.errors import BadMessage
+from cloud.ingest.state import apply_state
+from edge_agent.wire import topics
+from edge_agent.wire.base import unpack_frame
+from edge_agent.wire.errors import WireError
+from edge_agent.wire.messages import Ack, DeviceState, UplinkHeader
+
+log = logging.getLogger("skerry.ingest")
+
+GROUP: Final = "ingest"
+MAX_SEQ: Final = 2**62
+
+
+class Bus(Protocol):
+    """The part of `cloud.broker.connection.Connection` that ingest needs."""
+
+    def subscribe_batched(
+        self, topic_filter: str, handler: BatchHandler, *, qos: int = 1
+    ) -> object: ...
+
+    def post(self, topic: str, payload: bytes) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Uplink:
+    """One journalled message, taken apart."""
+
+    device: str
+    kind: str
+    header: UplinkHeader
+    payload: bytes
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.device, self.header.stream, self.header.seq
+
+
+class Ingest:
+    """See the package."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        blobs: Blobs,
+        connection: Bus,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Nothing is subscribed before `start`.
+
+        Args:
+            clock: seconds since the epoch.
+        """
+        self._sessions = sessions
+        self._blobs = blobs
+        self._connection = connection
+        self._clock = clock
+        self.counts: Counter[str] = Counter()
+        """Messages by outcome: applied, repeated, malformed, rejected."""
+
+    def start(self) -> None:
+        """Subscribe; messages are handled on the connection's thread."""
+        # every process learns every state, also the retained ones, which a shared subscription
+        # would not get; applying a state twice changes nothing
+        self._connection.subscribe_batched(topics.state("+"), self.handle_states)
+        shared = topics.shared(GROUP, topics.uplink("+", "+"))
+        self._connection.subscribe_batched(shared, self.handle)
+
+    # ── journalled messages ──────────────────────────────────────────────────────────────────────
+
+    def handle(self, messages: Sequence[Message]) -> None:
+        """Apply a batch and acknowledge it.
+
+        Raises:
+            SQLAlchemyError, OSError: the database or the blob store is away; nothing of the batch
+                is acknowledged.
+        """
+        uplinks = [uplink for message in messages if (uplink := self._take_apart(message))]
+        if not uplinks:
+            return
+        try:
+            settled = self._commit(uplinks)
+        except (IntegrityError, DataError):
+            # one message broke the batch: find it by committing each alone
+            settled = [one for uplink in uplinks for one in self._commit_alone(uplink)]
+        self._acknowledge(settled)
+
+    def _take_apart(self, message: Message) -> _Uplink | None:
+        try:
+            address = topics.parse(message.topic)
+            header, payload = unpack_frame(message.payload, UplinkHeader)
+        except WireError as error:
+            self._malformed(message.topic, error)
+            return None
+        if header.seq > MAX_SEQ:
+            self._malformed(message.topic, BadMessage("a number beyond all journals"))
+            return None
+        kind = address.channel.removeprefix("up/")
+        return _Uplink(address.device, kind, header, bytes(payload))
+
+    def _commit(self, uplinks: Sequence[_Uplink]) -> list[_Uplink]:
+        """Apply in one transaction; returns what may be acknowledged."""
+        now = self._clock()
+        settled: list[_Uplink] = []
+        outcome: Counter[str] = Counter()
+        with self._sessions.begin() as session:
+            devices = _devices(session, {uplink.device for uplink in uplinks})
+            seen = _seen(session, uplinks)
+            for uplink in uplinks:
+                row = devices.get(uplink.device)
+                if row is None or row.revoked:
+                    outcome["rejected"] += 1
+                    log.warning("ingest.rejected device=%s kind=%s", uplink.device, uplink.kind)
+                    continue
+                settled.append(uplink)
+                if uplink.key in seen:
+                    outcome["repeated"] += 1
+                    continue
+                seen.add(uplink.key)
+                session.add(
+                    Inbox(
+                        device=uplink.device,
+                        stream=uplink.header.stream,
+                        seq=uplink.header.seq,
+                        kind=uplink.kind[:40],
+                        received_at=now,
+                    )
+                )
+                row.last_seen = now
+                try:
+                    apply(session, self._blobs, uplink.device, uplink.kind, uplink.payload, now)
+                except (WireError, BadMessage) as error:
+                    # raised before anything was written, so the rest of the batch stands
+                    self._malformed(f"{uplink.device}/{uplink.kind}", error)
+                else:
+                    outcome["applied"] += 1
+        self.counts.update(outcome)
+        return settled
+
+    def _commit_alone(self, uplink: _Uplink) -> list[_Uplink]:
+        try:
+            return self._commit([uplink])
+        except (IntegrityError, DataError) as error:
+            if self._is_seen(uplink):
+                # another process applied it between our look and our commit
+                self.counts["repeated"] += 1
+            else:
+                self._malformed(f"{uplink.device}/{uplink.kind}", error)
+            return [uplink]
+
+    def _is_seen(self, uplink: _Uplink) -> bool:
+        with self._sessions.begin() as session:
+            return session.get(Inbox, uplink.key) is not None
+
+    def _acknowledge(self, settled: Sequence[_Uplink]) -> None:
+        streams: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for uplink in settled:
+            streams[uplink.device, uplink.header.stream].append(uplink.header.seq)
+        for (device, stream), seqs in streams.items():
+            try:
+                ack = Ack(stream=stream, seqs=tuple(seqs))
+                self._connection.post(topics.ack(device), ack.encode())
+            except NotConnected:
+                # the device sends again, and is told then
+                return
+
+    # ── states ───────────────────────────────────────────────────────────────────────────────────
+
+    def handle_states(self, messages: Sequence[Message]) -> None:
+        """Apply births and wills in their order.
+
+        Raises:
+            SQLAlchemyError: the database is away.
+        """
+        states: list[tuple[str, DeviceState]] = []
+        for message in messages:
+            if not message.payload:
+                continue  # a retained state that was cleared
+            try:
+                address = topics.parse(message.topic)
+                states.append((address.device, DeviceState.decode(message.payload)))
+            except WireError as error:
+                self._malformed(message.topic, error)
+        now = self._clock()
+        with self._sessions.begin() as session:
+            devices = _devices(session, {device for device, _ in states})
+            for device, state in states:
+                row = devices.get(device)
+                if row is None or row.revoked:
+                    self.counts["rejected"] += 1
+                    log.warning("ingest.rejected device=%s kind=state", device)
+                elif apply_state(row, state, now):
+                    self.counts["applied"] += 1
+
+    def _malformed(self, where: str, error: Exception) -> None:
+        self.counts["malformed"] += 1
+        log.warning("ingest.malformed at=%s cause=%s", where[:120], type(error).__name__)
+
+
+def _devices(session: Session, ids: set[str]) -> dict[str, Device]:
+    rows = session.scalars(select(Device).where(Device.id.in_(ids)))
+    return {row.id: row for row in rows}
+
+
+def _seen(session: Session, uplinks: Sequence[_Uplink]) -> set[tuple[str, str, int]]:
+    """Which of these messages were applied before."""
+    by_stream: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for uplink in uplinks:
+        by_stream[uplink.device, uplink.header.stream].append(uplink.header.seq)
+    seen: set[tuple[str, str, int]] = set()
+    for (device, stream), seqs in by_stream.items():
+        found = session.scalars(
+            select(Inbox.seq).where(
+                Inbox.device == device, Inbox.stream == stream, Inbox.seq.in_(seqs)
+            )
+        )
+        seen.update((device, stream, seq) for seq in found)
+    return seen
