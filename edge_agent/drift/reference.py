@@ -7,7 +7,6 @@ calibrated on, and the sums `count`, `sum`, `outer` over all rows, which windows
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from edge_agent.drift.errors import UnreadableSummary
 from edge_agent.drift.signals import SIGNALS
 from edge_agent.drift.summary import Summary
+from edge_agent.runtime.npz import read_npz
 
 MAX_REFERENCE_ROWS: Final = 2000
 
@@ -56,10 +56,9 @@ def read_reference(path: Path) -> Reference:
     """
     summary = Summary.load(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            rows = archive["signals"].astype(np.float64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UnreadableSummary(f"{path.name}: {error}") from error
+        rows = read_npz(path).get("signals", np.empty(0)).astype(np.float64)
+    except ValueError as error:
+        raise UnreadableSummary(str(error)) from error
     if rows.ndim != 2 or rows.shape[1] != SIGNALS or not np.isfinite(rows).all():
         raise UnreadableSummary(f"{path.name}: signals of shape {rows.shape}")
     return Reference(rows, summary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_agent.drift.errors import TooFewSignals, UnreadableSummary
 from edge_agent.drift.signals import SIGNALS
+from edge_agent.runtime.npz import read_npz
 
 
 def _zeros() -> NDArray[np.float64]:
@@ -108,14 +108,18 @@ class Summary:
             UnreadableSummary: missing, damaged, or of another shape.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                return cls._checked(
-                    int(archive["count"]),
-                    archive["sum"].astype(np.float64),
-                    archive["outer"].astype(np.float64),
-                )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UnreadableSummary(f"{path.name}: {error}") from error
+            arrays = read_npz(path)
+            return cls._checked(
+                int(arrays["count"]),
+                arrays["sum"].astype(np.float64),
+                arrays["outer"].astype(np.float64),
+            )
+        except UnreadableSummary:
+            raise
+        except KeyError as error:
+            raise UnreadableSummary(f"{path.name}: holds no {error.args[0]!r}") from error
+        except (ValueError, TypeError) as error:
+            raise UnreadableSummary(str(error)) from error
 
     @classmethod
     def _checked(cls, count: int, total: NDArray[np.float64], outer: NDArray[np.float64]) -> Self:

@@ -7,7 +7,6 @@ those that two classes share almost evenly.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from edge_agent.pipeline.errors import GoldenMismatch, PipelineError
 from edge_agent.pipeline.pipeline import Pipeline
+from edge_agent.runtime.npz import read_npz
 from edge_agent.runtime.session import Array, Tensors
 
 _INPUT = "input:"
@@ -35,17 +35,16 @@ def read(path: Path) -> tuple[Tensors, Tensors]:
     Raises:
         GoldenMismatch: the file is missing, damaged or holds no answers.
     """
-    inputs: Tensors = {}
-    outputs: Tensors = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for key in archive.files:
-                if key.startswith(_INPUT):
-                    inputs[key.removeprefix(_INPUT)] = archive[key]
-                elif key.startswith(_OUTPUT):
-                    outputs[key.removeprefix(_OUTPUT)] = archive[key]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise GoldenMismatch(f"{path.name}: cannot be read: {error}") from error
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise GoldenMismatch(str(error)) from error
+    inputs = {
+        key.removeprefix(_INPUT): array for key, array in arrays.items() if key.startswith(_INPUT)
+    }
+    outputs = {
+        key.removeprefix(_OUTPUT): array for key, array in arrays.items() if key.startswith(_OUTPUT)
+    }
     if not inputs or not outputs:
         raise GoldenMismatch(f"{path.name}: holds no known answers")
     return inputs, outputs
