@@ -54,8 +54,9 @@ def render(result: OptimizeResult) -> str:
 <body><main>
 <header><p class="eyebrow">Optimisation report</p><h1>{escape(title)} {quick}</h1>
 <p class="lead">{len(result.candidates)} variants on
-{_count(len(result.budgets), "hardware profile")}. Before any recipe the family reaches {_label(result)} {baselines}; losses are counted from
-{_percent(best)}.</p></header>
+{_count(len(result.budgets), "hardware profile")}.
+Before any recipe the family reaches {_label(result)} {baselines};
+losses are counted from {_percent(best)}.</p></header>
 <div class="cards">{"".join(_card(result, name) for name in result.budgets)}</div>
 {sections}
 {_environment(result)}
