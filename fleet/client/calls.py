@@ -20,7 +20,7 @@ from fleet.client import schemas
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 
 T = TypeVar("T")
-RolloutAction = Literal["pause", "resume", "cancel", "halt", "rollback"]
+RolloutAction = Literal["approve", "pause", "resume", "cancel", "halt", "rollback"]
 
 PAGE_ROWS: Final = 100
 """Rows of a page where the caller names none."""

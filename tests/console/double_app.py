@@ -1,0 +1,278 @@
+"""A control plane in memory with the real console on it: run as a script with a port.
+
+Serves the `/v1` routes from `double_data.World`.  `POST /double/KNOB` changes the world from a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import uvicorn
+from double_data import World, full, sha
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from fleet.client import schemas
+from fleet.client.client import AsyncClient
+from fleet.console import mount
+
+TOKENS = {"operator-token": "operator", "viewer-token": "viewer"}
+
+
+def create(port: int) -> FastAPI:
+    app = FastAPI()
+    world = {"now": full()}
+
+    def w() -> World:
+        return world["now"]
+
+    @app.exception_handler(StarletteHTTPException)
+    def problem(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Any) -> Response:
+        if request.url.path.startswith("/v1/"):
+            role = TOKENS.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+            if role is None:
+                return JSONResponse({"error": "unknown or revoked token"}, 401)
+            if w().broken:
+                return JSONResponse({"error": "database is locked; try again"}, 503)
+            if role == "viewer" and request.method != "GET":
+                return JSONResponse({"error": "role viewer may not do this; it takes operator"}, 403)
+        response: Response = await call_next(request)
+        return response
+
+    @app.post("/double/{knob}")
+    def turn(knob: str, value: str = "") -> dict[str, str]:
+        if knob == "reset":
+            world["now"] = full() if value != "empty" else World()
+        elif knob == "broken":
+            w().broken = value == "yes"
+        elif knob == "offline":
+            device = w().devices[value]
+            w().devices[value] = device.model_copy(update={"online": False})
+        elif knob == "progress":
+            w().jobs["build-4c1d"] = w().jobs["build-4c1d"].model_copy(
+                update={"progress": float(value)}
+            )
+        elif knob == "drift":
+            newest = max(r.at for r in w().drift)
+            w().drift.append(
+                w().drift[-1].model_copy(
+                    update={"scope": "fleet", "verdict": "ok", "statistic": 5.0, "at": newest + 600}
+                )
+            )
+        return {}
+
+    _fleet(app, w)
+    _models(app, w)
+    _rollouts(app, w)
+    _learning(app, w)
+    mount(app, lambda token: AsyncClient(f"http://127.0.0.1:{port}", token), "a-test-secret")
+    return app
+
+
+def _fleet(app: FastAPI, w: Any) -> None:
+    @app.get("/v1/overview")
+    def overview() -> schemas.Overview:
+        return schemas.Overview(
+            devices=len(w().devices),
+            online=sum(device.online for device in w().devices.values()),
+            models=len({model for model, _ in w().models}),
+            rollouts_running=sum(r.state == "RUNNING" for r in w().rollouts.values()),
+            jobs_running=sum(job.state == "running" for job in w().jobs.values()),
+            drifting=1 if w().drift else 0,
+            samples=w().collection.total,
+            broker_connected=True,
+            version="0.1.0",
+        )
+
+    @app.get("/v1/devices")
+    def devices(
+        request: Request,
+        offset: int = 0,
+        limit: int = 100,
+        search: str = "",
+        profile: str = "",
+        online: bool | None = None,
+    ) -> schemas.DevicePage:
+        labels = dict(pair.split("=", 1) for pair in request.query_params.getlist("label"))
+        found = [
+            device
+            for device in w().devices.values()
+            if (search in device.id or search in device.profile)
+            and (not profile or device.profile == profile)
+            and (online is None or device.online == online)
+            and all(device.labels.get(key) == value for key, value in labels.items())
+        ]
+        items = [schemas.DeviceOut(**d.model_dump()) for d in found[offset : offset + limit]]
+        return schemas.DevicePage(total=len(found), offset=offset, items=items)
+
+    @app.get("/v1/devices/{device_id}")
+    def device(device_id: str) -> schemas.DeviceDetail:
+        return _found(w().devices.get(device_id), f"no device {device_id!r}")
+
+    @app.get("/v1/claims")
+    def claims() -> list[schemas.ClaimOut]:
+        return list(w().claims.values())
+
+    @app.post("/v1/claims", status_code=201)
+    def create_claims(body: schemas.ClaimIn) -> list[dict[str, str]]:
+        if body.profile not in ("this-machine", "generic-x86-64"):
+            raise HTTPException(
+                400, f"no profile {body.profile!r}; did you mean 'this-machine'?"
+            )
+        files = []
+        for _ in range(body.count):
+            name = f"c{len(w().claims):x}new"
+            now = time.time()
+            w().claims[name] = schemas.ClaimOut(
+                id=name, profile=body.profile, labels=body.labels, created_at=now,
+                expires_at=now + body.ttl_s, used_by=None, revoked=False,
+            )  # fmt: skip
+            files.append(
+                {"url": "http://127.0.0.1", "claim_id": name, "secret": sha(name),
+                 "profile": body.profile, "ca_pem": "PEM", "image_root": "{}",
+                 "director_root": "{}"}
+            )  # fmt: skip
+        return files
+
+    @app.delete("/v1/claims/{claim_id}", status_code=204)
+    def revoke(claim_id: str) -> None:
+        w().claims[claim_id] = w().claims[claim_id].model_copy(update={"revoked": True})
+
+    @app.get("/v1/audit")
+    def audit(offset: int = 0, limit: int = 100) -> list[schemas.AuditOut]:
+        return list(reversed(w().audit))[offset : offset + limit]
+
+
+def _models(app: FastAPI, w: Any) -> None:
+    @app.get("/v1/models")
+    def models() -> list[schemas.ModelOut]:
+        return [schemas.ModelOut(**model.model_dump()) for model in w().models.values()]
+
+    @app.get("/v1/models/{name}/{version}")
+    def model(name: str, version: int) -> schemas.ModelDetail:
+        return _found(w().models.get((name, version)), f"no version {version} of {name!r}")
+
+    def move(name: str, version: int, state: str, reason: str) -> schemas.ModelDetail:
+        before = model(name, version)
+        step = {"from_state": before.state, "to_state": state, "actor": "operator",
+                "reason": reason, "at": time.time()}  # fmt: skip
+        after = before.model_copy(
+            update={"state": state, "promotions": [*before.promotions, step]}
+        )
+        w().models[name, version] = after
+        return after
+
+    @app.post("/v1/models/{name}/{version}/approve")
+    def approve(name: str, version: int, body: schemas.ApprovalIn) -> schemas.ModelDetail:
+        return move(name, version, "approved", body.reason)
+
+    @app.post("/v1/models/{name}/{version}/reject")
+    def reject(name: str, version: int, body: schemas.ApprovalIn) -> schemas.ModelDetail:
+        return move(name, version, "rejected", body.reason)
+
+    @app.post("/v1/models/{name}/{version}/publish")
+    def publish(name: str, version: int, body: schemas.PublishIn) -> schemas.ModelDetail:
+        return move(name, version, "published", f"variants {body.variants}")
+
+    @app.get("/v1/variants/{variant_id}/bundle")
+    def bundle(variant_id: int) -> Response:
+        return Response(f"bundle of {variant_id}".encode(), media_type="application/x-tar")
+
+
+def _rollouts(app: FastAPI, w: Any) -> None:
+    @app.get("/v1/rollouts")
+    def rollouts() -> list[schemas.RolloutOut]:
+        ranked = sorted(w().rollouts.values(), key=lambda rollout: -rollout.created_at)
+        return [schemas.RolloutOut(**rollout.model_dump()) for rollout in ranked]
+
+    @app.get("/v1/rollouts/{rollout_id}")
+    def rollout(rollout_id: str) -> schemas.RolloutDetail:
+        return _found(w().rollouts.get(rollout_id), f"no rollout {rollout_id!r}")
+
+    @app.post("/v1/rollouts", status_code=201)
+    def start(body: schemas.RolloutIn) -> schemas.RolloutDetail:
+        now = time.time()
+        made = schemas.RolloutDetail(
+            id="r-new1", model=body.model, version=body.version, state="SCHEDULED",
+            created_by="operator", created_at=now, updated_at=now, plan=body.model_dump(),
+            waves=[{"index": i, "state": "PENDING", "devices": wave.count or 10, "healthy": 0,
+                    "failed": 0, "pending": wave.count or 10, "reason": ""}
+                   for i, wave in enumerate(body.waves)],
+            assignments=[], gates=[],
+        )  # fmt: skip
+        w().rollouts[made.id] = made
+        return made
+
+    @app.post("/v1/rollouts/{rollout_id}/{verb}")
+    def steer(rollout_id: str, verb: str) -> schemas.RolloutDetail:
+        states = {"pause": "PAUSED", "resume": "RUNNING", "halt": "HALTED",
+                  "rollback": "ROLLING_BACK", "cancel": "CANCELLED"}  # fmt: skip
+        after = rollout(rollout_id).model_copy(update={"state": states[verb]})
+        w().rollouts[rollout_id] = after
+        return after
+
+
+def _learning(app: FastAPI, w: Any) -> None:
+    @app.get("/v1/drift")
+    def drift(model: str = "") -> list[schemas.DriftOut]:
+        return sorted(w().drift, key=lambda report: -report.at)
+
+    @app.post("/v1/drift/check")
+    def check(model: str) -> list[schemas.DriftOut]:
+        return []
+
+    @app.get("/v1/collection")
+    def collection(model: str = "") -> schemas.CollectionOut:
+        return w().collection
+
+    @app.get("/v1/projects")
+    def projects() -> list[schemas.ProjectOut]:
+        return w().projects
+
+    @app.get("/v1/jobs")
+    def jobs() -> list[schemas.JobOut]:
+        return sorted(w().jobs.values(), key=lambda job: -job.created_at)
+
+    @app.post("/v1/jobs", status_code=201)
+    def start(body: schemas.JobIn) -> schemas.JobOut:
+        now = time.time()
+        made = schemas.JobOut(
+            id=f"build-{len(w().jobs)}new", kind=body.kind, project=body.project, state="queued",
+            step="", progress=0.0, params=body.params, result={}, error="", created_at=now,
+            updated_at=now,
+        )  # fmt: skip
+        w().jobs[made.id] = made
+        return made
+
+    @app.get("/v1/jobs/{job_id}")
+    def job(job_id: str) -> schemas.JobOut:
+        return _found(w().jobs.get(job_id), f"no job {job_id!r}")
+
+    @app.post("/v1/jobs/{job_id}/cancel")
+    def cancel(job_id: str) -> schemas.JobOut:
+        w().jobs[job_id] = job(job_id).model_copy(update={"state": "cancelled"})
+        return w().jobs[job_id]
+
+    @app.get("/v1/jobs/{job_id}/report")
+    def report(job_id: str) -> HTMLResponse:
+        return HTMLResponse("<h1>Report</h1><script>document.title = 'ran'</script>")
+
+
+def _found(thing: Any, problem: str) -> Any:
+    if thing is None:
+        raise HTTPException(404, problem)
+    return thing
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    port = parser.parse_args().port
+    uvicorn.run(create(port), host="127.0.0.1", port=port, log_level="warning")
