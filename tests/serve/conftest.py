@@ -1,0 +1,129 @@
+"""A real server on an event loop of its own thread, asked by a real HTTP client."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from edge_agent.serve import DataPlane, Prediction, ServedModel, Server
+from tests.runtime.networks import write_bundle
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        value = self.json["error"]
+        assert isinstance(value, str) and "\n" not in value
+        return value
+
+
+@dataclass
+class Running:
+    """A server, its data plane, and what its hooks were given."""
+
+    plane: DataPlane
+    server: Server
+    loop: asyncio.AbstractEventLoop
+    unix_path: Path
+    observed: list[Prediction] = field(default_factory=list)
+    feedback: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | dict[str, object] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            return send(connection, method, path, body, headers)
+        finally:
+            connection.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=20)
+
+
+def send(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | str | dict[str, object] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Reply:
+    data = json.dumps(body) if isinstance(body, dict) else body
+    connection.request(method, path, data, headers or {})
+    response = connection.getresponse()
+    return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def serving(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
+    """The digits bundle, version 1, served on both kinds of event loop."""
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = (
+        uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    )
+    yield from serve(make_loop(), tmp_path)
+
+
+@pytest.fixture
+def quick_serving(tmp_path: Path) -> Iterator[Running]:
+    """As `serving`, on uvloop only: for behaviour above the event loop."""
+    yield from serve(uvloop.new_event_loop(), tmp_path)
+
+
+def serve(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Running]:
+    write_bundle(tmp_path / "slot-1", cost_us=50)
+    observed: list[Prediction] = []
+    feedback: list[tuple[str, str, str]] = []
+    plane = DataPlane(observe=observed.append)
+    plane.install("digits", ServedModel.load(tmp_path / "slot-1"))
+
+    def take(model: str, prediction_id: str, label: str) -> bool:
+        feedback.append((model, prediction_id, label))
+        return any(prediction.prediction_id == prediction_id for prediction in observed)
+
+    unix_path = tmp_path / "agent.sock"
+    server = Server(
+        plane, "127.0.0.1", 0, unix_path, take, lambda: {"model": "digits", "online": False}
+    )
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    running = Running(plane, server, loop, unix_path, observed, feedback)
+    try:
+        running.call(server.start())
+        yield running
+    finally:
+        running.call(server.stop())
+        plane.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
