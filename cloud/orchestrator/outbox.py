@@ -15,6 +15,7 @@ from cloud.db.tables import Device, Outbox
 from cloud.errors import OperatorError
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.twins import director_targets
+from cloud.signing import SigningError
 from edge_agent.wire import topics
 
 log = logging.getLogger("skerry.orchestrator")
@@ -26,7 +27,8 @@ BATCH = 500
 def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, now: float) -> int:
     """Send what waits, up to `BATCH` messages; returns how many the broker took.
 
-    Stops at the first message that the broker does not take: it will be tried again.
+    Stops at the first message that cannot be signed or that the broker does not take: it will be
+    tried again.
     """
     with read_only(sessions)() as session:
         query = select(Outbox).where(Outbox.published_at.is_(None)).order_by(Outbox.id).limit(BATCH)
@@ -39,10 +41,10 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
             if row.retain and newest[row.topic] != row.id:
                 done.append(row.id)
                 continue
-            _sign(sessions, director, row.topic)
             try:
+                _sign(sessions, director, row.topic)
                 publisher.publish(row.topic, row.payload, 1, row.retain)
-            except OperatorError as error:
+            except (OperatorError, SigningError) as error:
                 log.warning("outbox.waits topic=%s reason=%s", row.topic, error)
                 break
             done.append(row.id)

@@ -11,7 +11,7 @@ BrokenRollout            the rollout must not go on; a person looks at it (opera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -70,8 +70,15 @@ def save(
     after: Rollout,
     pending: Sequence[Effect],
     now: float,
+    *,
+    reported: Set[str] = frozenset(),
 ) -> None:
-    """Write the state, and the assignments that differ from `before`."""
+    """Write the state, and the assignments that differ from `before`.
+
+    Args:
+        reported: devices whose rows ingest may have set to a phase that the machine did not take,
+            such as a late report after a failure.
+    """
     row.machine = Stored(rollout=after, pending=tuple(pending)).model_dump(mode="json")
     row.state = after.state.value
     row.updated_at = now
@@ -83,7 +90,7 @@ def save(
     changed = [
         mine
         for device, mine in after.assignments.items()
-        if before is None or before.assignments.get(device) is not mine
+        if before is None or device in reported or before.assignments.get(device) is not mine
     ]
     if not changed:
         return

@@ -176,8 +176,9 @@ class Orchestrator:
             figures = intake.comparison(session, stored.rollout, now)
             events.append(ev.Tick(comparison=figures))
         after = _settle(executor, stored, events, now)
-        if after != stored.rollout or stored.pending:
-            save(session, row, stored.rollout, after, (), now)
+        reported = {each.device for each in happened if isinstance(each, ev.DeviceReported)}
+        if after != stored.rollout or stored.pending or reported:
+            save(session, row, stored.rollout, after, (), now, reported=reported)
 
     def _refresh(self, now: float) -> None:
         """Renew metadata; trouble there must not keep rollouts from halting."""

@@ -7,8 +7,11 @@ from sqlalchemy import select
 
 from cloud.db.tables import AuditEntry, Device, GateDecision, Metric, Rollout
 from cloud.orchestrator import rollout_detail, rollout_out
+from cloud.orchestrator.effects import Executor
+from cloud.orchestrator.stored import load
 from edge_agent.wire.messages import MetricsReport
 from fleet.client.schemas import WaveIn
+from fleet.rollouts.events import Withdraw
 
 CANARY = [WaveIn(count=1, soak_s=5), WaveIn(percent=100, soak_s=5)]
 
@@ -233,3 +236,27 @@ def test_verb_that_does_not_fit_says_what_it_needs(plane, verb: str) -> None:
     rollout = plane.start(1)
     with pytest.raises(Conflict, match=f"is RUNNING; {verb} needs"):
         plane.command(rollout, verb)
+
+
+def test_withdrawal_of_an_older_generation_leaves_the_newer_twin_alone(plane) -> None:
+    plane.enrol("d0")
+    plane.release(1)
+    rollout = load(plane.row(plane.complete(1, "d0"))).rollout
+    stale = Withdraw(device="d0", generation=0, previous=None)
+    with plane.sessions.begin() as session:
+        before = session.get_one(Device, "d0").desired
+        Executor(session, plane.blobs, plane.image_repository, plane.now).execute(rollout, [stale])
+        assert session.get_one(Device, "d0").desired == before
+
+
+def test_row_shows_what_the_machine_made_of_a_late_report(plane) -> None:
+    plane.enrol(*(f"d{index}" for index in range(9)))
+    plane.release(1)
+    rollout = plane.start(1)
+    plane.turn()
+    plane.report("d0", "failed", "selftest_failed")
+    plane.turn()
+    plane.report("d0", "healthy")
+    assert plane.phases(rollout)["d0"] == "healthy"
+    plane.turn()
+    assert plane.phases(rollout)["d0"] == "failed"

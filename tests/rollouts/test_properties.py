@@ -145,7 +145,7 @@ def _event(world: World, kind: str, what: object, how: object) -> ev.Event:
             return types[device](actor="ana")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     actions=st.lists(action, max_size=40),
     min_responders=st.integers(1, 2),

@@ -11,7 +11,7 @@ WAVES = [
 
 
 def test_bad_version_is_halted_in_the_first_wave() -> None:
-    for seed in range(10):
+    for seed in range(5):
         result = run(VirtualFleet(1000, failure_probability=0.5), WAVES, seed=seed)
         assert result.state is RolloutState.HALTED
         assert result.waves == (WaveState.FAILED, WaveState.PENDING, WaveState.PENDING)
@@ -19,9 +19,9 @@ def test_bad_version_is_halted_in_the_first_wave() -> None:
 
 
 def test_equal_version_completes_on_all_devices() -> None:
-    result = run(VirtualFleet(2000), WAVES)
+    result = run(VirtualFleet(600), WAVES)
     assert result.state is RolloutState.COMPLETED
-    assert result.phases == {"healthy": 2000}
+    assert result.phases == {"healthy": 600}
     assert set(result.waves) == {WaveState.PASSED}
 
 
