@@ -108,7 +108,7 @@ def test_a_release_names_forms_whose_chunks_verify(source, blobs, sessions, imag
     for form in info.encodings:
         listed, data = blobs.get(form.chunks_sha256), blobs.get(form.sha256)
         assert form.length == len(data)
-        for index in range(0, len(listed) // 32):
+        for index in range(len(listed) // 32):
             chunk = data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
             assert hashlib.sha256(chunk).digest() == listed[32 * index : 32 * index + 32]
 

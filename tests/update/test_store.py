@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -59,9 +58,7 @@ class Bundles:
 
     def info(self, number: int, **changes: object) -> ReleaseInfo:
         fields = {"model": "digits", "version": number, "profile": "this-machine"}
-        return ReleaseInfo.model_validate(
-            fields | {"counter": number, "encodings": ()} | changes
-        )
+        return ReleaseInfo.model_validate(fields | {"counter": number, "encodings": ()} | changes)
 
 
 @pytest.fixture
@@ -247,4 +244,4 @@ def test_a_model_name_cannot_leave_the_directory(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a model name"):
         store.slot("../../etc", "0" * 64)
     store.close()
-    assert os.listdir(tmp_path) == ["store"]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]

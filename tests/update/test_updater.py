@@ -105,9 +105,7 @@ def test_a_chunk_that_stays_corrupt_fails_once_and_the_old_version_serves(
     assert device.served_version() == 1
 
 
-def test_a_lost_connection_resumes_with_the_chunks_that_are_missing(
-    world, device, weights
-) -> None:
+def test_a_lost_connection_resumes_with_the_chunks_that_are_missing(world, device, weights) -> None:
     release = world.release(1, world.bundle(1, weights(1)))
     seen = []
 
