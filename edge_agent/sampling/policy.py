@@ -1,0 +1,84 @@
+"""Which item is kept, and with what probability.  Pure but for the injected randomness.
+
+Uniform: a coin for each item, whatever it is.  Uncertain: in proportion to the normalised entropy
+of the scores, scaled by the running mean of the entropy so that the expected share stays at the
+rate, and bounded by `MAX_BOOST` times the rate.  An item of the uniform stratum is in no other.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from edge_agent.runtime import Array
+from edge_agent.wire.manifest import SamplingSpec
+from edge_agent.wire.samples import Policy
+
+MAX_BOOST: Final = 4.0
+"""An item is kept for its uncertainty at most this many times as often as an average one."""
+
+_MEAN_WEIGHT: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decision to keep: the stratum, and the probability of exactly this decision."""
+
+    policy: Policy
+    inclusion_prob: float
+
+
+class Decision:
+    """Decides for the items of one model version.  Not thread-safe."""
+
+    def __init__(self, spec: SamplingSpec, rng: random.Random) -> None:
+        self._spec = spec
+        self._rng = rng
+        self._mean_entropy = 0.5
+
+    def decide(self, scores: Callable[[], Array | None]) -> Kept | None:
+        """Whether to keep an item.
+
+        Args:
+            scores: gives the class scores of the item, [classes], or None; asked for only when
+                they matter.
+        """
+        uniform, uncertain = self._spec.uniform_rate, self._spec.uncertain_rate
+        if self._rng.random() < uniform:
+            return Kept("uniform", uniform)
+        if uncertain <= 0:
+            return None
+        ceiling = min(1.0, MAX_BOOST * uncertain)
+        draw = self._rng.random()
+        if draw >= ceiling:
+            return None
+        # the draw does not depend on the item, so the mean over these is the mean over all
+        entropy = normalised_entropy(scores())
+        if entropy is None:
+            return None
+        share = min(ceiling, uncertain * entropy / max(self._mean_entropy, 1e-3))
+        self._mean_entropy += _MEAN_WEIGHT * (entropy - self._mean_entropy)
+        if draw >= share:
+            return None
+        return Kept("uncertain", (1.0 - uniform) * share)
+
+
+def normalised_entropy(scores: Array | None) -> float | None:
+    """Entropy of class scores in units of its maximum, 0…1; None where they are no distribution.
+
+    Args:
+        scores: [classes], non-negative; scaled to sum to one.
+    """
+    if scores is None or scores.ndim != 1 or scores.size < 2:
+        return None
+    p = scores.astype(np.float64)
+    total = float(p.sum())
+    if not math.isfinite(total) or total <= 0 or float(p.min()) < 0:
+        return None
+    p = p[p > 0] / total
+    return float(-(p * np.log(p)).sum() / math.log(scores.size))

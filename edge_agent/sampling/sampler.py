@@ -1,0 +1,280 @@
+"""The sampler: observes predictions, keeps some, and takes corrections.
+
+`observe` runs on the thread that answers; it draws, copies what it keeps, and hands it over.  One
+thread applies the privacy hooks, encodes, and journals.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from edge_agent.runtime import Tensors
+from edge_agent.sampling.budget import ByteBudget
+from edge_agent.sampling.items import (
+    MAX_ID,
+    Item,
+    NotSampleable,
+    Ring,
+    batch_size,
+    encode_sample,
+    item_id,
+    predicted_of,
+    scores_of,
+    tensor_specs,
+)
+from edge_agent.sampling.policy import Decision, Kept
+from edge_agent.sampling.privacy import Privacy, PrivacyError
+from edge_agent.wire.manifest import Manifest
+from edge_agent.wire.messages import Correction
+from edge_agent.wire.samples import SampleHeader
+from edge_agent.wire.topics import UplinkKind
+
+log = logging.getLogger("skerry.sampling")
+
+QUEUED_ITEMS: Final = 256
+RING_BYTES: Final = 4 << 20
+MAX_BATCH_ITEMS: Final = 64
+"""Items of one request that are looked at; the rest of a larger batch is not sampled."""
+
+
+class Observed(Protocol):
+    """What the sampler reads of `edge_agent.serve.Prediction`."""
+
+    @property
+    def prediction_id(self) -> str: ...
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def inputs(self) -> Tensors: ...
+    @property
+    def outputs(self) -> Tensors: ...
+
+
+class Journal(Protocol):
+    """Where samples and corrections go: `edge_agent.link.outbox.Outbox`."""
+
+    @property
+    def used_bytes(self) -> int: ...
+
+    def append(self, kind: UplinkKind, payload: bytes) -> int: ...
+
+
+@dataclass(slots=True)
+class _Version:
+    """What belongs to one model version.
+
+    Attributes:
+        privacy: None until the first sample; the hooks of a bundle are registered by then.
+    """
+
+    manifest: Manifest
+    decision: Decision
+    budget: ByteBudget
+    privacy: Privacy | None = None
+    broken: bool = False
+    warned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    version: _Version
+    item: Item
+    kept: Kept
+    label: str | None = None
+
+
+class Sampler:
+    """See the module.  `observe` and `correct` may be called from several threads."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        key: bytes,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        """Start the writing thread.
+
+        Args:
+            key: secret of the device, for keyed pseudonyms.
+            rng: decides which items are kept.
+            clock: seconds since the epoch.
+            monotonic: seconds, for the budgets.
+            ring_bytes: bound of what is remembered for corrections.
+        """
+        self._journal = journal
+        self._key = key
+        self._rng = rng or random.Random()
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._ring = Ring(ring_bytes)
+        self._max_item_bytes = max(1, ring_bytes // 16)
+        self._versions: dict[str, _Version] = {}
+        self._corrections: Counter[tuple[str, int]] = Counter()
+        self._queue: queue.Queue[_Work | None] = queue.Queue(QUEUED_ITEMS)
+        self.counts: Counter[str] = Counter()
+        """Kept items by outcome: journalled, over_budget, spool_full, queue_full, refused."""
+        self._thread = threading.Thread(target=self._write, name="sampler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Journal what was kept, and end."""
+        self._queue.put(None)
+        self._thread.join(10)
+
+    # ── on the answering thread ──────────────────────────────────────────────────────────────────
+
+    def observe(self, prediction: Observed) -> None:
+        """Look at one prediction; cheap, and never raises for what a client sent."""
+        manifest = prediction.manifest
+        inputs, outputs = prediction.inputs, prediction.outputs
+        count = batch_size(inputs)
+        if not 0 < len(prediction.prediction_id) <= MAX_ID - 4:
+            return
+        with self._lock:
+            version = self._version(manifest)
+            for index in range(min(count, MAX_BATCH_ITEMS)):
+                kept = version.decision.decide(lambda at=index: scores_of(outputs, at))  # type: ignore[misc]
+                item = self._item(prediction, index, count, whole=kept is not None)
+                self._ring.add(item)
+                if kept is not None:
+                    self._hand_over(_Work(version, item, kept))
+
+    def _version(self, manifest: Manifest) -> _Version:
+        known = self._versions.get(manifest.model)
+        if known is None or known.manifest is not manifest:
+            known = _Version(
+                manifest,
+                Decision(manifest.sampling, self._rng),
+                ByteBudget(manifest.sampling.max_bytes_per_minute, self._monotonic),
+            )
+            self._versions[manifest.model] = known
+        return known
+
+    def _item(self, prediction: Observed, index: int, count: int, *, whole: bool) -> Item:
+        inputs = prediction.inputs
+        length = sum(array.nbytes for array in inputs.values()) // max(count, 1)
+        tensors: Tensors = {}
+        if whole or length <= self._max_item_bytes:
+            tensors = {name: array[index : index + 1].copy() for name, array in inputs.items()}
+        scores = scores_of(prediction.outputs, index)
+        return Item(
+            prediction_id=item_id(prediction.prediction_id, index, count),
+            manifest=prediction.manifest,
+            tensors=tensors,
+            predicted=predicted_of(prediction.manifest, prediction.outputs, index),
+            scores=None if scores is None else scores.copy(),
+            at=self._clock(),
+        )
+
+    def _hand_over(self, work: _Work) -> None:
+        try:
+            self._queue.put_nowait(work)
+        except queue.Full:
+            self.counts["queue_full"] += 1
+
+    # ── corrections ──────────────────────────────────────────────────────────────────────────────
+
+    def correct(self, model: str, prediction_id: str, label: str) -> bool:
+        """Take a person's word on a prediction; whether it is still remembered.
+
+        The correction is on the disk when this returns; a sample of the input follows.
+
+        Args:
+            label: name of the right class, one of the model's labels where it has any.
+
+        Raises:
+            LinkError: the journal refuses.
+        """
+        with self._lock:
+            item = self._ring.get(model, prediction_id)
+            version = self._versions.get(model)
+        if item is None or (item.manifest.labels and label not in item.manifest.labels):
+            return False
+        correction = Correction(
+            model=model,
+            version=item.manifest.version,
+            prediction_id=prediction_id,
+            predicted=item.predicted,
+            label=label,
+            at=self._clock(),
+        )
+        self._journal.append("correction", correction.encode())
+        with self._lock:
+            self._corrections[model, item.manifest.version] += 1
+            if item.tensors and version is not None and version.manifest is item.manifest:
+                self._hand_over(_Work(version, item, Kept("event", 1.0), label))
+        return True
+
+    def take_corrections(self, model: str, version: int) -> int:
+        """Corrections of a version since this was last asked."""
+        with self._lock:
+            return self._corrections.pop((model, version), 0)
+
+    # ── on the writing thread ────────────────────────────────────────────────────────────────────
+
+    def _write(self) -> None:
+        while (work := self._queue.get()) is not None:
+            try:
+                outcome = self._journal_item(work)
+            except Exception:
+                # nothing that a sample does may end sampling; the next one may be fine
+                log.exception("sample.failed model=%s", work.item.manifest.model)
+                outcome = "refused"
+            with self._lock:
+                self.counts[outcome] += 1
+
+    def _journal_item(self, work: _Work) -> str:
+        version, item = work.version, work.item
+        spec = item.manifest.sampling
+        if version.broken:
+            return "refused"
+        if self._journal.used_bytes > spec.max_spool_bytes:
+            return "spool_full"
+        try:
+            if version.privacy is None:
+                version.privacy = Privacy(item.manifest.privacy, self._key)
+            tensors = version.privacy.apply(item.tensors)
+            payload = self._encode(work, tensors, version.privacy.digest)
+        except (PrivacyError, NotSampleable) as error:
+            if version.privacy is None:
+                version.broken = True  # the manifest will not change
+            if not version.warned:
+                version.warned = True
+                log.warning("sample.refused model=%s cause=%s", item.manifest.model, error)
+            return "refused"
+        if not version.budget.take(work.kept.policy, len(payload)):
+            return "over_budget"
+        self._journal.append("sample", payload)
+        return "journalled"
+
+    def _encode(self, work: _Work, tensors: Tensors, privacy: str) -> bytes:
+        item = work.item
+        header = SampleHeader(
+            sample_id=os.urandom(16).hex(),
+            prediction_id=item.prediction_id,
+            model=item.manifest.model,
+            version=item.manifest.version,
+            policy=work.kept.policy,
+            inclusion_prob=work.kept.inclusion_prob,
+            taken_at=item.at,
+            tensors=tensor_specs(tensors),
+            predicted=item.predicted,
+            scores=() if item.scores is None else tuple(float(s) for s in item.scores),
+            label=work.label,
+            privacy=privacy,
+        )
+        return encode_sample(header, tensors)

@@ -1,0 +1,282 @@
+"""What is kept, with what probability, under which budget, and what privacy takes out."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import zstandard
+
+from edge_agent.runtime import Tensors
+from edge_agent.sampling import Sampler, UnknownHook, privacy_hook
+from edge_agent.sampling.budget import BURST_MINUTES, SHARES, ByteBudget
+from edge_agent.sampling.policy import Decision, normalised_entropy
+from edge_agent.sampling.privacy import Privacy, PrivacyError
+from edge_agent.wire.base import unpack_frame
+from edge_agent.wire.manifest import Manifest, ModelSpec, SamplingSpec, StepSpec, TensorSpec
+from edge_agent.wire.messages import Correction
+from edge_agent.wire.samples import SampleHeader
+
+IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 8, 8))
+
+
+def manifest(sampling: SamplingSpec | None = None, privacy: tuple[StepSpec, ...] = ()) -> Manifest:
+    return Manifest(
+        model="digits", version=3, profile="p", variant="v", inputs=(IMAGE,), outputs=(),
+        labels=tuple("0123456789"), pipeline=(),
+        network=ModelSpec(runtime="onnxruntime", file="m.onnx", inputs=(), outputs=()),
+        sampling=sampling or SamplingSpec(uniform_rate=1.0), privacy=privacy, files=(),
+    )  # fmt: skip
+
+
+@dataclass
+class Journal:
+    rows: list[tuple[str, bytes]] = field(default_factory=list)
+    used_bytes: int = 0
+
+    def append(self, kind, payload):
+        self.rows.append((kind, payload))
+        return len(self.rows)
+
+    def samples(self) -> list[tuple[SampleHeader, bytes]]:
+        return [
+            (header, zstandard.ZstdDecompressor().stream_reader(io.BytesIO(bytes(body))).read())
+            for kind, payload in self.rows
+            if kind == "sample"
+            for header, body in [unpack_frame(payload, SampleHeader)]
+        ]
+
+
+@dataclass
+class Prediction:
+    prediction_id: str
+    manifest: Manifest
+    inputs: Tensors
+    outputs: Tensors
+
+
+def prediction(of: Manifest, *, name: str = "p", n: int = 1, best: int = 7, sure: float = 0.9):
+    scores = np.full((n, 10), (1 - sure) / 9, np.float32)
+    scores[:, best] = sure
+    image = np.arange(n * 64, dtype=np.float32).reshape(n, 8, 8)
+    return Prediction(
+        name, of, {"image": image}, {"scores": scores, "label": np.full(n, best, np.int64)}
+    )
+
+
+@pytest.fixture
+def sampled():
+    """Run predictions through a sampler; returns its journal when it has written all."""
+
+    def run(predictions, **options):
+        journal = options.pop("journal", None) or Journal()
+        sampler = Sampler(journal, key=b"k" * 32, rng=random.Random(1), **options)
+        for each in predictions:
+            sampler.observe(each)
+        sampler.stop()
+        return journal, sampler
+
+    return run
+
+
+def test_a_sample_carries_its_tensors_and_why_it_was_kept(sampled):
+    journal, _ = sampled([prediction(manifest())])
+    ((header, raw),) = journal.samples()
+    assert (header.policy, header.inclusion_prob, header.predicted) == ("uniform", 1.0, "7")
+    assert header.tensors == (TensorSpec(name="image", datatype="FP32", shape=(1, 8, 8)),)
+    assert np.array_equal(np.frombuffer(raw, "<f4"), np.arange(64, dtype=np.float32))
+    assert len(header.scores) == 10
+    assert header.privacy == ""
+
+
+def test_each_item_of_a_batch_is_a_sample_of_its_own(sampled):
+    journal, _ = sampled([prediction(manifest(), n=3)])
+    samples = journal.samples()
+    assert [header.prediction_id for header, _ in samples] == ["p.0", "p.1", "p.2"]
+    assert np.frombuffer(samples[2][1], "<f4")[0] == 128
+
+
+def test_the_tensors_are_copied_when_they_are_kept():
+    journal = Journal()
+    sampler = Sampler(journal, key=b"", rng=random.Random(1))
+    one = prediction(manifest())
+    sampler.observe(one)
+    one.inputs["image"][:] = -1
+    sampler.stop()
+    ((_, raw),) = journal.samples()
+    assert np.frombuffer(raw, "<f4")[5] == 5
+
+
+def test_the_uniform_stratum_does_not_look_at_the_input():
+    spec = SamplingSpec(uniform_rate=0.2, uncertain_rate=0.3)
+    sure, unsure = np.eye(10)[0], np.full(10, 0.1)
+    kept = {}
+    for name, scores in (("sure", sure), ("unsure", unsure)):
+        decision = Decision(spec, random.Random(5))
+        found = [decision.decide(lambda s=scores: s) for _ in range(20_000)]
+        kept[name] = sum(k is not None and k.policy == "uniform" for k in found) / 20_000
+    assert kept["sure"] == pytest.approx(0.2, abs=0.01)
+    assert kept["unsure"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_uncertain_items_are_kept_more_often_at_the_rate_and_with_the_true_probability():
+    spec = SamplingSpec(uniform_rate=0.1, uncertain_rate=0.05)
+    decision, rng = Decision(spec, random.Random(2)), random.Random(3)
+    sure, unsure = np.r_[0.91, np.full(9, 0.01)], np.r_[0.4, 0.3, np.full(8, 0.3 / 8)]
+    counts = {"sure": 0, "unsure": 0}
+    expected = {"sure": 0.0, "unsure": 0.0}
+    n = 60_000
+    for _ in range(n):
+        name = "unsure" if rng.random() < 0.2 else "sure"
+        kept = decision.decide(lambda which=name: unsure if which == "unsure" else sure)
+        if kept is not None and kept.policy == "uncertain":
+            counts[name] += 1
+            expected[name] += 1 / kept.inclusion_prob
+    assert (counts["sure"] + counts["unsure"]) / n == pytest.approx(0.05 * 0.9, rel=0.1)
+    assert counts["unsure"] / 0.2 > 1.8 * counts["sure"] / 0.8
+    # weighting by the recorded probability gives back how often each occurs
+    assert expected["unsure"] / n == pytest.approx(0.2, rel=0.1)
+    assert expected["sure"] / n == pytest.approx(0.8, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "entropy"),
+    [
+        (np.full(4, 0.25), 1.0),
+        (np.eye(4)[0], 0.0),
+        (np.full(4, 3.0), 1.0),
+        (None, None),
+        (np.array([np.nan, 0.5]), None),
+        (np.array([-1.0, 2.0]), None),
+        (np.zeros(3), None),
+        (np.ones(1), None),
+    ],
+)
+def test_entropy_is_normalised_and_none_for_what_is_no_distribution(scores, entropy):
+    result = normalised_entropy(scores)
+    assert result == pytest.approx(entropy) if entropy is not None else result is None
+
+
+def test_a_full_uncertain_bucket_leaves_the_uniform_one_alone():
+    now = [0.0]
+    budget = ByteBudget(6000, lambda: now[0])
+    while budget.take("uncertain", 100):
+        pass
+    assert budget.take("uniform", 100)
+    assert not budget.take("uncertain", 100)
+    now[0] = 60.0
+    assert budget.take("uncertain", int(6000 * SHARES["uncertain"]))
+    now[0] = 1e6
+    assert not budget.take("uncertain", int(6000 * SHARES["uncertain"] * BURST_MINUTES) + 1)
+
+
+def test_over_budget_and_above_the_high_water_mark_nothing_is_journalled(sampled):
+    tight = manifest(SamplingSpec(uniform_rate=1.0, max_bytes_per_minute=1000))
+    journal, sampler = sampled([prediction(tight, name=f"p{n}") for n in range(20)])
+    assert 0 < len(journal.samples()) < 5
+    assert sampler.counts["over_budget"] > 10
+    full = manifest(SamplingSpec(uniform_rate=1.0, max_spool_bytes=10))
+    journal, sampler = sampled([prediction(full)], journal=Journal(used_bytes=11))
+    assert journal.rows == []
+    assert sampler.counts["spool_full"] == 1
+
+
+def test_a_correction_is_journalled_with_a_sample_of_its_input(sampled):
+    quiet = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
+    journal = Journal()
+    sampler = Sampler(journal, key=b"")
+    sampler.observe(prediction(quiet))
+    assert sampler.correct("digits", "p", "1")
+    assert not sampler.correct("digits", "unknown", "1")
+    assert not sampler.correct("digits", "p", "not a class")
+    assert not sampler.correct("another", "p", "1")
+    assert sampler.take_corrections("digits", 3) == 1
+    assert sampler.take_corrections("digits", 3) == 0
+    sampler.stop()
+    correction = Correction.decode(journal.rows[0][1])
+    assert (correction.predicted, correction.label, correction.version) == ("7", "1", 3)
+    ((header, _),) = journal.samples()
+    assert (header.policy, header.label, header.inclusion_prob) == ("event", "1", 1.0)
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first():
+    quiet = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
+    sampler = Sampler(Journal(), key=b"", ring_bytes=20_000)
+    for number in range(100):
+        sampler.observe(prediction(quiet, name=f"p{number}"))
+    assert not sampler.correct("digits", "p0", "1")
+    assert sampler.correct("digits", "p99", "1")
+    sampler.stop()
+
+
+# ── privacy ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_hooks_run_in_order_and_their_digest_is_recorded(sampled):
+    hooks = (
+        StepSpec(name="mask", config={"tensor": "image", "start": [0, 0], "stop": [4, 8]}),
+        StepSpec(name="round", config={"tensor": "image", "decimals": -1}),
+    )
+    journal, _ = sampled([prediction(manifest(privacy=hooks))])
+    ((header, raw),) = journal.samples()
+    image = np.frombuffer(raw, "<f4").reshape(8, 8)
+    assert (image[:4] == 0).all()
+    assert image[4, 5] == 40  # 37 rounded to tens
+    assert len(header.privacy) == 64
+    swapped, _ = sampled([prediction(manifest(privacy=hooks[::-1]))])
+    assert swapped.samples()[0][0].privacy != header.privacy
+
+
+def test_a_dropped_tensor_is_not_in_the_sample(sampled):
+    hooks = (StepSpec(name="drop_tensor", config={"tensor": "image"}),)
+    journal, _ = sampled([prediction(manifest(privacy=hooks))])
+    ((header, raw),) = journal.samples()
+    assert header.tensors == ()
+    assert raw == b""
+
+
+def test_pseudonyms_are_stable_on_a_device_and_differ_between_devices():
+    spec = (StepSpec(name="pseudonym", config={"tensor": "user"}),)
+    users = {"user": np.array([[7], [8], [7]], np.int32)}
+    one, other = Privacy(spec, b"a").apply(users)["user"], Privacy(spec, b"b").apply(users)["user"]
+    assert one.dtype == np.int64
+    assert one[0] == one[2] != one[1]
+    assert (one != other).all()
+    assert users["user"].tolist() == [[7], [8], [7]]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        StepSpec(name="rond", config={"tensor": "image"}),
+        StepSpec(name="round", config={"tensr": "image"}),
+        StepSpec(name="round", config={"tensor": "missing"}),
+        StepSpec(name="pseudonym", config={"tensor": "image", "key": "mine"}),
+    ],
+)
+def test_a_hook_that_cannot_be_applied_keeps_nothing(sampled, spec):
+    journal, sampler = sampled([prediction(manifest(privacy=(spec,)))] * 2)
+    assert journal.rows == []
+    assert sampler.counts["refused"] == 2
+
+
+def test_an_unknown_hook_names_the_nearest_and_own_hooks_can_be_registered():
+    with pytest.raises(UnknownHook, match="did you mean 'round'"):
+        Privacy((StepSpec(name="rond"),), b"")
+
+    @privacy_hook("test.halve")
+    def halve(tensors, *, tensor):
+        return {**tensors, tensor: tensors[tensor] / 2}
+
+    hooks = Privacy((StepSpec(name="test.halve", config={"tensor": "x"}),), b"")
+    assert hooks.apply({"x": np.array([4.0])})["x"] == [2.0]
+
+    @privacy_hook("test.fails")
+    def fails(tensors):
+        raise RuntimeError("boom")
+
+    with pytest.raises(PrivacyError, match="RuntimeError"):
+        Privacy((StepSpec(name="test.fails"),), b"").apply({})
