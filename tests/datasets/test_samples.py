@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import zstandard
@@ -58,5 +60,11 @@ def test_bytes_that_do_not_add_up_are_refused(
 def test_a_small_blob_that_claims_to_be_huge_is_not_expanded() -> None:
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(200 * 1024 * 1024))
     assert len(bomb) < 50_000
-    with pytest.raises(BadSample, match="more bytes"):
-        decode_sample(header(IMAGE), bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadSample, match="more bytes"):
+            decode_sample(header(IMAGE), bomb)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 5 * 1024 * 1024

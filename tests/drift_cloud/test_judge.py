@@ -13,7 +13,7 @@ from cloud.drift.judge import (
     p_value,
     quantile,
 )
-from edge_agent.drift import SIGNALS, Reference, Summary
+from edge_agent.drift import SIGNALS, Reference, Summary, null_threshold
 
 Rows = NDArray[np.float64]
 
@@ -42,6 +42,14 @@ def test_false_alarms_are_as_rare_as_wished_at_any_n(n: int) -> None:
             judged = judge_fleet([(of_version, draw(n, 10_000 * world + window))], settings)
             alarms += judged.statistic > judged.threshold
     assert alarms / 400 <= 0.05
+
+
+@pytest.mark.parametrize("n", [33, 1000])
+def test_the_threshold_is_the_one_at_the_actual_n(n: int) -> None:
+    of_version = reference()
+    judged = judge_fleet([(of_version, draw(n, 2))], DriftSettings(false_alarm=0.01, draws=2000))
+    expected = null_threshold(of_version.reference.signals, n, 0.01, 0)
+    assert judged.threshold == pytest.approx(expected)
 
 
 def test_a_shift_is_found_and_its_signal_named() -> None:
