@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 MetricName = Literal["accuracy", "macro_f1", "balanced_accuracy"]
+
+DEFAULT_PERCENTILE: Final = 0.99
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,7 +43,7 @@ class Budget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     latency_ms: Positive | None = None
-    percentile: Annotated[float, Field(ge=0.5, le=0.999)] = 0.99
+    percentile: Annotated[float, Field(ge=0.5, le=0.999)] = DEFAULT_PERCENTILE
     qps: Positive | None = None
     memory_mib: Positive | None = None
     artifact_kib: Positive | None = None
@@ -53,7 +55,7 @@ class Budget(BaseModel):
     def _complete(self) -> Self:
         if self.latency_ms is None and self.qps is not None:
             raise ValueError("qps needs latency_ms: a rate holds only together with a latency")
-        if self.latency_ms is None and "percentile" in self.model_fields_set:
+        if self.latency_ms is None and self.percentile != DEFAULT_PERCENTILE:
             raise ValueError("percentile needs latency_ms")
         return self
 

@@ -85,6 +85,7 @@ class Document:
             ConfigError: not YAML, a duplicate key, a tag, or larger than the bounds.
         """
         try:
+            _bound_depth(text, path)
             root = yaml.compose(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -92,8 +93,6 @@ class Document:
             raise ConfigError(path, line, f"not valid YAML: {error.problem}") from error
         except yaml.YAMLError as error:
             raise ConfigError(path, 1, f"not valid YAML: {error}") from error
-        except RecursionError as error:
-            raise ConfigError(path, 1, "nested too deeply") from error
         reader = _Reader(path)
         value: Value = {} if root is None else reader.build(root, ())
         return cls(path, value, reader.lines)
@@ -199,6 +198,19 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
+def _bound_depth(text: str, path: Path) -> None:
+    """Refuse what would exhaust the composer, which recurses; the parser does not."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ConfigError(path, line, "nested too deeply")
+
+
 class _Reader:
     """Turns nodes into plain values and notes their lines."""
 
@@ -211,7 +223,7 @@ class _Reader:
         # Aliases make a graph of the tree: counting visits bounds what they can expand to.
         self._nodes += 1
         line = node.start_mark.line + 1
-        if self._nodes > MAX_NODES or len(place) > MAX_DEPTH:
+        if self._nodes > MAX_NODES or len(place) > MAX_DEPTH:  # aliases can nest, too
             raise ConfigError(self.path, line, "the document is too large or nested too deeply")
         self.lines.setdefault(place, line)
         if isinstance(node, yaml.MappingNode):
