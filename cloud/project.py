@@ -86,6 +86,16 @@ class MetricsSpec(_Part):
     primary: MetricName = "macro_f1"
 
 
+class MeasureSpec(_Part):
+    """How variants are timed.
+
+    Attributes:
+        quick: just long enough to choose by; the figures say so.
+    """
+
+    quick: bool = False
+
+
 class RetrainSpec(_Part):
     """When the field's labels start a retraining.
 
@@ -127,6 +137,7 @@ class Project(_Part):
         steps: files shipped to devices; they register the pipeline's own steps.
         pipeline: steps in their order; "model" is the network.
         metrics: the primary metric of budgets and gates alike.
+        recipes: what the optimizer tries, each a name with its config; empty tries all.
         profiles: a budget for each hardware profile that the project serves.
     """
 
@@ -144,6 +155,8 @@ class Project(_Part):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     pipeline: tuple[PipelineStep, ...] = Field(min_length=1)
     metrics: MetricsSpec = MetricsSpec()
+    recipes: tuple[PipelineStep, ...] = ()
+    measure: MeasureSpec = MeasureSpec()
     gates: GateSpec = GateSpec()
     profiles: dict[Slug, Budget] = Field(min_length=1)
     sampling: SamplingSpec = SamplingSpec()

@@ -16,8 +16,8 @@ from cloud.jobs.records import JobRecords
 log = logging.getLogger("skerry.jobs")
 
 KINDS = ("build", "retrain")
-PARAMS = frozenset({"quick"})
-"""What a job may be told: `quick` shortens the measurements, for demonstrations and tests."""
+PARAMS = frozenset({"quick", "reason"})
+"""What a job may be told: `quick` shortens the measurements; `reason` says why it was started."""
 
 
 class JobQueue:

@@ -31,6 +31,7 @@ log = logging.getLogger("skerry.jobs")
 
 POLL_S: Final = 0.1
 CANCEL_CHECK_S: Final = 0.5
+REPORT_INTERVAL_S: Final = 0.25
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 
 Progress = Callable[[float, str], None]
@@ -75,11 +76,12 @@ class LocalProcess:
         """
         Args:
             lock_path: the machine-wide lock of heavy work.
-            threads: threads of numerical libraries in a child; default all cores.
+            threads: threads of numerical libraries in a child; default all cores but one, which is
+                left to the control plane.
         """
         self._lock_path = lock_path
         self._timeout_s = timeout_s
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
         self._running: set[int] = set()
         self._stopping = threading.Event()
 
@@ -181,28 +183,36 @@ def _environment(threads: int) -> dict[str, str]:
     }
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(threads)
+    # A thread that spins while it waits for a core that others use makes both slow.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
 
 
 def _read_progress(stream: IO[bytes] | None, progress: Progress) -> None:
+    """Pass on what the child reports, not more often than people can read."""
     if stream is None:
         return
-    for line in stream:
-        try:
-            item = json.loads(line)
-            progress(min(max(float(item["share"]), 0.0), 1.0), str(item["text"]))
-        except (ValueError, KeyError, TypeError):
-            log.warning("child.progress unreadable")
+    reported = -REPORT_INTERVAL_S
+    with stream:
+        for line in stream:
+            now = time.monotonic()
+            if now - reported < REPORT_INTERVAL_S:
+                continue
+            reported = now
+            try:
+                item = json.loads(line)
+                progress(min(max(float(item["share"]), 0.0), 1.0), str(item["text"]))
+            except Exception as error:  # the pipe must be read on, or the child would block
+                log.warning("child.progress_lost error=%s", type(error).__name__)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None and stream is not process.stdout:
-            stream.close()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _answer(task: str, directory: Path, status: int, log_path: Path) -> dict[str, JsonValue]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from cloud.project import Project
+from cloud.project import load_project
 from cloud.training.arrays import Rows
 from cloud.training.fit import build_member
 from cloud.training.prepare import network_inputs
@@ -23,9 +23,9 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     """Write `MEMBER.onnx` for each member.
 
     Args:
-        request: `project`, `project_dir`, `data` (path) and `checkpoints`, a path by member.
+        request: `project_dir`, `data` (path) and `checkpoints`, a path by member.
     """
-    project = Project.model_validate(request["project"])
+    project = load_project(Path(request["project_dir"]))
     project_dir = Path(request["project_dir"])
     train = Rows.open(Path(request["data"])).part("train")
     example, _ = network_inputs(project, project_dir, train)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cloud.project import Project, TrainingSpec
+from cloud.project import Project, TrainingSpec, load_project
 from cloud.training.arrays import Rows
 from cloud.training.errors import BadData, BadFunction, Diverged
 from cloud.training.functions import import_function
@@ -31,13 +31,13 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     """Fit one member on the rows of `data.npz`; writes `checkpoint.pt`.
 
     Args:
-        request: `project`, `project_dir`, `member`, `data` (path) and `warm_start`, the path of a
+        request: `project_dir`, `member`, `data` (path) and `warm_start`, the path of a
             parent's checkpoint or None.
 
     Returns:
         `metrics` on the rows of split "eval", `epochs`, `seconds`, `parameters`, `warm_start`.
     """
-    project = Project.model_validate(request["project"])
+    project = load_project(Path(request["project_dir"]))
     project_dir = Path(request["project_dir"])
     rows = Rows.open(Path(request["data"]))
     tensors, rows = network_inputs(project, project_dir, rows)
@@ -58,8 +58,11 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     )
     torch.save(module.state_dict(), directory / CHECKPOINT)
     judged = np.isin(rows.split, JUDGED_ON)
+    if not judged.any():
+        raise BadData("no row is held out to judge by; raise dataset.eval_share")
     logits = predict(module, {name: array[judged] for name, array in tensors.items()})
-    accuracy = score(logits.argmax(axis=1), rows.labels[judged], project.labels)
+    answers = logits.argmax(axis=1).astype(np.int64)
+    accuracy = score(answers, rows.labels[judged], project.labels)
     return {
         "metrics": accuracy.model_dump(mode="json", exclude={"predictions"}),
         "epochs": project.training.epochs,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.project import Project
+from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
 from cloud.training.errors import BadData, BadFunction
 from cloud.training.functions import import_function
@@ -22,9 +22,9 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     """Write `data.npz`: all rows, unsplit.
 
     Args:
-        request: `project` (its specification) and `project_dir`.
+        request: `project_dir`, where the project's files are.
     """
-    project = Project.model_validate(request["project"])
+    project = load_project(Path(request["project_dir"]))
     report(0.0, "loading the dataset")
     loaded = import_function(Path(request["project_dir"]), project.dataset.load)()
     rows = as_rows(loaded, project)

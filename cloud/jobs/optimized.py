@@ -1,0 +1,86 @@
+"""The step "optimize" as the parent sees it: every candidate becomes a blob that can be downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from cloud.jobs.cache import Result
+from cloud.jobs.plan import Plan
+from cloud.jobs.workplace import Desk
+from cloud.publish import build_bundle
+from cloud.registry.models import VariantRecord
+from optimizer.task import Candidate, OptimizeResult
+
+
+def optimize(desk: Desk, plan: Plan, rows_path: str, exported: Result) -> Result:
+    """Search, and store bundles and reports.
+
+    Returns:
+        `candidates`, `selected` (variant by profile), the reports' blobs, and `failure`: one line
+        with the nearest miss where a profile's budget is not met, else empty.
+    """
+    members: Any = exported["members"]
+    files: dict[str, JsonValue] = {
+        item["member"]: str(desk.fetch(item["onnx_sha"], f"{item['member']}.onnx"))
+        for item in members
+    }
+    answer = desk.child(
+        "optimize",
+        data=rows_path,
+        members=files,
+        version=plan.version,
+        quick=plan.quick or desk.project.measure.quick,
+    )
+    result = OptimizeResult.model_validate(answer)
+    candidates: list[JsonValue] = [_stored(desk, candidate) for candidate in result.candidates]
+    return {
+        "candidates": candidates,
+        "selected": dict(result.selected),
+        "failure": "; ".join(result.unmet.values()),
+        "report_html_sha": desk.blobs.put_file(desk.directory / "report.html"),
+        "report_json_sha": desk.blobs.put_file(desk.directory / "report.json"),
+    }
+
+
+def variant_records(optimized: Result) -> list[VariantRecord]:
+    """The frontier as the registry keeps it."""
+    candidates: Any = optimized["candidates"]
+    return [VariantRecord(**candidate) for candidate in candidates]
+
+
+def _stored(desk: Desk, candidate: Candidate) -> dict[str, JsonValue]:
+    """A candidate's facts, with its bundle as a blob."""
+    bundle_sha, length = None, 0
+    if candidate.bundle_dir is not None:
+        data = build_bundle(Path(candidate.bundle_dir))
+        bundle_sha, length = desk.blobs.put(data), len(data)
+    measurement: dict[str, JsonValue] = {}
+    if candidate.measurement is not None:
+        measurement = candidate.measurement.model_dump(mode="json")
+    if candidate.server is not None:
+        measurement["server"] = candidate.server.model_dump(mode="json")
+    accuracy: dict[str, JsonValue] = {}
+    if candidate.accuracy is not None:
+        accuracy = candidate.accuracy.model_dump(mode="json", exclude={"predictions"})
+    return {
+        "profile": candidate.profile,
+        "name": candidate.name,
+        "runtime": candidate.runtime,
+        "verdict": candidate.verdict,
+        "reason": candidate.reason,
+        "selected": candidate.selected,
+        "measurement": {
+            **measurement,
+            "precision": candidate.precision,
+            "memory_mib": candidate.memory_mib,
+            "artifact_kib": candidate.artifact_kib,
+            "on_frontier": candidate.on_frontier,
+            "notes": list(candidate.notes),
+        },
+        "accuracy": accuracy,
+        "bundle_sha": bundle_sha,
+        "bundle_length": length,
+    }

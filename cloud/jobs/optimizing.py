@@ -1,0 +1,74 @@
+"""Task "optimize": the search over members, recipes and profiles, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from cloud.project import Project, load_project
+from cloud.training.arrays import Rows
+from optimizer.evaluate import EvalData
+from optimizer.report import write_report
+from optimizer.search import optimize
+from optimizer.task import OptimizeTask, Progress, TrainedMember
+
+Json = dict[str, Any]
+
+CALIBRATION_ROWS: Final = 512
+GOLDEN_ROWS: Final = 64
+"""Rows that known answers are chosen from."""
+
+EVAL_SPLITS: Final = ("eval", "field")
+"""Variants are compared on what the fleet sees as well; the golden rows are left to the gates."""
+
+
+def run(request: Json, directory: Path, report: Callable[[float, str], None]) -> Json:
+    """Write `bundles/PROFILE/VARIANT/`, `report.html` and `report.json`.
+
+    Args:
+        request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
+            `version` and `quick`.
+
+    Returns:
+        An `OptimizeResult` as JSON.
+    """
+    project = load_project(Path(request["project_dir"]))
+    task = optimize_task(project, request, directory)
+
+    def progress(at: Progress) -> None:
+        report(at.fraction, at.text)
+
+    result = optimize(task, progress=progress)
+    write_report(result, directory)
+    dumped: Json = result.model_dump(mode="json")
+    return dumped
+
+
+def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeTask:
+    """What the search is given: the project's own words, and rows by their split."""
+    rows = Rows.open(Path(request["data"]))
+    judged = rows.part(*EVAL_SPLITS)
+    train = rows.part("train")
+    members: dict[str, str] = request["members"]
+    return OptimizeTask(
+        model=project.model,
+        version=int(request["version"]),
+        members=tuple(TrainedMember(name, Path(path)) for name, path in members.items()),
+        profiles=project.profiles,
+        pipeline=project.pipeline,
+        inputs=project.inputs,
+        outputs=project.outputs,
+        labels=project.labels,
+        calibration={name: array[:CALIBRATION_ROWS] for name, array in train.inputs.items()},
+        data=EvalData(judged.inputs, judged.labels, project.labels),
+        golden={name: array[:GOLDEN_ROWS] for name, array in rows.part("golden").inputs.items()},
+        out_dir=directory / "bundles",
+        code=tuple(Path(request["project_dir"]) / name for name in project.steps),
+        sampling=project.sampling,
+        privacy=project.privacy,
+        quick=bool(request["quick"]),
+        primary=project.metrics.primary,
+        recipes=project.recipes,
+        seed=project.training.seed,
+    )
