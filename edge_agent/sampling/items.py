@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import zstandard
@@ -39,15 +39,47 @@ class Item:
     scores: Array | None
     at: float
 
+
+class Observed(Protocol):
+    """What sampling reads of `edge_agent.serve.Prediction`."""
+
     @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.tensors.values())
+    def prediction_id(self) -> str: ...
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def inputs(self) -> Tensors: ...
+    @property
+    def outputs(self) -> Tensors: ...
+
+
+def item_of(prediction: Observed, index: int, count: int, at: float) -> Item:
+    """The item `index` of `count`, copied out of a prediction.
+
+    Args:
+        at: when it was answered, seconds since the epoch.
+    """
+    scores = scores_of(prediction.outputs, index)
+    return Item(
+        prediction_id=item_id(prediction.prediction_id, index, count),
+        manifest=prediction.manifest,
+        tensors={
+            name: array[index : index + 1].copy() for name, array in prediction.inputs.items()
+        },
+        predicted=predicted_of(prediction.manifest, prediction.outputs, index),
+        scores=None if scores is None else scores.copy(),
+        at=at,
+    )
 
 
 def batch_size(inputs: Tensors) -> int:
     """Length of the leading axis that all inputs share; 0 when they share none."""
-    sizes = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
-    return sizes.pop() if len(sizes) == 1 else 0
+    size = -1
+    for array in inputs.values():
+        if not array.ndim or size not in (-1, array.shape[0]):
+            return 0
+        size = array.shape[0]
+    return max(size, 0)
 
 
 def item_id(prediction_id: str, index: int, count: int) -> str:
@@ -84,33 +116,77 @@ def predicted_of(manifest: Manifest, outputs: Tensors, index: int) -> str:
     return str(number)
 
 
-class Ring:
-    """The most recent items by id, bounded in bytes and count.  Not thread-safe."""
+@dataclass(slots=True)
+class _Recent:
+    """A copy of a prediction, as the ring keeps it; items are made of it when asked for."""
 
-    OVERHEAD_BYTES: Final = 600
+    prediction_id: str
+    manifest: Manifest
+    inputs: Tensors
+    outputs: Tensors
+    count: int
+    at: float
+    cost_bytes: int
+
+
+class Ring:
+    """The most recent predictions by id, bounded in bytes.  Not thread-safe."""
+
+    OVERHEAD_BYTES: Final = 900
     """What an entry costs beside its arrays, roughly."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._items: OrderedDict[tuple[str, str], Item] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str], _Recent] = OrderedDict()
         self._bytes = 0
 
-    def add(self, item: Item) -> None:
-        key = (item.manifest.model, item.prediction_id)
-        old = self._items.pop(key, None)
+    def add(self, prediction: Observed, count: int, at: float) -> None:
+        """Remember a prediction of `count` items; of a very large one without its inputs.
+
+        Called for every prediction, so it does little: it copies, and leaves the rest to `get`.
+        """
+        outputs: Tensors = {}
+        cost_bytes = self.OVERHEAD_BYTES
+        for name in ("scores", "label"):
+            array = prediction.outputs.get(name)
+            if array is not None:
+                outputs[name] = array.copy()
+                cost_bytes += array.nbytes
+        inputs: Tensors = {}
+        input_bytes = 0
+        for array in prediction.inputs.values():
+            input_bytes += array.nbytes
+        if input_bytes <= self._max_bytes // 16:
+            for name, array in prediction.inputs.items():
+                inputs[name] = array.copy()
+            cost_bytes += input_bytes
+        manifest = prediction.manifest
+        key = (manifest.model, prediction.prediction_id)
+        old = self._recent.pop(key, None)
         if old is not None:
-            self._bytes -= old.nbytes + self.OVERHEAD_BYTES
-        self._items[key] = item
-        self._bytes += item.nbytes + self.OVERHEAD_BYTES
-        while self._bytes > self._max_bytes and self._items:
-            _, dropped = self._items.popitem(last=False)
-            self._bytes -= dropped.nbytes + self.OVERHEAD_BYTES
+            self._bytes -= old.cost_bytes
+        self._recent[key] = _Recent(
+            prediction.prediction_id, manifest, inputs, outputs, count, at, cost_bytes
+        )
+        self._bytes += cost_bytes
+        while self._bytes > self._max_bytes and self._recent:
+            _, dropped = self._recent.popitem(last=False)
+            self._bytes -= dropped.cost_bytes
 
-    def get(self, model: str, prediction_id: str) -> Item | None:
-        return self._items.get((model, prediction_id))
-
-    def __len__(self) -> int:
-        return len(self._items)
+    def get(self, model: str, name: str) -> Item | None:
+        """The item with this id, if it is still remembered."""
+        recent, index = self._recent.get((model, name)), 0
+        if recent is None:
+            prediction_id, _, number = name.rpartition(".")
+            recent = self._recent.get((model, prediction_id))
+            if recent is None or not number.isascii() or not number.isdigit():
+                return None
+            index = int(number[:9])
+        elif recent.count != 1:
+            return None  # which item of the batch is meant?
+        if index >= recent.count or item_id(recent.prediction_id, index, recent.count) != name:
+            return None
+        return item_of(recent, index, recent.count, recent.at)
 
 
 class NotSampleable(ValueError):

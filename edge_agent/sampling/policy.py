@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from edge_agent.runtime import Array
+from edge_agent.runtime import Array, Tensors
+from edge_agent.sampling.items import scores_of
 from edge_agent.wire.manifest import SamplingSpec
 from edge_agent.wire.samples import Policy
 
@@ -41,12 +41,11 @@ class Decision:
         self._rng = rng
         self._mean_entropy = 0.5
 
-    def decide(self, scores: Callable[[], Array | None]) -> Kept | None:
-        """Whether to keep an item.
+    def decide(self, outputs: Tensors, index: int) -> Kept | None:
+        """Whether to keep the item `index` of a prediction.
 
         Args:
-            scores: gives the class scores of the item, [classes], or None; asked for only when
-                they matter.
+            outputs: of the pipeline; the scores are looked at only when they matter.
         """
         uniform, uncertain = self._spec.uniform_rate, self._spec.uncertain_rate
         if self._rng.random() < uniform:
@@ -58,7 +57,7 @@ class Decision:
         if draw >= ceiling:
             return None
         # the draw does not depend on the item, so the mean over these is the mean over all
-        entropy = normalised_entropy(scores())
+        entropy = normalised_entropy(scores_of(outputs, index))
         if entropy is None:
             return None
         share = min(ceiling, uncertain * entropy / max(self._mean_entropy, 1e-3))

@@ -23,12 +23,11 @@ from edge_agent.sampling.items import (
     MAX_ID,
     Item,
     NotSampleable,
+    Observed,
     Ring,
     batch_size,
     encode_sample,
-    item_id,
-    predicted_of,
-    scores_of,
+    item_of,
     tensor_specs,
 )
 from edge_agent.sampling.policy import Decision, Kept
@@ -44,19 +43,6 @@ QUEUED_ITEMS: Final = 256
 RING_BYTES: Final = 4 << 20
 MAX_BATCH_ITEMS: Final = 64
 """Items of one request that are looked at; the rest of a larger batch is not sampled."""
-
-
-class Observed(Protocol):
-    """What the sampler reads of `edge_agent.serve.Prediction`."""
-
-    @property
-    def prediction_id(self) -> str: ...
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def inputs(self) -> Tensors: ...
-    @property
-    def outputs(self) -> Tensors: ...
 
 
 class Journal(Protocol):
@@ -121,7 +107,6 @@ class Sampler:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._ring = Ring(ring_bytes)
-        self._max_item_bytes = max(1, ring_bytes // 16)
         self._versions: dict[str, _Version] = {}
         self._corrections: Counter[tuple[str, int]] = Counter()
         self._queue: queue.Queue[_Work | None] = queue.Queue(QUEUED_ITEMS)
@@ -140,18 +125,18 @@ class Sampler:
     def observe(self, prediction: Observed) -> None:
         """Look at one prediction; cheap, and never raises for what a client sent."""
         manifest = prediction.manifest
-        inputs, outputs = prediction.inputs, prediction.outputs
-        count = batch_size(inputs)
+        outputs = prediction.outputs
+        count = batch_size(prediction.inputs)
         if not 0 < len(prediction.prediction_id) <= MAX_ID - 4:
             return
+        at = self._clock()
         with self._lock:
             version = self._version(manifest)
+            self._ring.add(prediction, count, at)
             for index in range(min(count, MAX_BATCH_ITEMS)):
-                kept = version.decision.decide(lambda at=index: scores_of(outputs, at))  # type: ignore[misc]
-                item = self._item(prediction, index, count, whole=kept is not None)
-                self._ring.add(item)
+                kept = version.decision.decide(outputs, index)
                 if kept is not None:
-                    self._hand_over(_Work(version, item, kept))
+                    self._hand_over(_Work(version, item_of(prediction, index, count, at), kept))
 
     def _version(self, manifest: Manifest) -> _Version:
         known = self._versions.get(manifest.model)
@@ -163,22 +148,6 @@ class Sampler:
             )
             self._versions[manifest.model] = known
         return known
-
-    def _item(self, prediction: Observed, index: int, count: int, *, whole: bool) -> Item:
-        inputs = prediction.inputs
-        length = sum(array.nbytes for array in inputs.values()) // max(count, 1)
-        tensors: Tensors = {}
-        if whole or length <= self._max_item_bytes:
-            tensors = {name: array[index : index + 1].copy() for name, array in inputs.items()}
-        scores = scores_of(prediction.outputs, index)
-        return Item(
-            prediction_id=item_id(prediction.prediction_id, index, count),
-            manifest=prediction.manifest,
-            tensors=tensors,
-            predicted=predicted_of(prediction.manifest, prediction.outputs, index),
-            scores=None if scores is None else scores.copy(),
-            at=self._clock(),
-        )
 
     def _hand_over(self, work: _Work) -> None:
         try:

@@ -116,7 +116,8 @@ def test_the_uniform_stratum_does_not_look_at_the_input():
     kept = {}
     for name, scores in (("sure", sure), ("unsure", unsure)):
         decision = Decision(spec, random.Random(5))
-        found = [decision.decide(lambda s=scores: s) for _ in range(20_000)]
+        outputs = {"scores": scores[None]}
+        found = [decision.decide(outputs, 0) for _ in range(20_000)]
         kept[name] = sum(k is not None and k.policy == "uniform" for k in found) / 20_000
     assert kept["sure"] == pytest.approx(0.2, abs=0.01)
     assert kept["unsure"] == pytest.approx(0.2, abs=0.01)
@@ -131,7 +132,7 @@ def test_uncertain_items_are_kept_more_often_at_the_rate_and_with_the_true_proba
     n = 60_000
     for _ in range(n):
         name = "unsure" if rng.random() < 0.2 else "sure"
-        kept = decision.decide(lambda which=name: unsure if which == "unsure" else sure)
+        kept = decision.decide({"scores": (unsure if name == "unsure" else sure)[None]}, 0)
         if kept is not None and kept.policy == "uncertain":
             counts[name] += 1
             expected[name] += 1 / kept.inclusion_prob
@@ -200,6 +201,20 @@ def test_a_correction_is_journalled_with_a_sample_of_its_input(sampled):
     assert (correction.predicted, correction.label, correction.version) == ("7", "1", 3)
     ((header, _),) = journal.samples()
     assert (header.policy, header.label, header.inclusion_prob) == ("event", "1", 1.0)
+
+
+def test_an_item_of_a_batch_is_corrected_by_its_own_id():
+    journal = Journal()
+    sampler = Sampler(journal, key=b"")
+    quiet = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
+    sampler.observe(prediction(quiet, n=3))
+    for wrong in ("p", "p.3", "p.01", "p.x", "p.", "p.-1", ".1"):
+        assert not sampler.correct("digits", wrong, "1"), wrong
+    assert sampler.correct("digits", "p.2", "1")
+    sampler.stop()
+    ((header, raw),) = journal.samples()
+    assert header.prediction_id == "p.2"
+    assert np.frombuffer(raw, "<f4")[0] == 128
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes_first():
