@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import sessionmaker
 
 from cloud.blobs import Blobs
-from cloud.db.engine import Sessions, open_sessions
+from cloud.db.engine import Sessions, open_engine, open_sessions
 from cloud.db.tables import Device, Release
 from cloud.delivery import DEVICE_CACHE_S, Delivery
 from cloud.publish import director_target, publish_release
@@ -35,23 +37,15 @@ class Bus:
         self.sent.append((topic, payload))
 
 
-@pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[Sessions]:
-    sessions = open_sessions(f"sqlite:///{tmp_path / 'skerry.db'}")
-    yield sessions
-    sessions.kw["bind"].dispose()
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "blobs").as_uri())
-
-
-@pytest.fixture
-def release(tmp_path: Path, sessions: Sessions, blobs: Blobs) -> Release:
-    keys = init_keys(tmp_path / "keys", "passphrase")
-    image = ImageRepository(tmp_path / "image", keys)
-    director = Director(tmp_path / "director", keys)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A control plane's directory with one release and two devices; tests work on copies."""
+    directory = tmp_path_factory.mktemp("prepared")
+    keys = init_keys(directory / "keys", "passphrase")
+    image = ImageRepository(directory / "image", keys)
+    director = Director(directory / "director", keys)
+    blobs = Blobs((directory / "blobs").as_uri())
+    sessions = open_sessions(f"sqlite:///{directory / 'skerry.db'}")
     with sessions.begin() as session:
         for device in ("dev-1", "dev-2"):
             session.add(
@@ -63,7 +57,27 @@ def release(tmp_path: Path, sessions: Sessions, blobs: Blobs) -> Release:
         row = publish_release(session, blobs, image, "digits", 1, "p", blobs.put(BUNDLE))
     director.assign("dev-1", [director_target(row, generation=1)])
     director.assign("dev-2", [])
-    return row
+    sessions.kw["bind"].dispose()
+    return directory
+
+
+@pytest.fixture
+def sessions(prepared: Path, tmp_path: Path) -> Iterator[Sessions]:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    engine = open_engine(f"sqlite:///{tmp_path / 'skerry.db'}")
+    yield sessionmaker(engine, expire_on_commit=False)
+    engine.dispose()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, sessions: Sessions) -> Blobs:
+    return Blobs((tmp_path / "blobs").as_uri())
+
+
+@pytest.fixture
+def release(sessions: Sessions) -> Release:
+    with sessions() as session:
+        return session.get_one(Release, "models/digits/p/1.bundle")
 
 
 @pytest.fixture
