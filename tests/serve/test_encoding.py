@@ -154,3 +154,20 @@ def test_no_body_does_more_than_be_refused(body: bytes, head_length: int | None)
         oip.decode(body, head_length, (spec,))
     except BadRequest as error:
         assert "\n" not in str(error)
+
+
+def test_binary_tensors_are_cut_in_the_order_of_the_json() -> None:
+    first, second = np.arange(3, dtype=np.float32), np.arange(2, dtype=np.int64)
+    entries = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": datatype,
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, datatype, array in (("a", "FP32", first), ("b", "INT64", second))
+    ]
+    head = json.dumps({"inputs": entries}).encode()
+    call = oip.decode(head + first.tobytes() + second.tobytes(), len(head), ())
+    np.testing.assert_array_equal(call.tensors["a"], first)
+    np.testing.assert_array_equal(call.tensors["b"], second)
