@@ -89,7 +89,7 @@ def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
                     select(Inbox.stream, func.count(), func.max(Inbox.seq))
                     .where(Inbox.device == device_id)
                     .group_by(Inbox.stream)
-                ).tuples()
+                )
             ],
         )
 

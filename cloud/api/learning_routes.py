@@ -151,7 +151,7 @@ def collection(context: ContextDep, _: Viewer, model: str = "") -> CollectionOut
 
         def counts(column: InstrumentedAttribute[str]) -> dict[str, int]:
             query = select(column, func.count()).where(of_model).group_by(column)
-            return dict(session.execute(query).tuples().all())
+            return dict(iter(session.execute(query)))
 
         def samples(*conditions: ColumnElement[bool]) -> int:
             query = select(func.count()).select_from(Sample).where(of_model, *conditions)

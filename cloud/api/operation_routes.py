@@ -61,7 +61,7 @@ def overview(context: ContextDep, _: Viewer) -> Overview:
             devices=count(of=Device),
             online=count(Device.online.is_(True), of=Device),
             models=session.scalar(select(func.count(func.distinct(ModelVersion.model)))) or 0,
-            rollouts_running=count(Rollout.state == "running", of=Rollout),
+            rollouts_running=count(Rollout.state == "RUNNING", of=Rollout),
             jobs_running=count(Job.state.in_(("queued", "running")), of=Job),
             drifting=count(
                 DriftReport.id.in_(newest), DriftReport.verdict == "drift", of=DriftReport

@@ -23,7 +23,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")]
 
 ROLLOUT_POLL_S = 0.5
-ENDED = frozenset({"completed", "cancelled", "halted", "rolled_back"})
+ENDED = frozenset({"COMPLETED", "CANCELLED", "HALTED", "ROLLED_BACK"})
 
 
 def parse_labels(pairs: list[str] | None) -> dict[str, str]:
@@ -253,7 +253,7 @@ def watch(rollout_id: str, directory: DirectoryOption = DEFAULT_DIRECTORY) -> No
             if detail.state in ENDED:
                 break
             time.sleep(ROLLOUT_POLL_S)
-    if detail.state != "completed":
+    if detail.state != "COMPLETED":
         errors.print(f"skerry: rollout {rollout_id} {detail.state}: {detail.reason}", markup=False)
         raise typer.Exit(1)
 

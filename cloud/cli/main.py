@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 
-import click
 import httpx
 import typer
 
@@ -14,6 +13,9 @@ from cloud.cli.output import errors
 from cloud.errors import SkerryError
 from fleet.client.errors import ApiError
 from optimizer.errors import OptimizerError
+
+USAGE_ERROR = typer.BadParameter.__bases__[0]
+"""Every wrong option or command; typer carries click inside and gives this class no name."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,9 +51,9 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         code = leave.exit_code
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         errors.print(f"skerry: {error.format_message()}", markup=False, soft_wrap=True)
         code = 2
     except (SkerryError, OptimizerError, ApiError) as error:
@@ -60,7 +62,7 @@ def main() -> None:
     except httpx.TransportError as error:
         errors.print(f"skerry: the control plane does not answer: {error}", markup=False)
         code = 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     sys.exit(code or 0)
 

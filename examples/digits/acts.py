@@ -434,7 +434,7 @@ def _refused(stage: Stage, device: FieldDevice, reason: str) -> str:
         phases = [a["phase"] for a in detail.assignments]
         stage.detail(f"{device.name} {', '.join(phases)}")
         require("healthy" not in phases, f"{device.name} accepted what it had to refuse ({reason})")
-        return detail if detail.state == "halted" else None
+        return detail if detail.state == "HALTED" else None
 
     detail = wait_for(f"{device.name} refuses ({reason})", refused, 60)
     [assignment] = detail.assignments
@@ -512,10 +512,10 @@ def roll_out(stage: Stage) -> str:
     def ended() -> RolloutDetail | None:
         detail = stage.client.rollout(rollout.id)
         stage.detail(", ".join(f"wave {w['index'] + 1} {w['state']}" for w in detail.waves))
-        return detail if detail.state in ("completed", "halted", "cancelled") else None
+        return detail if detail.state in ("COMPLETED", "HALTED", "CANCELLED", "PAUSED") else None
 
     detail = wait_for("the rollout ends", ended, 150)
-    require(detail.state == "completed", f"rollout {detail.state}: {detail.reason}")
+    require(detail.state == "COMPLETED", f"rollout {detail.state}: {detail.reason}")
     require(len(detail.waves) == 2, f"expected two waves, found {len(detail.waves)}")
     rotated = rotate(stage.images[FIELD_IMAGES : FIELD_IMAGES + 300], ROTATION_DEGREES)
     labels = stage.labels[FIELD_IMAGES : FIELD_IMAGES + 300]
