@@ -17,6 +17,7 @@ from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable
 from edge_agent.runtime.ort import missing_input, require_names
 from edge_agent.runtime.session import Array, Provenance, Tensors, contiguous
+from edge_agent.runtime.telemetry import forbid_telemetry
 from edge_agent.wire.manifest import ModelSpec
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class OpenVinoSession:
             RuntimeUnavailable: openvino is not installed.
             ModelNotLoadable: the file is missing, damaged, or has other inputs or outputs.
         """
+        forbid_telemetry()
         try:
             import openvino as ov
         except ImportError as error:

@@ -1,7 +1,6 @@
 """Recipes for OpenVINO on CPUs: the network as `model.xml` beside `model.bin`.
 
-Networks are read by the runtime's own ONNX frontend.  `openvino.convert_model` is not used: like
-NNCF it reports its use to its vendor by default, and nothing of a project leaves this machine.
+Networks are read by the runtime's own ONNX frontend, not by `openvino.convert_model`.
 """
 
 from __future__ import annotations
@@ -9,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
+from edge_agent.runtime.telemetry import forbid_telemetry
 from optimizer.passes.registry import Artifact, PassContext, RecipeConfig, recipe
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ class OpenVinoInt8(RecipeConfig):
 @recipe("openvino-fp32", runtime="openvino", precision="fp32", config=RecipeConfig)
 def openvino_fp32(context: PassContext, config: RecipeConfig) -> Artifact:
     """The network in OpenVINO's format, weights in 32 bits."""
+    forbid_telemetry()
     import openvino
 
     return _save(context, openvino.Core().read_model(str(context.source)), "fp32")
@@ -57,10 +57,9 @@ def openvino_fp32(context: PassContext, config: RecipeConfig) -> Artifact:
 )
 def openvino_int8(context: PassContext, config: OpenVinoInt8) -> Artifact:
     """Post-training quantisation by NNCF."""
-    import openvino
-
-    os.environ["NNCF_CI"] = "1"  # read when nncf is imported: the only switch of its telemetry
+    forbid_telemetry()
     import nncf
+    import openvino
 
     nncf.set_log_level(logging.ERROR)
     # Where int8 products are added into 16 bits, NNCF halves the range of all weights against it.
