@@ -6,9 +6,7 @@ good; the token leaves the address bar at once.  The cookie is HttpOnly and Same
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, quote, urlencode
 
@@ -18,13 +16,11 @@ from nicegui import app as console_app
 
 from fleet.client.client import ApiError, AsyncClient
 from fleet.client.errors import SignInNeeded
-from fleet.console import text
+from fleet.console import plain, text
 from fleet.console.view import Lang
 
 ClientFactory = Callable[[str], AsyncClient]
 
-ASSETS: Final = Path(__file__).parent / "assets"
-MARK: Final = (ASSETS / "mark.svg").read_text()
 MAX_FORM_BYTES: Final = 8192
 
 
@@ -119,27 +115,5 @@ async def _bounded(request: Request) -> bytes:
 
 
 def _form(lang: Lang, wanted: str, problem: str = "") -> HTMLResponse:
-    def t(english: str) -> str:
-        return html.escape(text.translate(lang, english))
-
-    banner = (
-        f'<div class="sk-banner" role="alert" data-testid="login-problem">'
-        f"{html.escape(problem)}</div>"
-        if problem
-        else ""
-    )
-    page = f"""<!doctype html>
-<html lang="{lang}"><head><meta charset="utf-8"><title>{t("Sign in")} · Skerry</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="/console-assets/mark.svg">
-<link rel="stylesheet" href="/console-assets/console.css"></head>
-<body><main class="sk-sign"><form method="post" action="/login">
-<div class="sk-brand">{MARK}<span>Skerry</span></div>{banner}
-<label for="token">{t("API token")}</label>
-<input id="token" name="token" type="password" autocomplete="current-password" required autofocus
- data-testid="login-token">
-<input type="hidden" name="next" value="{html.escape(local_path(wanted))}">
-<button type="submit" data-testid="login-submit">{t("Sign in")}</button>
-<p class="sk-hint">{t("The control plane prints a sign-in link with a token when it starts.")}</p>
-</form></main></body></html>"""
+    page = plain.sign_in(lang, local_path(wanted), problem)
     return HTMLResponse(page, 401 if problem else 200, {"Cache-Control": "no-store"})

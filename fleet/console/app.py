@@ -10,13 +10,14 @@ import hashlib
 from typing import Final
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from nicegui import app as console_app
 from nicegui import ui
 
 from fleet.client.client import ApiError
-from fleet.console import access, shell
-from fleet.console.access import ASSETS, ClientFactory
+from fleet.console import access, plain, shell
+from fleet.console.access import ClientFactory
+from fleet.console.plain import ASSETS
 
 SESSION_S: Final = 7 * 86400
 """How long a browser stays signed in."""
@@ -43,6 +44,12 @@ def mount(app: FastAPI, client_factory: ClientFactory, storage_secret: str) -> N
     )
     access.register(client_factory)
     _register_downloads(client_factory)
+
+    @console_app.exception_handler(404)
+    async def missing(request: Request, _: Exception) -> Response:
+        if request.url.path.startswith("/v1/"):  # everything unknown ends here, the API's too
+            return JSONResponse({"error": f"no route {request.url.path}"}, 404)
+        return HTMLResponse(plain.missing(access.language_of(request)), 404)
 
     async def console(request: Request) -> Response | None:
         if "token" in request.query_params:

@@ -29,7 +29,7 @@ def _base() -> Options:
         "animation": False,
         "textStyle": {"fontFamily": _FONT, "color": _INK},
         "color": list(_SERIES),
-        "grid": {"left": 12, "right": 20, "top": 48, "bottom": 34, "containLabel": True},
+        "grid": {"left": 12, "right": 20, "top": 62, "bottom": 6, "containLabel": True},
         "legend": {
             "top": 4,
             "left": 4,
@@ -112,6 +112,7 @@ def frontier(variants: Sequence[VariantOut], words: Words) -> Options | None:
     for index, profile in enumerate(profiles):
         colour = _SERIES[index % len(_SERIES)]
         mine = [(variant, point) for variant, point in drawn if variant.profile == profile]
+        limits = {formats.pick(variant.measurement, "target_latency_ms") for variant, _ in mine}
         series.append(
             {
                 "type": "scatter",
@@ -119,6 +120,7 @@ def frontier(variants: Sequence[VariantOut], words: Words) -> Options | None:
                 "itemStyle": {"color": colour},
                 "data": [_dot(variant, point, colour, words) for variant, point in mine],
                 "labelLayout": {"hideOverlap": False, "moveOverlap": "shiftY"},
+                "markLine": _budgets(sorted(limit for limit in limits if limit), colour, words),
                 "z": 3,
             }
         )
@@ -133,16 +135,33 @@ def frontier(variants: Sequence[VariantOut], words: Words) -> Options | None:
             }
         )
     latencies = [point[0] for _, point in drawn]
+    latencies += [
+        limit for v, _ in drawn if (limit := formats.pick(v.measurement, "target_latency_ms"))
+    ]
     options |= {
         "series": series,
         "xAxis": _axis(
-            "log" if _wide(latencies) else "value", words("Latency p99, ms"), scale=True
+            "log" if _wide(latencies) else "value",
+            words("Latency p99, ms"),
+            scale=True,
+            max=float(f"{1.08 * max(latencies):.2g}"),
         ),
         "yAxis": _upright("value", words("Accuracy (macro F1)"), scale=True),
     }
     options["tooltip"]["trigger"] = "item"
-    options["grid"] |= {"top": 64, "bottom": 40, "right": 36}
+    options["grid"] |= {"bottom": 30, "right": 36}
     return options
+
+
+def _budgets(limits: Sequence[float], colour: str, words: Words) -> Options:
+    """The latency budgets as upright lines."""
+    return {
+        "silent": True,
+        "symbol": "none",
+        "lineStyle": {"color": colour, "type": "dotted", "width": 1.5},
+        "label": {"formatter": words("budget"), "color": colour, "fontSize": 11},
+        "data": [{"xAxis": limit} for limit in limits],
+    }
 
 
 def _dot(variant: VariantOut, point: tuple[float, float], colour: str, words: Words) -> Options:
@@ -166,8 +185,11 @@ def _dot(variant: VariantOut, point: tuple[float, float], colour: str, words: Wo
             "show": variant.selected,
             "formatter": "{b}",
             "position": "top",
-            "distance": 8,
+            "distance": 7,
             "color": "#16262d",
+            "backgroundColor": "rgba(255,255,255,0.85)",
+            "padding": [1, 4],
+            "borderRadius": 3,
         },
         "tooltip": {"formatter": "<br>".join(lines)},
     }

@@ -80,6 +80,20 @@ def compact(facts: Mapping[str, object], limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def named(name: str, value: object) -> tuple[str, str]:
+    """A field of the API for reading: ("phase_timeout_s", 300.0) is ("phase timeout", "300 s")."""
+    found = number(value)
+    shown = figure(found, 6) if found is not None else str(value)
+    if isinstance(value, Mapping):
+        shown = ", ".join(" ".join(named(key, item)) for key, item in value.items())
+    elif isinstance(value, bool):
+        shown = "yes" if value else "no"
+    for ending, unit in (("_s", "s"), ("_ms", "ms"), ("_mib", "MiB")):
+        if name.endswith(ending) and found is not None:
+            return name.removesuffix(ending).replace("_", " "), f"{shown} {unit}"
+    return name.replace("_", " "), shown
+
+
 def scores(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
     """Every number of a nested object with its path: ("this-machine macro_f1", 0.97)."""
     for name, value in facts.items():

@@ -9,7 +9,7 @@ from nicegui.element import Element
 
 from fleet.client.client import ApiError, AsyncClient
 from fleet.client.schemas import Overview
-from fleet.console import access, formats
+from fleet.console import formats, plain
 from fleet.console.pages import (
     audit,
     device,
@@ -71,7 +71,7 @@ def draw(api: AsyncClient, lang: Lang) -> None:
     )
     ui.add_head_html(f'<script>document.documentElement.lang = "{lang}"</script>')
     view = View(api, lang, ui.element("div"))
-    drawer = ui.left_drawer().props("width=236 breakpoint=1023")
+    drawer = ui.left_drawer(value=False).props("width=236 breakpoint=1023 show-if-above")
     with drawer:
         links, counts, state = _navigation(view)
     with ui.element("div").classes("sk-top"):
@@ -113,7 +113,7 @@ def draw(api: AsyncClient, lang: Lang) -> None:
 def _brand() -> None:
     with ui.element("a").classes("sk-brand") as brand:
         brand.props["href"] = "/"
-        ui.html(access.MARK, sanitize=False, tag="span").style("display: contents")
+        ui.html(plain.MARK, sanitize=False, tag="span").style("display: contents")
         Tag("span", "Skerry")
 
 

@@ -10,7 +10,7 @@ from nicegui import ui
 from nicegui.element import Element
 
 from fleet.client.client import ApiError, AsyncClient
-from fleet.console import text, tones
+from fleet.console import formats, text, tones
 
 Lang = Literal["en", "ko"]
 
@@ -31,6 +31,10 @@ class View:
     def t(self, english: str, **values: object) -> str:
         """`english` in the reader's language, with `{name}` places filled from `values`."""
         return text.translate(self.lang, english, **values)
+
+    def many(self, number: int, one: str, other: str) -> str:
+        """A counted thing: `one` as "1 device", `other` as "{n} devices"."""
+        return self.t(one) if number == 1 else self.t(other, n=formats.count(number))
 
     def state(self, state: str) -> str:
         """A state's word in the reader's language."""

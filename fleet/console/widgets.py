@@ -32,8 +32,7 @@ def page_head(
             if crumbs:
                 with ui.element("div").classes("sk-crumbs"):
                     for text, path in crumbs:
-                        ui.link(text, path)
-                        Tag("span", " / ")
+                        ui.link(f"‹ {text}", path)
             heading(1, title)
             if lead:
                 ui.label(lead).classes("sk-lead")
@@ -128,7 +127,8 @@ def facts(items: Sequence[tuple[str, str]], *, mono: Sequence[str] = ()) -> None
 
 def more(title: str, value: object) -> None:
     """The whole of something as JSON, folded away."""
-    with ui.expansion(title).classes("sk-more").props("dense"):
+    with ui.element("details").classes("sk-more"):
+        Tag("summary", title)
         Tag("pre", formats.pretty(value), "sk-pre")
 
 
@@ -142,10 +142,21 @@ def bars(values: Mapping[str, int], *, limit: int = 12) -> None:
     top = max((value for _, value in shown), default=0) or 1
     with ui.element("div").classes("sk-bars"):
         for name, value in shown:
-            Tag("span", name).props["title"] = name
-            with ui.element("div").classes("sk-meter"):
-                ui.element("i").style(f"width: {100 * value / top:.1f}%")
-            Tag("span", formats.count(value), "sk-num")
+            _bar(name, value / top, formats.count(value))
+
+
+def shares(values: Mapping[str, float]) -> None:
+    """Names with bars of shares of 1, in the given order."""
+    with ui.element("div").classes("sk-bars"):
+        for name, value in values.items():
+            _bar(name, value, formats.percent(value))
+
+
+def _bar(name: str, share: float, figure: str) -> None:
+    Tag("span", name).props["title"] = name
+    with ui.element("div").classes("sk-meter"):
+        ui.element("i").style(f"width: {100 * min(max(share, 0.0), 1.0):.1f}%")
+    Tag("span", figure, "sk-num")
 
 
 @contextmanager

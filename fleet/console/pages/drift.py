@@ -17,7 +17,7 @@ from fleet.console.view import Tag, View
 from fleet.console.widgets import Tile, bars, button, card, empty, page_head, tiles
 
 _FLEET: Final = "fleet"
-_ROWS: Final = 50
+_ROWS: Final = 20
 _PICKS: Final = 24
 
 
@@ -85,12 +85,18 @@ async def page(view: View, model: str = "") -> None:
             select.props("outlined dense options-dense data-testid=drift-model")
         button(view.t("Check now"), icon="refresh", testid="drift-check").on_click(check)
     live.part(lambda data: _scopes(view, data, choice, live), of=lambda data: data.newest)
+
+    def chosen(data: _Data) -> list[DriftOut]:
+        return [report for report in data.reports if report.scope == choice.scope]
+
     live.part(
-        lambda data: _picture(view, data, choice),
-        of=lambda data: (choice.scope, [r for r in data.reports if r.scope == choice.scope]),
+        lambda data: _picture(view, chosen(data), choice),
+        of=lambda data: (choice.model, choice.scope, chosen(data)),
     )
     live.part(lambda data: _collection(view, data.collection), of=lambda data: data.collection)
-    live.part(lambda data: _reports(view, data.reports), of=lambda data: data.reports)
+    live.part(
+        lambda data: _reports(view, chosen(data)), of=lambda data: (choice.scope, chosen(data))
+    )
     await live.start()
 
 
@@ -124,8 +130,7 @@ def _scopes(view: View, data: _Data, choice: _Choice, live: Live[_Data]) -> None
                 verdict.props["data-state"] = report.verdict
 
 
-def _picture(view: View, data: _Data, choice: _Choice) -> None:
-    reports = [report for report in data.reports if report.scope == choice.scope]
+def _picture(view: View, reports: list[DriftOut], choice: _Choice) -> None:
     options = charts.drift(reports, view.t)
     where = view.t("Whole fleet") if choice.scope == _FLEET else choice.scope
     note = view.t("above the threshold the inputs differ from those the model was judged by")

@@ -84,7 +84,7 @@ async def page(view: View) -> None:
                 Column("labels", view.t("Labels")),
                 Column("created", view.t("Created"), "sk-nowrap"),
                 Column("expires", view.t("Expires"), "sk-nowrap"),
-                Column("do", ""),
+                Column("do", "", "sk-nowrap"),
             ],
             testid="claim-row",
         ).on_act(act)
@@ -113,7 +113,11 @@ def _hand_out(view: View, files: list[ClaimFile]) -> None:
         ui.icon("check_circle")
         Tag(
             "span",
-            view.t("{n} claims made. Download now: the secret is not shown again.", n=len(files)),
+            view.many(
+                len(files),
+                "1 claim made. Download it now: its secret is not shown again.",
+                "{n} claims made. Download them now: their secrets are not shown again.",
+            ),
             "sk-grow",
         )
         fetch = button(view.t("Download"), icon="download", main=True, testid="claim-download")

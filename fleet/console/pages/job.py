@@ -50,13 +50,14 @@ def _result(view: View, job: JobOut) -> None:
                     ui.link(f"{model} v{version}", f"/models/{model}/{version}")
                 if job.result.get("report_html"):
                     path = f"/reports/{job.id}"
-                    report = ui.link(view.t("Report of the optimiser"), path, new_tab=True)
+                    report = ui.link(view.t("Report of the optimizer"), path, new_tab=True)
                     report.props("data-testid=job-report")
-            facts(
-                [
-                    (name.replace("_", " "), formats.figure(value, 4))
-                    for name, value in list(formats.scores(job.result))[:12]
-                ]
-            )
+            selected = job.result.get("selected")
+            if isinstance(selected, dict):
+                facts([(str(profile), str(variant)) for profile, variant in selected.items()])
+            if isinstance(job.result.get("gates"), str):
+                with ui.element("div").classes("sk-line"):
+                    Tag("span", view.t("Gates"), "sk-faint")
+                    chip(view, str(job.result["gates"]), testid="gate-verdict")
             more(view.t("Whole result as JSON"), job.result)
         more(view.t("Parameters"), job.params)

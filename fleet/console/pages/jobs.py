@@ -50,7 +50,7 @@ async def page(view: View) -> None:
                 Column("progress", view.t("Progress")),
                 Column("created", view.t("Created"), "sk-nowrap"),
                 Column("updated", view.t("Last change"), "sk-nowrap"),
-                Column("do", ""),
+                Column("do", "", "sk-nowrap"),
             ],
             testid="job-row",
         ).on_act(act)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from fleet.client.schemas import ModelDetail, VariantOut
+from fleet.client.schemas import Json, ModelDetail, VariantOut
 from fleet.console import charts, formats, tables
 from fleet.console.live import Live
 from fleet.console.pages import model_actions
+from fleet.console.pages.models import per_profile
 from fleet.console.tables import Column, Row, Rows
 from fleet.console.tones import tone_of
 from fleet.console.view import Tag, View
-from fleet.console.widgets import card, chip, empty, facts, moment, more, page_head, step, steps
+from fleet.console.widgets import card, chip, empty, moment, more, page_head, shares, step, steps
 
 
 async def page(view: View, name: str, version: str) -> None:
@@ -64,7 +65,7 @@ def _gates(view: View, model: ModelDetail) -> None:
                 view.t("Gates are judged at the end of the build."),
             )
         for gate in model.gates:
-            with ui.element("div").props("data-testid=gate"):
+            with ui.element("div").classes("sk-case").props("data-testid=gate"):
                 with ui.element("div").classes("sk-line"):
                     chip(view, gate.verdict, testid="gate-verdict")
                     Tag("strong", gate.gate.replace("_", " "))
@@ -89,7 +90,7 @@ def _variants(view: View, model: ModelDetail) -> None:
                 Column("f1", view.t("Macro F1"), "sk-right"),
                 Column("accuracy", view.t("Accuracy"), "sk-right sk-nowrap"),
                 Column("size", view.t("Size"), "sk-right sk-nowrap"),
-                Column("get", ""),
+                Column("get", "", "sk-nowrap"),
             ],
             testid="variant-row",
         ).show([_variant_row(view, variant) for variant in _ranked(model.variants)])
@@ -143,21 +144,44 @@ def _lineage(view: View, model: ModelDetail) -> None:
     with ui.element("div").classes("sk-cols"):
         with card(view.t("Lineage"), view.t("from data and code to what devices run")):
             _chain(view, model)
-            scores = [
-                (name.replace("_", " "), formats.figure(value, 4))
-                for name, value in list(formats.scores(model.metrics))[:8]
-            ]
-            if scores:
-                facts(scores)
             more(view.t("Environment of the build"), model.environment)
             if model.releases:
                 more(view.t("Signed releases"), model.releases)
-        with card(view.t("Promotions"), view.t("newest first")):
-            if not model.promotions:
-                empty("flag", view.t("No steps yet"), view.t("Approve or reject it above."))
+            if model.promotions:
+                Tag("strong", view.t("Promotions"), "sk-dim")
             with steps():
                 for entry in sorted(model.promotions, key=lambda row: -float(row.get("at", 0))):
                     _promotion(view, entry)
+        with card(view.t("Quality"), view.t("of the selected variants, on held-out data")):
+            profiles = per_profile(model.metrics)
+            if not profiles:
+                empty("analytics", view.t("Nothing selected"), view.t("No variant fits a budget."))
+            for profile, found in profiles.items():
+                _quality(view, profile, found)
+
+
+def _quality(view: View, profile: str, found: Json) -> None:
+    recall: object = found.get("recall")
+    with ui.element("div").classes("sk-case sk-part"):
+        with ui.element("div"):
+            with ui.element("div").classes("sk-line"):
+                Tag("strong", profile)
+                Tag("span", str(found.get("variant", "")), "sk-dim")
+            with ui.element("div").classes("sk-legend"):
+                for name, key in (
+                    ("Macro F1", "macro_f1"),
+                    ("Accuracy", "accuracy"),
+                    ("Balanced accuracy", "balanced_accuracy"),
+                ):
+                    value = formats.pick(found, key)
+                    if value is not None:
+                        Tag("span", f"{view.t(name)} {value:.4f}")
+                if found.get("n"):
+                    Tag("span", f"n = {found['n']}")
+        if isinstance(recall, dict):
+            known = {str(name): formats.number(value) for name, value in recall.items()}
+            Tag("span", view.t("Recall by class"), "sk-faint")
+            shares({name: value for name, value in known.items() if value is not None})
 
 
 def _chain(view: View, model: ModelDetail) -> None:

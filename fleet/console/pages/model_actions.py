@@ -46,9 +46,17 @@ async def _approve(view: View, model: ModelDetail, refresh: Refresh) -> None:
     unsure = sum(gate.verdict == "insufficient" for gate in model.gates)
     body = view.t("It can be published to devices afterwards. The audit keeps your name.")
     if failed:
-        body = view.t("{n} gates failed. Approve against them only with a good reason.", n=failed)
+        body = view.many(
+            failed,
+            "1 gate failed. Approve against it only with a good reason.",
+            "{n} gates failed. Approve against them only with a good reason.",
+        )
     elif unsure:
-        body = view.t("{n} gates lack data, so the verdict is yours.", n=unsure)
+        body = view.many(
+            unsure,
+            "1 gate lacks data, so the verdict is yours.",
+            "{n} gates lack data, so the verdict is yours.",
+        )
     elif not model.gates:
         body = view.t("It was not judged by gates.")
     title = view.t("Approve {name}?", name=f"{model.model} v{model.version}")

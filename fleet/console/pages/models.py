@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from nicegui import ui
 
-from fleet.client.schemas import ModelOut
+from fleet.client.schemas import Json, ModelOut
 from fleet.console import formats, tables
 from fleet.console.live import Live
 from fleet.console.tables import Column, Row, Rows
 from fleet.console.view import View
 from fleet.console.widgets import card, empty, page_head
 
-_SHOWN_SCORES = 3
+_SHOWN_PROFILES: Final = 4
 
 
 async def page(view: View) -> None:
@@ -38,13 +40,13 @@ def _groups(view: View, models: list[ModelOut]) -> None:
             (model for model in models if model.model == name),
             key=lambda model: -model.version,
         )
-        note = view.t("{n} versions", n=len(versions))
+        note = view.many(len(versions), "1 version", "{n} versions")
         with card(name, f"{note} · {versions[0].project}", body=False):
             Rows(
                 [
                     Column("version", view.t("Version")),
                     Column("state", view.t("State")),
-                    Column("scores", view.t("Scores")),
+                    Column("scores", view.t("Selected per profile")),
                     Column("parent", view.t("From")),
                     Column("dataset", view.t("Dataset")),
                     Column("job", view.t("Job")),
@@ -55,14 +57,13 @@ def _groups(view: View, models: list[ModelOut]) -> None:
 
 
 def _row(view: View, model: ModelOut) -> Row:
-    scores = list(formats.scores(model.metrics))
-    ranked = sorted(scores, key=lambda score: "macro_f1" not in score[0])
+    profiles = per_profile(model.metrics)
     shown = [
-        tables.text(f"{name.replace('_', ' ')} {formats.figure(value)}", "sk-sub")
-        for name, value in ranked[:_SHOWN_SCORES]
+        tables.sub(" · ".join([profile, *_headline(facts)]))
+        for profile, facts in list(profiles.items())[:_SHOWN_PROFILES]
     ]
-    if len(scores) > _SHOWN_SCORES:
-        shown.append(tables.sub(view.t("and {n} more", n=len(scores) - _SHOWN_SCORES)))
+    if len(profiles) > _SHOWN_PROFILES:
+        shown.append(tables.sub(view.t("and {n} more", n=len(profiles) - _SHOWN_PROFILES)))
     return Row(
         id=f"{model.model}-{model.version}",
         cells={
@@ -81,3 +82,17 @@ def _row(view: View, model: ModelOut) -> Row:
         link=True,
         data={"model": model.model, "version": str(model.version), "state": model.state},
     )
+
+
+def per_profile(metrics: Json) -> dict[str, Json]:
+    """What the selected variant of each profile scored."""
+    profiles = metrics.get("profiles")
+    if not isinstance(profiles, dict):
+        return {}
+    return {str(name): facts for name, facts in profiles.items() if isinstance(facts, dict)}
+
+
+def _headline(facts: Json) -> list[str]:
+    quality = formats.pick(facts, "macro_f1")
+    variant = str(facts.get("variant", ""))
+    return [variant] * bool(variant) + [f"F1 {quality:.3f}"] * (quality is not None)

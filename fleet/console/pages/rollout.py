@@ -198,7 +198,7 @@ def _wave(view: View, wave: Json) -> None:
             for tone, share in sums.shares:
                 ui.element("i").classes(tone or "").style(f"width: {100 * share:.1f}%")
         with ui.element("div").classes("sk-legend"):
-            Tag("span", view.t("{n} devices", n=formats.count(sums.devices)))
+            Tag("span", view.many(sums.devices, "1 device", "{n} devices"))
             Tag("span", view.t("{n} healthy", n=formats.count(sums.healthy)))
             if sums.failed:
                 Tag("span", view.t("{n} failed", n=formats.count(sums.failed)), "sk-sub--bad")
@@ -215,7 +215,7 @@ def _gates(view: View, rollout: RolloutDetail) -> None:
                 view.t("A wave is judged when its devices have settled and soaked."),
             )
         for gate in rollout.gates:
-            with ui.element("div").props("data-testid=rollout-gate"):
+            with ui.element("div").classes("sk-case").props("data-testid=rollout-gate"):
                 with ui.element("div").classes("sk-line"):
                     chip(view, gate.verdict, testid="gate-verdict")
                     Tag("strong", gate.gate.replace("_", " "))
@@ -228,12 +228,11 @@ def _gates(view: View, rollout: RolloutDetail) -> None:
 def _plan(view: View, rollout: RolloutDetail) -> None:
     with card(view.t("Plan")):
         shown = [
-            (
-                name.replace("_", " "),
-                formats.compact(value) if isinstance(value, dict) else str(value),
-            )
+            formats.named(name, value)
             for name, value in rollout.plan.items()
-            if value not in (None, "", [], {}) and not isinstance(value, list)
+            if value not in (None, "", [], {})
+            and not isinstance(value, list)
+            and name not in ("model", "version", "releases")
         ]
         facts(shown)
         more(view.t("Whole plan as JSON"), rollout.plan)
