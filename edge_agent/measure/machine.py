@@ -1,7 +1,9 @@
 """The machine while it is being timed: a lock, a canary, its load and its memory.
 
-The canary is a fixed piece of work run between the queries.  When its time spreads, somebody else
-used the cores, and the run is invalid rather than slow.
+Two things tell that somebody else used the cores, and that a run is invalid rather than slow.  The
+canary is a fixed piece of work run between the queries: its time spreads when caches and clock are
+shared.  The scheduler counts how long we were ready and had to wait: the canary is too short to be
+interrupted often, so it does not see that.
 """
 
 from __future__ import annotations
@@ -95,6 +97,18 @@ def load_per_core() -> float:
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except OSError:
+        return 0.0
+
+
+def waited_s() -> float:
+    """Seconds that this thread was ready to run and had to wait for a core; 0 where unknown.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst, second field of `schedstat`.
+    """
+    try:
+        fields = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
+        return int(fields[1]) / 1e9
+    except (OSError, ValueError, IndexError):
         return 0.0
 
 

@@ -23,6 +23,7 @@ class Machine:
         self.issued: list[int] = []
         self.began: list[float] = []
         self._service_s = service_s
+        self.waited_share = 0.0
 
     def clock(self) -> float:
         self.now += 1e-7
@@ -30,6 +31,9 @@ class Machine:
 
     def sleep(self, duration_s: float) -> None:
         self.now += duration_s
+
+    def waited(self) -> float:
+        return self.waited_share * self.now
 
     def issue(self, index: int) -> None:
         self.issued.append(index)
@@ -56,6 +60,7 @@ class Machine:
             samples=samples,
             clock=self.clock,
             sleep=self.sleep,
+            waited=self.waited,
         )
 
 
@@ -164,10 +169,27 @@ def test_a_disturbed_machine_is_invalid_after_all_attempts() -> None:
 
     machine = Disturbed(lambda _: 0.001)
     settings = SETTINGS.model_copy(update={"attempts": 2})
-    result = machine.measure(settings=settings, target_latency_ms=5.0)
+    result = machine.measure(settings=settings)
     assert result.verdict == "INVALID"
     assert result.runs == 2
-    assert "disturbed" in result.reason
+    assert "canary" in result.reason
+
+
+def test_a_machine_that_makes_us_wait_is_disturbed_however_short_the_canary() -> None:
+    machine = steady(3.0)
+    machine.waited_share = 0.3
+    result = machine.measure(target_latency_ms=2.0)
+    assert result.verdict == "INVALID"
+    assert "30% of the time was spent waiting for a core" in result.reason
+    assert result.waited_share == pytest.approx(0.3, rel=0.01)
+
+
+def test_a_limit_that_holds_on_a_disturbed_machine_holds() -> None:
+    machine = steady(1.0)
+    machine.waited_share = 0.3
+    result = machine.measure(target_latency_ms=2.0)
+    assert result.verdict == "PASS"
+    assert "though the machine was disturbed" in result.reason
 
 
 def test_quick_mode_says_so() -> None:

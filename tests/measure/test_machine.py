@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,25 @@ def test_the_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
         raise RuntimeError
     with machine_lock(0, path=path):
         pass
+
+
+def test_waiting_for_a_core_is_noticed() -> None:
+    """As many busy neighbours as there are cores, twice over."""
+    if not Path("/proc/thread-self/schedstat").exists():
+        pytest.skip("this system does not count it")
+    neighbours = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(2 * len(os.sched_getaffinity(0)))
+    ]
+    try:
+        before, deadline = machine.waited_s(), time.monotonic() + 10
+        while machine.waited_s() - before < 0.05 and time.monotonic() < deadline:
+            pass
+        assert machine.waited_s() - before >= 0.05
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
 
 
 def test_the_peak_of_memory_follows_what_is_allocated() -> None:

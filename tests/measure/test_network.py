@@ -28,7 +28,12 @@ from tests.runtime.networks import (
 )
 
 SETTINGS = MeasureSettings(
-    quick=True, min_duration_s=0, max_duration_s=5, min_queries=460, max_canary_ratio=1000
+    quick=True,
+    min_duration_s=0,
+    max_duration_s=5,
+    min_queries=460,
+    max_canary_ratio=1000,
+    max_waited_share=1,
 )
 
 
