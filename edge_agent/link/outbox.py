@@ -6,8 +6,9 @@ Rules:
       corrections are never dropped.
     * Reports and corrections are on the disk when `append` returns; the others survive a kill, and
       a power cut may take the last of them.
-    * A row is known by (stream, seq) for ever.  Each opening draws a new stream for its new rows: a
-      power cut may take rows that were sent already, and their numbers must not come again.
+    * A row is known by (stream, seq) for ever, and `seq` counts the rows of a stream from 1.  Each
+      opening draws a new stream for its new rows: a power cut may take rows that were sent already,
+      and their numbers must not come again.
 
 Thread-safe.
 """
@@ -37,22 +38,25 @@ HEADER_ALLOWANCE: Final = 512
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS rows (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     stream TEXT NOT NULL,
+    seq INTEGER NOT NULL,
     kind TEXT NOT NULL,
     created_at REAL NOT NULL,
-    payload BLOB NOT NULL
+    payload BLOB NOT NULL,
+    UNIQUE (stream, seq)
 );
-CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, seq);
+CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id);
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One message of the journal."""
+    """One message of the journal.  `id` is its place on this device."""
 
-    seq: int
+    id: int
     stream: str
+    seq: int
     kind: UplinkKind
     created_at: float
     payload: bytes
@@ -86,7 +90,10 @@ class Outbox:
         """
         self._max_bytes = max_bytes
         self._clock = clock
-        self._stream = stream or uuid.uuid4().hex
+        self.stream = stream or uuid.uuid4().hex
+        """Stream of the rows that are appended from now on."""
+        self.last_seq = 0
+        """Sequence number of the newest row of `stream`; 0 before the first."""
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self.dropped: dict[str, int] = {}
@@ -114,14 +121,6 @@ class Outbox:
         """Bytes of all payloads that wait."""
         return int(self._bytes)
 
-    def used_bytes_of(self, kind: UplinkKind) -> int:
-        """Bytes of the payloads of one kind."""
-        with self._lock:
-            (used,) = self._db.execute(
-                "SELECT coalesce(sum(length(payload)), 0) FROM rows WHERE kind = ?", (kind,)
-            ).fetchone()
-        return int(used)
-
     def count(self) -> int:
         """Rows that wait."""
         with self._lock:
@@ -146,9 +145,10 @@ class Outbox:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     freed = self._make_room(kind, len(payload))
-                    cursor = self._db.execute(
-                        "INSERT INTO rows (stream, kind, created_at, payload) VALUES (?, ?, ?, ?)",
-                        (self._stream, kind, self._clock(), payload),
+                    self._db.execute(
+                        "INSERT INTO rows (stream, seq, kind, created_at, payload) "
+                        "VALUES (?, ?, ?, ?, ?)",
+                        (self.stream, self.last_seq + 1, kind, self._clock(), payload),
                     )
                     self._db.execute("COMMIT")
                 except BaseException:
@@ -157,7 +157,8 @@ class Outbox:
             except sqlite3.Error as error:
                 raise OutboxBroken(f"the journal cannot be written: {error}") from error
             self._bytes += len(payload) - freed
-            seq = cursor.lastrowid or 0
+            self.last_seq += 1
+            seq = self.last_seq
         for listener in self._listeners:
             listener()
         return seq
@@ -170,12 +171,12 @@ class Outbox:
         for victim in droppable:
             while freed < missing:
                 row = self._db.execute(
-                    "SELECT seq, length(payload) FROM rows WHERE kind = ? ORDER BY seq LIMIT 1",
+                    "SELECT id, length(payload) FROM rows WHERE kind = ? ORDER BY id LIMIT 1",
                     (victim,),
                 ).fetchone()
                 if row is None:
                     break
-                self._db.execute("DELETE FROM rows WHERE seq = ?", (row[0],))
+                self._db.execute("DELETE FROM rows WHERE id = ?", (row[0],))
                 freed += row[1]
                 self.dropped[victim] = self.dropped.get(victim, 0) + 1
         if freed < missing and kind not in DURABLE:
@@ -184,11 +185,11 @@ class Outbox:
         return freed
 
     def pending(self, limit: int = 64, *, after: int = 0) -> list[Row]:
-        """The oldest rows with a sequence number above `after`, in order."""
+        """The oldest rows with an id above `after`, in order."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT seq, stream, kind, created_at, payload FROM rows "
-                "WHERE seq > ? ORDER BY seq LIMIT ?",
+                "SELECT id, stream, seq, kind, created_at, payload FROM rows "
+                "WHERE id > ? ORDER BY id LIMIT ?",
                 (after, limit),
             ).fetchall()
         return [Row(*row) for row in rows]
@@ -208,8 +209,8 @@ class Outbox:
                 freed = 0
                 for seq in ack.seqs:
                     row = self._db.execute(
-                        "DELETE FROM rows WHERE seq = ? AND stream = ? RETURNING length(payload)",
-                        (seq, ack.stream),
+                        "DELETE FROM rows WHERE stream = ? AND seq = ? RETURNING length(payload)",
+                        (ack.stream, seq),
                     ).fetchone()
                     if row is not None:
                         removed += 1

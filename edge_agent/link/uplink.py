@@ -66,9 +66,9 @@ class Uplink:
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._in_flight: dict[int, _Sent] = {}
+        self._in_flight: dict[tuple[str, int], _Sent] = {}
         self._acks: list[Ack] = []
-        self._last_seq = 0
+        self._last_id = 0
         self._epoch = 0
         self._paused_until = 0.0
         self._dirty = False
@@ -104,7 +104,7 @@ class Uplink:
         with self._changed:
             self._epoch += 1
             self._in_flight.clear()
-            self._last_seq = 0
+            self._last_id = 0
             self._paused_until = 0.0
             self._dirty = True
             self._changed.notify()
@@ -160,9 +160,7 @@ class Uplink:
             self._outbox.acknowledge(ack)
             with self._lock:
                 for seq in ack.seqs:
-                    sent = self._in_flight.get(seq)
-                    if sent is not None and sent.row.stream == ack.stream:
-                        del self._in_flight[seq]
+                    self._in_flight.pop((ack.stream, seq), None)
 
     def _until_due_s(self) -> float | None:
         """Seconds until a row in flight must be sent again; None when none ever will by itself."""
@@ -194,7 +192,7 @@ class Uplink:
             room_bytes = WINDOW_BYTES - sum(
                 len(sent.row.payload) for sent in self._in_flight.values()
             )
-            after = self._last_seq
+            after = self._last_id
             epoch = self._epoch
         for sent in late:
             self._transmit(sent.row)
@@ -207,8 +205,8 @@ class Uplink:
             with self._lock:
                 if self._epoch != epoch:
                     return  # a new connection has begun; it starts over from the oldest row
-                self._in_flight[row.seq] = _Sent(row, self._clock())
-                self._last_seq = row.seq
+                self._in_flight[row.stream, row.seq] = _Sent(row, self._clock())
+                self._last_id = row.id
             self._transmit(row)
 
     def _transmit(self, row: Row) -> None:

@@ -15,8 +15,9 @@ from edge_agent.wire.ids import Digest, Slug
 class UplinkHeader(WireModel):
     """Head of every frame on `up/KIND`.
 
-    (`device`, `stream`, `seq`) is unique for ever: `stream` is drawn when the journal is created,
-    `seq` counts its rows.  The control plane applies each once and acknowledges after its commit.
+    (`device`, `stream`, `seq`) is unique for ever: `stream` is drawn each time the journal is
+    opened, `seq` counts its rows from 1.  The control plane applies each once and acknowledges
+    after its commit.
     """
 
     stream: Digest | str = Field(max_length=64)

@@ -1,0 +1,141 @@
+"""The command `skerry-agent`: enrol, run, status.
+
+What goes wrong is one line on standard error: exit code 2 when the person gave something wrong,
+1 when the machine or the control plane is at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import socket
+import sqlite3
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from edge_agent.device.errors import (
+    AlreadyEnrolled,
+    BadClaim,
+    BadSettings,
+    DeviceError,
+    NotEnrolled,
+)
+
+BAD_INPUT: Final = (BadClaim, BadSettings, NotEnrolled, AlreadyEnrolled)
+
+
+class NotRunning(DeviceError):
+    """No agent runs in the directory."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; never returns."""
+    options = _parser().parse_args(arguments)
+    try:
+        raise SystemExit(_run(options))
+    except BAD_INPUT as error:
+        _fail(str(error), 2)
+    except DeviceError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or options.dir}: {error.strerror or error}", 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="skerry-agent", description="Serves signed models on this device.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    enrol = commands.add_parser("enrol", help="make this device a member of a fleet")
+    enrol.add_argument("--claim", type=Path, required=True, help="claim file of the control plane")
+    enrol.add_argument("--name", help="wished name: a-z, 0-9 and '-'")
+    run = commands.add_parser("run", help="serve, update and report until stopped")
+    status = commands.add_parser("status", help="what the running agent says of itself, as JSON")
+    for command in (enrol, run, status):
+        command.add_argument("--dir", type=Path, required=True, help="directory of this device")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "enrol":
+        return _enrol(options.dir, options.claim, options.name)
+    if options.command == "status":
+        return _status(options.dir)
+    return _serve(options.dir)
+
+
+def _enrol(directory: Path, claim_path: Path, name: str | None) -> int:
+    from edge_agent.device.enrol import enrol, read_claim
+    from edge_agent.device.inventory import collect
+
+    claim = read_claim(claim_path)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    identity = enrol(directory, claim, collect(directory), name)
+    member = identity.membership
+    sys.stdout.write(f"enrolled as {member.device_id} (profile {member.profile})\n")
+    return 0
+
+
+def _serve(directory: Path) -> int:
+    from edge_agent.agent import run_agent
+    from edge_agent.device.config import load_settings
+    from edge_agent.device.identity import load_identity
+    from edge_agent.link.errors import LinkError
+    from edge_agent.serve import ServeError
+
+    settings = load_settings(directory)
+    identity = load_identity(directory)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    try:
+        run_agent(identity, settings)
+    except (LinkError, ServeError) as error:
+        raise DeviceError(str(error)) from error
+    except sqlite3.DatabaseError as error:
+        raise DeviceError(f"{directory}: a database of the agent is damaged ({error})") from error
+    return 0
+
+
+def _status(directory: Path) -> int:
+    about_path = directory / "run" / "agent.json"
+    try:
+        about = json.loads(about_path.read_bytes())
+        text = _get_status(str(about["unix_socket"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise NotRunning(
+            f"{directory}: no agent runs here; start one with 'skerry-agent run --dir {directory}'"
+        ) from error
+    sys.stdout.write(json.dumps(json.loads(text), indent=2) + "\n")
+    return 0
+
+
+def _get_status(path: str) -> bytes:
+    """Body of `/status` from the administrative socket."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(5)
+        line.connect(path)
+        line.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        data = b""
+        while part := line.recv(65536):
+            data += part
+    return data.partition(b"\r\n\r\n")[2]
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"skerry-agent: {' '.join(message.split())}\n")
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

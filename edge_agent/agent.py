@@ -1,0 +1,377 @@
+"""The agent: composition root of a device.
+
+Puts the rooms together and owns their order.  It serves from what is installed before it looks for
+a broker, and goes on whatever the line does.
+
+    observe    serve → sampling → outbox → uplink
+    update     desired → updater → trust, transfer → slots → serve
+    report     updater, metrics → outbox → uplink;  twin → retained state
+
+Threads beside the event loop: link (2), uplink, sampler, updater, twin.  All sleep on events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from edge_agent.device.config import AgentSettings
+from edge_agent.device.errors import DeviceError
+from edge_agent.device.identity import Identity, write_whole
+from edge_agent.device.inventory import collect, rss_mib
+from edge_agent.device.twin import Served, Twin
+from edge_agent.link.chunks import MqttChunkPort
+from edge_agent.link.errors import LinkError, NotConnected
+from edge_agent.link.fetch import FetchPort
+from edge_agent.link.mqtt import Link, Retry, Will
+from edge_agent.link.outbox import Outbox
+from edge_agent.link.uplink import Uplink
+from edge_agent.sampling import Sampler
+from edge_agent.serve import DataPlane, ModelNotServed, ServedModel, Server
+from edge_agent.update.ports import HealthSample
+from edge_agent.update.trust import Trust
+from edge_agent.update.updater import open_updater
+from edge_agent.wire import topics
+from edge_agent.wire.errors import WireError
+from edge_agent.wire.messages import Desired, MetricsReport, UpdateReport
+
+log = logging.getLogger("skerry.agent")
+
+MAX_UNIX_PATH: Final = 100
+STOP_TIMEOUT_S: Final = 20.0
+
+
+class AgentRunning(DeviceError):
+    """Another process holds the directory."""
+
+
+class Agent:
+    """One device.  `run` from the main thread; everything else is internal."""
+
+    def __init__(self, identity: Identity, settings: AgentSettings) -> None:
+        """Open what is on the disk; nothing listens or connects yet.
+
+        Raises:
+            OutboxBroken: the journal is damaged.
+        """
+        self._directory = identity.directory
+        self._settings = settings
+        member = identity.membership
+        self._device_id, self._profile = member.device_id, member.profile
+        self._twin = Twin(
+            agent_version=agent_version(),
+            profile=member.profile,
+            inventory=collect(identity.directory),
+            clock=time.time,
+        )
+        self._twin_changed = threading.Event()
+        self._stopping = threading.Event()
+        self._outbox = Outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
+        self._link = Link(
+            host=member.broker_host,
+            port=member.broker_port,
+            device_id=member.device_id,
+            ca=identity.ca_path,
+            certificate=identity.certificate_path,
+            key=identity.key_path,
+            will=Will(topics.state(member.device_id), self._twin.offline().encode()),
+            retry=Retry(settings.reconnect_first_s, settings.reconnect_max_s),
+        )
+        self._uplink = Uplink(self._outbox, self._link, member.device_id)
+        self._sampler = Sampler(
+            self._outbox,
+            key=_device_secret(identity.directory / "sampling.key"),
+            ring_bytes=settings.memory_of_predictions_bytes,
+        )
+        self._plane = DataPlane(self._sampler.observe)
+        fetch = FetchPort(self._link, member.device_id)
+        self._trust = Trust(
+            identity.directory / "trust",
+            fetch,
+            member.device_id,
+            member.profile,
+            image_root=identity.root_path("image").read_text(),
+            director_root=identity.root_path("director").read_text(),
+        )
+        self._updater, self._store = open_updater(
+            identity.directory / "update",
+            trust=self._trust,
+            fetch=fetch,
+            chunks=MqttChunkPort(self._link, member.device_id),
+            activate=self._activate,
+            deactivate=self._deactivate,
+            report=self._report,
+            health=self._health,
+        )
+        self._link.subscribe(topics.desired(member.device_id), self._on_desired)
+        self._link.on_connected(self._on_connected)
+        self._server = Server(
+            self._plane,
+            host=settings.http_host,
+            port=settings.http_port,
+            unix_path=_socket_path(identity.directory),
+            feedback=self._sampler.correct,
+            status=self.status,
+        )
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            AgentRunning: another process holds the directory.
+            CannotListen: an address is taken.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        with _held(self._directory):
+            # from the disk alone: whether there is a network does not matter here
+            await asyncio.to_thread(self._updater.restore)
+            await self._server.start()
+            threads = [
+                threading.Thread(target=self._updater.run, name="updater", daemon=True),
+                threading.Thread(target=self._publish_twin, name="twin", daemon=True),
+            ]
+            about = self._directory / "run" / "agent.json"
+            try:
+                self._uplink.start()
+                self._link.start()
+                for thread in threads:
+                    thread.start()
+                write_whole(about, json.dumps(self._addresses()).encode(), mode=0o600)
+                log.info("agent.started device=%s http_port=%d", self._device_id, self._server.port)
+                await self._report_metrics_until(stop)
+            finally:
+                about.unlink(missing_ok=True)
+                await self._server.stop()
+                await asyncio.to_thread(self._stop, threads)
+                log.info("agent.stopped device=%s", self._device_id)
+
+    def _stop(self, threads: list[threading.Thread]) -> None:
+        self._stopping.set()
+        self._updater.stop()
+        self._twin_changed.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(STOP_TIMEOUT_S)
+        self._sampler.stop()
+        with contextlib.suppress(NotConnected):
+            topic = topics.state(self._device_id)
+            self._link.publish(topic, self._twin.offline().encode(), retain=True, timeout_s=2.0)
+        self._uplink.stop()
+        self._link.stop()
+        self._plane.close()
+        self._outbox.close()
+        self._trust.close()
+        self._store.close()
+
+    def _addresses(self) -> dict[str, JsonValue]:
+        return {
+            "pid": os.getpid(),
+            "device": self._device_id,
+            "http_host": self._settings.http_host,
+            "http_port": self._server.port,
+            "unix_socket": str(_socket_path(self._directory)),
+        }
+
+    def status(self) -> dict[str, JsonValue]:
+        """The agent's own view, for `/status`."""
+        state = self._twin.online(self._served())
+        return {
+            "device": self._device_id,
+            "profile": self._profile,
+            "agent_version": agent_version(),
+            "connected": self._link.connected,
+            "desired_version": self._twin.desired_version,
+            "models": {name: model.model_dump() for name, model in state.models.items()},
+            "outbox": {
+                "pending": self._outbox.count(),
+                "bytes": self._outbox.used_bytes,
+                "stream": self._outbox.stream,
+                "last_seq": self._outbox.last_seq,
+                "dropped": dict(self._outbox.dropped),
+            },
+            "sampling": dict(self._sampler.counts),
+            "rss_mib": round(rss_mib(), 1),
+        }
+
+    # ── ports of the updater ─────────────────────────────────────────────────────────────────────
+
+    def _activate(self, model: str, directory: Path) -> None:
+        self._plane.install(model, ServedModel.load(directory))
+        self._twin_changed.set()
+
+    def _deactivate(self, model: str) -> None:
+        self._plane.remove(model)
+        self._twin_changed.set()
+
+    def _report(self, report: UpdateReport) -> None:
+        self._outbox.append("report", report.encode())
+        self._twin.reported(report)
+        self._twin_changed.set()
+
+    def _health(self, model: str) -> HealthSample | None:
+        try:
+            window = self._plane.window_metrics(model, "probation")
+        except ModelNotServed:
+            return None
+        answered = window.requests - window.errors - window.rejects
+        return HealthSample(
+            requests=window.requests,
+            errors=window.errors,
+            latency_p99_ms=window.p99_us / 1000.0 if answered else None,
+            rss_mib=rss_mib() or None,
+        )
+
+    # ── the line ─────────────────────────────────────────────────────────────────────────────────
+
+    def _on_desired(self, payload: bytes) -> None:
+        try:
+            desired = Desired.decode(payload)
+        except WireError as error:
+            log.warning("desired.dropped cause=%s", error)
+            return
+        self._twin.saw_desired(desired.version)
+        self._updater.submit(desired)
+        self._twin_changed.set()
+
+    def _on_connected(self) -> None:
+        self._twin_changed.set()
+        self._updater.wake()
+
+    def _publish_twin(self) -> None:
+        """Body of the thread that publishes the state whenever it changes."""
+        while True:
+            self._twin_changed.wait()
+            self._twin_changed.clear()
+            if self._stopping.is_set():
+                return
+            state = self._twin.online(self._served())
+            try:
+                self._link.publish(topics.state(self._device_id), state.encode(), retain=True)
+            except NotConnected:
+                continue  # `_on_connected` asks for it again
+
+    def _served(self) -> list[Served]:
+        installed = (self._store.current(model) for model in self._store.models())
+        return [
+            Served(each.model, each.version, each.counter, each.sha256, each.variant, each.pending)
+            for each in installed
+            if each is not None
+        ]
+
+    # ── metrics ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _report_metrics_until(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.metrics_interval_s):
+                    await stop.wait()
+            for report in self._metrics():
+                try:
+                    self._outbox.append("metrics", report.encode())
+                except LinkError as error:
+                    log.error("metrics.not_journalled cause=%s", error)
+
+    def _metrics(self) -> Iterator[MetricsReport]:
+        """Figures of the models that had requests or corrections since the last call."""
+        for model in list(self._plane.models):
+            try:
+                window = self._plane.window_metrics(model)
+            except ModelNotServed:
+                continue
+            corrections = self._sampler.take_corrections(model, window.version)
+            if not window.requests and not corrections:
+                continue
+            yield MetricsReport(
+                model=model,
+                version=window.version,
+                window_s=window.window_s,
+                requests=window.requests,
+                errors=window.errors,
+                rejects=window.rejects,
+                corrections=corrections,
+                latency_p50_us=window.p50_us,
+                latency_p99_us=window.p99_us,
+                rss_mib=rss_mib(),
+            )
+
+
+def run_agent(identity: Identity, settings: AgentSettings) -> None:
+    """Run the agent to its end, on uvloop where it is installed.
+
+    Raises:
+        DeviceError, LinkError, ServeError: it cannot start; one line for a person.
+    """
+    with _held(identity.directory):
+        pass  # before anything is opened that belongs to the process that runs
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(Agent(identity, settings).run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def agent_version() -> str:
+    """Version of the installed agent."""
+    try:
+        return importlib.metadata.version("skerry-agent")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock.
+
+    Raises:
+        AgentRunning: another process has it.
+    """
+    run = directory / "run"
+    run.mkdir(exist_ok=True, mode=0o700)
+    with (run / "agent.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AgentRunning(f"{directory}: another agent runs here") from None
+        yield
+
+
+def _socket_path(directory: Path) -> Path:
+    """Where the administrative socket is; the name of a Unix socket has 108 bytes at most."""
+    path = directory.resolve() / "run" / "agent.sock"
+    if len(os.fsencode(path)) < MAX_UNIX_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"skerry-agent-{os.getuid()}-{digest}.sock"
+
+
+def _device_secret(path: Path) -> bytes:
+    """The device's own secret for keyed pseudonyms; drawn once, never sent."""
+    if not path.exists():
+        write_whole(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()

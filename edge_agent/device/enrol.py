@@ -1,0 +1,170 @@
+"""Enrolment: a claim and a fresh key become an identity.
+
+Rules:
+    * The key is on the disk before it is used; a lost answer can be asked for again with the same
+      key and claim as long as the control plane accepts the claim.
+    * `device.json` is written last: a directory has an identity wholly or not at all.
+    * Over https only the authority of the claim is trusted.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edge_agent.device.errors import (
+    AlreadyEnrolled,
+    BadClaim,
+    EnrolmentRefused,
+    Unreachable,
+)
+from edge_agent.device.identity import (
+    Identity,
+    Membership,
+    certificate_request,
+    load_identity,
+    new_key,
+    write_key,
+    write_whole,
+)
+from edge_agent.wire.errors import WireError
+from edge_agent.wire.ids import is_slug
+from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest, Inventory
+
+TIMEOUT_S: Final = 20.0
+MAX_REPLY_BYTES: Final = 1 << 20
+
+
+def read_claim(path: Path) -> ClaimFile:
+    """The claim in a file.
+
+    Raises:
+        BadClaim: it cannot be read, or is no claim.
+    """
+    try:
+        claim = ClaimFile.decode(path.read_bytes(), limit=MAX_REPLY_BYTES)
+    except OSError as error:
+        raise BadClaim(f"{path}: cannot be read ({error.strerror})") from error
+    except WireError as error:
+        raise BadClaim(f"{path}: not a claim file ({error})") from error
+    if urlsplit(claim.url).scheme not in ("http", "https"):
+        raise BadClaim(f"{path}: the claim's address {claim.url[:80]!r} is neither http nor https")
+    return claim
+
+
+def enrol(
+    directory: Path, claim: ClaimFile, inventory: Inventory, name: str | None = None
+) -> Identity:
+    """Enrol this device and keep the identity in `directory`.
+
+    Args:
+        name: wished id; the control plane chooses when left out.
+
+    Raises:
+        AlreadyEnrolled: `directory` has an identity.
+        BadClaim: `name` is no possible id.
+        EnrolmentRefused: the control plane said no, or its answer makes no sense.
+        Unreachable: no answer.
+    """
+    if (directory / "device.json").exists():
+        raise AlreadyEnrolled(f"{directory}: holds an identity already; choose another directory")
+    if name is not None and not is_slug(name):
+        raise BadClaim(f"{name!r} cannot be a name: use a-z, 0-9 and '-', at most 63 characters")
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = _own_key(directory / "device.key")
+    request = EnrolRequest(
+        claim_id=claim.claim_id,
+        secret=claim.secret,
+        csr_pem=certificate_request(key),
+        inventory=inventory,
+        name=name,
+    )
+    reply = _ask(claim, request)
+    _check_certificate(reply, key)
+    write_whole(directory / "device.pem", reply.certificate_pem.encode())
+    write_whole(directory / "ca.pem", claim.ca_pem.encode())
+    roots = directory / "roots"
+    roots.mkdir(exist_ok=True)
+    write_whole(roots / "image.json", claim.image_root.encode())
+    write_whole(roots / "director.json", claim.director_root.encode())
+    membership = Membership(
+        device_id=reply.device_id,
+        profile=claim.profile,
+        broker_host=reply.broker_host,
+        broker_port=reply.broker_port,
+        control_plane_url=claim.url,
+    )
+    write_whole(directory / "device.json", membership.encode())
+    return load_identity(directory)
+
+
+def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key of an earlier attempt, or a fresh one."""
+    if path.exists():
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError):
+            key = None
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+    fresh = new_key()
+    write_key(path, fresh)
+    return fresh
+
+
+def _ask(claim: ClaimFile, request: EnrolRequest) -> EnrolReply:
+    address = urlsplit(claim.url)
+    host = address.hostname or ""
+    connection: http.client.HTTPConnection
+    if address.scheme == "https":
+        # the claim's authority and no other: a public one knows nothing of this control plane
+        context = ssl.create_default_context(cadata=claim.ca_pem)
+        connection = http.client.HTTPSConnection(
+            host, address.port, timeout=TIMEOUT_S, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(host, address.port, timeout=TIMEOUT_S)
+    try:
+        connection.request(
+            "POST",
+            f"{address.path.rstrip('/')}/v1/enrol",
+            request.encode(),
+            {"Content-Type": "application/json"},
+        )
+        response = connection.getresponse()
+        data = response.read(MAX_REPLY_BYTES + 1)
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"{claim.url}: the control plane does not answer ({error})") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise EnrolmentRefused(f"{claim.url}: {_refusal(response.status, data)}")
+    try:
+        return EnrolReply.decode(data, limit=MAX_REPLY_BYTES)
+    except WireError as error:
+        raise EnrolmentRefused(f"{claim.url}: an answer that makes no sense ({error})") from error
+
+
+def _refusal(status: int, data: bytes) -> str:
+    try:
+        text = str(json.loads(data)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"status {status}"
+    return " ".join(text.split())[:300]
+
+
+def _check_certificate(reply: EnrolReply, key: ec.EllipticCurvePrivateKey) -> None:
+    try:
+        certificate = x509.load_pem_x509_certificate(reply.certificate_pem.encode())
+    except ValueError as error:
+        raise EnrolmentRefused("the control plane sent no certificate") from error
+    if certificate.public_key() != key.public_key():
+        raise EnrolmentRefused("the control plane sent a certificate for another key")
