@@ -42,7 +42,9 @@ def create(port: int) -> FastAPI:
             if w().broken:
                 return JSONResponse({"error": "database is locked; try again"}, 503)
             if role == "viewer" and request.method != "GET":
-                return JSONResponse({"error": "role viewer may not do this; it takes operator"}, 403)
+                return JSONResponse(
+                    {"error": "role viewer may not do this; it takes operator"}, 403
+                )
         response: Response = await call_next(request)
         return response
 
@@ -56,13 +58,15 @@ def create(port: int) -> FastAPI:
             device = w().devices[value]
             w().devices[value] = device.model_copy(update={"online": False})
         elif knob == "progress":
-            w().jobs["build-4c1d"] = w().jobs["build-4c1d"].model_copy(
-                update={"progress": float(value)}
+            w().jobs["build-4c1d"] = (
+                w().jobs["build-4c1d"].model_copy(update={"progress": float(value)})
             )
         elif knob == "drift":
             newest = max(r.at for r in w().drift)
             w().drift.append(
-                w().drift[-1].model_copy(
+                w()
+                .drift[-1]
+                .model_copy(
                     update={"scope": "fleet", "verdict": "ok", "statistic": 5.0, "at": newest + 600}
                 )
             )
@@ -123,9 +127,7 @@ def _fleet(app: FastAPI, w: Any) -> None:
     @app.post("/v1/claims", status_code=201)
     def create_claims(body: schemas.ClaimIn) -> list[dict[str, str]]:
         if body.profile not in ("this-machine", "generic-x86-64"):
-            raise HTTPException(
-                400, f"no profile {body.profile!r}; did you mean 'this-machine'?"
-            )
+            raise HTTPException(400, f"no profile {body.profile!r}; did you mean 'this-machine'?")
         files = []
         for _ in range(body.count):
             name = f"c{len(w().claims):x}new"
@@ -163,9 +165,7 @@ def _models(app: FastAPI, w: Any) -> None:
         before = model(name, version)
         step = {"from_state": before.state, "to_state": state, "actor": "operator",
                 "reason": reason, "at": time.time()}  # fmt: skip
-        after = before.model_copy(
-            update={"state": state, "promotions": [*before.promotions, step]}
-        )
+        after = before.model_copy(update={"state": state, "promotions": [*before.promotions, step]})
         w().models[name, version] = after
         return after
 

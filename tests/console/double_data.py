@@ -100,7 +100,9 @@ def full(devices: int = 230) -> World:
             revoked=state == "revoked",
         )
     for index in range(130):
-        action = ("device.enrolled", "model.approved", "rollout.created", "claim.created")[index % 4]
+        action = ("device.enrolled", "model.approved", "rollout.created", "claim.created")[
+            index % 4
+        ]
         world.log("demo" if index % 3 else "orchestrator", action, f"edge-{index:04d}", n=index)
     return world
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -69,7 +70,7 @@ async def page(view: View) -> None:
     live: Live[_Data] = Live(view, load)
     live.part(lambda data: _tiles(view, data.overview), of=lambda data: data.overview)
     with card(body=False):
-        _filters(view, wanted, live)
+        offer = _filters(view, wanted, live)
         table = Rows(
             [
                 Column("device", view.t("Device")),
@@ -88,7 +89,7 @@ async def page(view: View) -> None:
             items = data.page.items
             table.show([_row(view, item) for item in items])
             table.set_visibility(bool(items))
-            wanted.profiles |= {item.profile for item in items}
+            offer({item.profile for item in items})
             none.clear()
             if not items:
                 with none:
@@ -121,7 +122,9 @@ def _tiles(view: View, now: Overview) -> None:
     )
 
 
-def _filters(view: View, wanted: _Filter, live: Live[_Data]) -> None:
+def _filters(view: View, wanted: _Filter, live: Live[_Data]) -> Callable[[set[str]], None]:
+    """The inputs.  Returns a function that offers further profiles."""
+
     async def again() -> None:
         wanted.offset = 0
         await live.refresh()
@@ -153,14 +156,17 @@ def _filters(view: View, wanted: _Filter, live: Live[_Data]) -> None:
         labels.props("outlined dense clearable debounce=250 data-testid=label").classes("sk-field")
         choice = ui.select([], label=view.t("Profile"), clearable=True, on_change=profile)
         choice.props("outlined dense options-dense data-testid=profile").classes("sk-field")
-        choice.on(
-            "popup-show",
-            lambda: choice.set_options(sorted(wanted.profiles), value=choice.value),
-        )
         names = {key: view.t(key) for key in _PRESENCE}
         toggle = ui.toggle(names, value="All", on_change=presence)
         toggle.props("no-caps dense unelevated padding='4px 12px' data-testid=presence")
         toggle.props("color=white text-color=secondary toggle-color=primary").classes("sk-seg")
+
+    def offer(profiles: set[str]) -> None:
+        if not profiles <= wanted.profiles:
+            wanted.profiles |= profiles
+            choice.set_options(sorted(wanted.profiles), value=choice.value)
+
+    return offer
 
 
 def _row(view: View, device: DeviceOut) -> Row:
@@ -219,7 +225,8 @@ def _pager(view: View, wanted: _Filter, page: DevicePage, live: Live[_Data]) -> 
         return
 
     async def turn(step: int) -> None:
-        wanted.offset = max(0, page.offset + step * PAGE_ROWS)
+        end = max(0, page.total - 1) // PAGE_ROWS * PAGE_ROWS
+        wanted.offset = min(max(0, wanted.offset + step * PAGE_ROWS), end)
         await live.refresh()
 
     last = min(page.offset + PAGE_ROWS, page.total)
