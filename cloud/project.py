@@ -97,19 +97,19 @@ class MeasureSpec(_Part):
 
 
 class RetrainSpec(_Part):
-    """When the field's labels start a retraining.
+    """When the field's labels start a retraining: see `cloud.retrain.RetrainPolicy`.
 
-    Attributes:
-        min_labels: fewest labelled samples of the field.
-        max_accuracy_drop_points: loss of accuracy in the field, in points, that is harm.
-        cooldown_s: least seconds between two retrainings.
-        automatic: whether harm starts a job, or only says that one is due.
+    The same fields and defaults, which a test compares: that package opens the database, and the
+    project file is read in child processes that must start fast.
     """
 
     min_labels: int = Field(default=200, ge=1)
     max_accuracy_drop_points: float = Field(default=5.0, gt=0, le=100)
     cooldown_s: float = Field(default=3600.0, ge=0)
     automatic: bool = False
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    min_answers: int = Field(default=20, ge=1)
+    window: int = Field(default=128, ge=1)
 
 
 def _step(value: object) -> object:

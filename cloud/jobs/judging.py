@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from pydantic import JsonValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloud.blobs import Blobs
 from cloud.db.tables import Release, Variant
 from cloud.gates import GateResult, judge_candidate, overall
 from cloud.jobs.cache import Result
@@ -37,28 +37,24 @@ def judge(session: Session, desk: Desk, plan: Plan, rows_path: str, optimized: R
         for candidate in _candidates(optimized)
         if candidate["selected"]
     }
-    bundles = {f"candidate-{profile}": sha for profile, sha in selected.items()}
+    bundles = {f"candidate {profile}": sha for profile, sha in selected.items()}
     if plan.champion is not None:
         for profile in selected:
             sha = champion_bundle(session, plan.model, plan.champion, profile)
             if sha is not None:
-                bundles[f"champion-{profile}"] = sha
+                bundles[f"champion {profile}"] = sha
     answers = _answers(desk, bundles, str(judged_path))
     results: list[GateResult] = []
     for profile in selected:
-        champion = answers.get(f"champion-{profile}")
-        for result in judge_candidate(
+        champion = answers.get(f"champion {profile}")
+        judged = judge_candidate(
             None if champion is None else _by_split(rows, _wrong_if_refused(champion, rows, desk)),
-            _by_split(rows, _wrong_if_refused(answers[f"candidate-{profile}"], rows, desk)),
+            _by_split(rows, _wrong_if_refused(answers[f"candidate {profile}"], rows, desk)),
             _by_split(rows, rows.labels),
             desk.project.gate_spec,
             classes=desk.project.labels,
-        ):
-            results.append(
-                GateResult(
-                    f"{profile}/{result.gate}", result.verdict, result.reason, result.evidence
-                )
-            )
+        )
+        results += [replace(result, gate=f"{profile}/{result.gate}") for result in judged]
     gates: list[JsonValue] = [
         {
             "gate": result.gate,
@@ -95,16 +91,13 @@ def champion_bundle(session: Session, model: str, version: int, profile: str) ->
 
 
 def _answers(desk: Desk, bundles: dict[str, str], data: str) -> dict[str, NDArray[np.int64]]:
-    """Class indices by bundle; the same bundle is asked once."""
-    blobs: Blobs = desk.blobs
-    files: dict[str, JsonValue] = {}
-    for sha in dict.fromkeys(bundles.values()):
-        path = desk.directory / f"{sha}.tar"
-        path.write_bytes(blobs.get(sha))
-        files[sha] = str(path)
+    """Class indices by the bundle's name."""
+    files: dict[str, JsonValue] = {
+        name: str(desk.fetch(sha, f"{sha}.tar")) for name, sha in bundles.items()
+    }
     desk.child("predict", data=data, bundles=files)
     with np.load(desk.directory / "answers.npz", allow_pickle=False) as archive:
-        return {name: archive[sha] for name, sha in bundles.items()}
+        return {name: archive[name] for name in bundles}
 
 
 def _wrong_if_refused(answers: NDArray[np.int64], rows: Rows, desk: Desk) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The step "optimize" as the parent sees it: every candidate becomes a blob that can be downloaded."""
+"""The step "optimize" outside of its child: every candidate becomes a blob that can be fetched."""
 
 from __future__ import annotations
 

@@ -85,9 +85,10 @@ def _end_lost(records: JobRecords, workflow: Callable[[str], None]) -> None:
         status = DBOS.get_workflow_status(job_id)
         if status is None:
             _enqueue(workflow, job_id)
-        elif status.status in _DEAD or status.app_version not in (None, APPLICATION_VERSION):
-            if records.end(job_id, "failed", error="the job was lost; start it again"):
-                log.warning("job.lost job=%s workflow=%s", job_id, status.status)
+            continue
+        lost = status.status in _DEAD or status.app_version not in (None, APPLICATION_VERSION)
+        if lost and records.end(job_id, "failed", error="the job was lost; start it again"):
+            log.warning("job.lost job=%s workflow=%s", job_id, status.status)
 
 
 def _config(settings: Settings) -> DBOSConfig:

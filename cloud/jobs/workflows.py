@@ -39,7 +39,6 @@ _SPEAKING = (SkerryError, RegistryError, OptimizerError)
 def register_workflows(steps: Steps, place: Workplace) -> Callable[[str], None]:
     """Tell DBOS about the workflow; returns the function to enqueue, which takes the job's id."""
 
-    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_RECOVERIES)
     def job(job_id: str) -> None:
         try:
             _make_candidate(steps, place, job_id)
@@ -50,7 +49,10 @@ def register_workflows(steps: Steps, place: Workplace) -> Callable[[str], None]:
             log.warning("job.failed job=%s error=%s", job_id, error)
         _step("clear", place, job_id, place.clear, job_id)
 
-    return job
+    registered: Callable[[str], None] = DBOS.workflow(
+        name=WORKFLOW, max_recovery_attempts=MAX_RECOVERIES
+    )(job)
+    return registered
 
 
 def _make_candidate(steps: Steps, place: Workplace, job_id: str) -> None:

@@ -117,7 +117,7 @@ def test_a_cancelled_task_ends_within_a_second_or_two(bench: Bench) -> None:
 
 
 def test_a_task_that_takes_too_long_is_ended(bench: Bench) -> None:
-    with pytest.raises(StepTimeout, match="within 0.5 s"):
+    with pytest.raises(StepTimeout, match=r"within 0\.5 s"):
         bench.load("time.sleep(60)", executor=LocalProcess(bench.directory / "lock", timeout_s=0.5))
 
 

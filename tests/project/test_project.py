@@ -1,5 +1,7 @@
 """The project file: what is accepted, and which line is blamed for what is not."""
 
+# ruff: noqa: E501 (a table of mistakes and complaints)
+
 from __future__ import annotations
 
 import io
@@ -12,11 +14,13 @@ import pytest
 from cloud.project import (
     MAX_PROJECT_BYTES,
     ProjectError,
+    RetrainSpec,
     load_project,
     pack_project,
     read_packed,
     unpack_project,
 )
+from cloud.retrain import RetrainPolicy
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
@@ -56,10 +60,16 @@ def test_the_example_is_accepted() -> None:
     assert project.gate_spec.metric == project.metrics.primary
 
 
+def test_the_retrain_section_is_the_policys() -> None:
+    assert RetrainSpec().model_dump() == RetrainPolicy().model_dump()
+    for name, field in RetrainPolicy.model_fields.items():
+        assert RetrainSpec.model_fields[name].metadata == field.metadata
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("build: family:build", "build: family:buld", "no function 'buld' in family.py; did you mean 'build'?"),
+        ("build: family:build", "build: family:buld", "no function 'buld' in family.py; did you mean 'build'"),
         ("load: data:load", "load: dat:load", "module 'dat' is not listed under code; did you mean 'data'?"),
         ("steps: [steps.py]", "steps: [step.py]", "no file 'step.py'; did you mean 'steps.py'?"),
         ("  - digits.prepare", "  - digits.prepair", "no step 'digits.prepair'; did you mean 'digits.prepare'?"),
