@@ -14,7 +14,6 @@ from cloud.db.tables import ModelVersion, Release, Variant
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.publish import publish_release
 from cloud.registry import audit
-
 from cloud.signing import ImageRepository
 
 log = logging.getLogger("skerry.releases")

@@ -14,7 +14,7 @@ from cloud.errors import SkerryError
 from fleet.client.errors import ApiError
 from optimizer.errors import OptimizerError
 
-USAGE_ERROR = typer.BadParameter.__bases__[0]
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """Every wrong option or command; typer carries click inside and gives this class no name."""
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ def main() -> None:
     except typer.Exit as leave:
         code = leave.exit_code
     except USAGE_ERROR as error:
-        errors.print(f"skerry: {error.format_message()}", markup=False, soft_wrap=True)
+        message = getattr(error, "format_message", error.__str__)()
+        errors.print(f"skerry: {message}", markup=False, soft_wrap=True)
         code = 2
     except (SkerryError, OptimizerError, ApiError) as error:
         errors.print(f"skerry: {error}", markup=False, soft_wrap=True)

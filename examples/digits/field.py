@@ -174,7 +174,7 @@ class FieldDevice:
         """POST one image as plain JSON, as `curl` would; returns the label."""
         body = {
             "inputs": [
-                {"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": image.tolist()}
+                {"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": [image.tolist()]}
             ]
         }
         _, data = self._call("POST", "/v2/models/digits/infer", json.dumps(body).encode(), {})
