@@ -114,6 +114,7 @@ class Mosquitto:
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._log_start = 0
 
     @classmethod
     def for_authority(
@@ -197,6 +198,7 @@ class Mosquitto:
         access.write_text(access_list())
         access.chmod(0o600)
         self._log = (self._directory / "mosquitto.log").open("ab")
+        self._log_start = self._log.tell()
         self._process = subprocess.Popen(
             [str(executable), "-c", str(config)],
             stdin=subprocess.DEVNULL,
@@ -215,6 +217,7 @@ class Mosquitto:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if not self.alive():
+                self.stop()
                 raise BrokerFailed(f"mosquitto ended at its start: {self._last_words()}")
             try:
                 socket.create_connection((self.host, self.port), timeout=1).close()
@@ -260,6 +263,12 @@ class Mosquitto:
                 ) from error
 
     def _last_words(self) -> str:
-        path = self._directory / "mosquitto.log"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return lines[-1][:300] if lines else "no log"
+        """What went wrong, by the log of this start: its first error, else its last line."""
+        with (self._directory / "mosquitto.log").open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read(65536).decode(errors="replace").strip().splitlines()
+        for line in lines:
+            _, found, text = line.partition("Error: ")
+            if found:
+                return text[:300]
+        return lines[-1][:300] if lines else "it logged nothing"

@@ -1,0 +1,97 @@
+"""The broker process: clear errors, generated configuration, revocation."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+
+from cloud.broker.mosquitto import (
+    BrokerFailed,
+    Mosquitto,
+    MosquittoMissing,
+    PortInUse,
+    access_list,
+    find_mosquitto,
+    version_of,
+)
+from edge_agent.link.mqtt import Link, Retry
+from edge_agent.wire import topics
+
+
+def test_a_missing_broker_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("SKERRY_MOSQUITTO", str(tmp_path / "none"))
+    with pytest.raises(MosquittoMissing, match="SKERRY_MOSQUITTO"):
+        find_mosquitto()
+
+
+@pytest.mark.parametrize("says", ["mosquitto version 1.6.9", "something else"])
+def test_a_broker_that_is_too_old_or_another_program_is_refused(tmp_path, says):
+    fake = tmp_path / "mosquitto"
+    fake.write_text(f"#!/bin/sh\necho '{says}'\n")
+    fake.chmod(0o755)
+    with pytest.raises(MosquittoMissing):
+        version_of(fake)
+
+
+def test_a_taken_port_is_named(broker, tmp_path):
+    second = Mosquitto.for_authority(tmp_path, broker.authority, host="127.0.0.1", port=broker.port)
+    with pytest.raises(PortInUse, match=str(broker.port)):
+        second.start()
+    assert not second.alive()
+
+
+def test_a_broker_that_cannot_start_says_its_last_words(broker, tmp_path, free_ports):
+    process = Mosquitto.for_authority(
+        tmp_path, broker.authority, host="127.0.0.1", port=free_ports(1)[0]
+    )
+    (tmp_path / "server.key").write_text("no key")
+    with pytest.raises(BrokerFailed, match="key"):
+        process.start()
+    assert not process.alive()
+
+
+def test_the_access_list_has_every_topic_of_the_contract():
+    text = access_list()
+    for tail in topics.WRITTEN_BY_DEVICE:
+        assert f"pattern write skerry/v1/d/%u/{tail}\n" in text
+    for tail in topics.READ_BY_DEVICE:
+        assert f"pattern read skerry/v1/d/%u/{tail}\n" in text
+    assert "readwrite" not in text.replace("topic readwrite skerry/#", "")
+
+
+def test_who_has_no_certificate_is_not_let_in(broker):
+    context = ssl.create_default_context(cafile=str(broker.authority.certificate_path))
+    with (
+        socket.create_connection((broker.host, broker.port), timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as line,
+        pytest.raises(ssl.SSLError),
+    ):
+        line.sendall(b"\x10\x10\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03abc")
+        line.recv(16)
+
+
+def test_a_revoked_certificate_is_refused_after_a_reload(broker):
+    files = broker.device("revoked")
+
+    def connects() -> bool:
+        link = Link(
+            host=broker.host, port=broker.port, device_id="revoked",
+            ca=files.ca, certificate=files.certificate, key=files.key, retry=Retry(0.05, 0.2),
+        )  # fmt: skip
+        link.start()
+        try:
+            return link.wait_connected(1.5)
+        finally:
+            link.stop()
+
+    assert connects()
+    broker.authority.revoke([files.serial])
+    broker.process.reload()
+    try:
+        assert not connects()
+    finally:
+        broker.authority.revoke([])
+        broker.process.reload()
+    assert connects()
