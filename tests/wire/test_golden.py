@@ -1,0 +1,74 @@
+"""The messages as they were first sent.  The files in `golden/` are never edited, only added to:
+what an old device says must be understood for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.wire.base import WireModel, pack_frame, unpack_frame
+from edge_agent.wire.messages import (
+    Ack,
+    ChunkReply,
+    ChunkRequest,
+    ClaimFile,
+    Correction,
+    Desired,
+    DeviceEvent,
+    DeviceState,
+    EnrolReply,
+    EnrolRequest,
+    FetchReply,
+    FetchRequest,
+    MetricsReport,
+    UpdateReport,
+    UplinkHeader,
+)
+from edge_agent.wire.samples import SampleHeader
+
+GOLDEN = Path(__file__).parent / "golden"
+
+MESSAGES: dict[str, type[WireModel]] = {
+    "ack": Ack,
+    "chunk_request": ChunkRequest,
+    "claim": ClaimFile,
+    "correction": Correction,
+    "desired": Desired,
+    "enrol_reply": EnrolReply,
+    "enrol_request": EnrolRequest,
+    "event": DeviceEvent,
+    "fetch_request": FetchRequest,
+    "metrics": MetricsReport,
+    "report": UpdateReport,
+    "state_birth": DeviceState,
+    "state_will": DeviceState,
+}
+
+FRAMES: dict[str, tuple[type[WireModel], bytes]] = {
+    "chunk_reply": (ChunkReply, b"chunk"),
+    "fetch_reply": (FetchReply, b"metadata"),
+    "sample": (SampleHeader, b"zstd"),
+    "uplink": (UplinkHeader, b"message"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(MESSAGES))
+def test_an_old_message_is_understood_and_passed_on_whole(name):
+    data = (GOLDEN / f"{name}.json").read_bytes().strip()
+    message = MESSAGES[name].decode(data)
+    assert MESSAGES[name].decode(message.encode()) == message
+    assert set(message.model_dump()) >= set(MESSAGES[name].model_validate_json(data).model_dump())
+
+
+@pytest.mark.parametrize("name", sorted(FRAMES))
+def test_an_old_frame_is_understood(name):
+    kind, payload = FRAMES[name]
+    header, body = unpack_frame((GOLDEN / f"{name}.frame").read_bytes(), kind)
+    assert bytes(body) == payload
+    assert unpack_frame(pack_frame(header, body), kind)[0] == header
+
+
+def test_every_golden_file_is_tested():
+    names = {path.stem for path in GOLDEN.iterdir()}
+    assert names == set(MESSAGES) | set(FRAMES)
