@@ -6,6 +6,7 @@ The text is a list of sizes: a number of devices, or a share of those left in pe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from fleet.console import formats
 from fleet.console.tones import Tone
 
 MAX_WAVES: Final = 20
+_SIZE: Final = re.compile(r"(-?\d{1,9}(?:\.\d+)?)\s*(%?)")
 
 
 class BadWaves(ValueError):
@@ -71,16 +73,14 @@ def parse(text: str, soak_s: float) -> list[WaveIn]:
 
 
 def _wave(part: str, soak_s: float) -> WaveIn:
-    share = part.endswith("%")
-    digits = part.removesuffix("%").strip()
-    try:
-        number = float(digits)
-    except ValueError as error:
-        raise BadWaves(f"{part!r} is not a size; write 5 for devices or 25% for a share") from error
+    found = _SIZE.fullmatch(part)
+    if found is None:
+        raise BadWaves(f"{part!r} is not a size; write 5 for devices or 25% for a share")
+    number, share = float(found[1]), bool(found[2])
     if share:
         if not 0 < number <= 100:
             raise BadWaves(f"{part!r}: a share lies above 0 % and up to 100 %")
         return WaveIn(percent=number, soak_s=soak_s)
-    if number != int(number) or number < 1:
+    if not number.is_integer() or number < 1:
         raise BadWaves(f"{part!r}: a number of devices is whole and at least 1")
     return WaveIn(count=int(number), soak_s=soak_s)

@@ -1,6 +1,6 @@
 """A control plane in memory with the real console on it: run as a script with a port.
 
-Serves the `/v1` routes from `double_data.World`.  `POST /double/KNOB` changes the world from a test.
+Serves the `/v1` routes from `double_data.World`; a test changes it by `POST /double/KNOB`.
 """
 
 from __future__ import annotations

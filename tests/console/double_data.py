@@ -202,13 +202,14 @@ def _model(version: int, now: float) -> ModelDetail:
                 "at least -0.9 at 95 % (limit -2.0)",
                 evidence={"n": 449, "difference": 0.0029, "lower_bound": -0.009, "margin": 0.02}),
         GateOut(gate="recall_floor", verdict="insufficient" if version == 3 else "pass",
-                at=now - 4000, reason="class 8: 41 of 43 right, at least 0.864 at 95 % (floor 0.88)",
+                at=now - 4000, reason="class 8: 41 of 43 right, at least 0.864 (floor 0.88)",
                 evidence={"class": "8", "n": 43, "right": 41, "lower_bound": 0.864}),
         GateOut(gate="golden_set", verdict="pass", at=now - 4000,
                 reason="all 32 known answers reproduced", evidence={"n": 32, "wrong": 0}),
     ]  # fmt: skip
     states = {1: ["candidate", "approved", "published", "champion", "retired"],
-              2: ["candidate", "approved", "published", "champion"], 3: ["candidate"]}[version]  # fmt: skip
+              2: ["candidate", "approved", "published", "champion"],
+              3: ["candidate"]}[version]  # fmt: skip
     releases = [] if version == 3 else [
         {"target": f"models/digits/{profile}/{version}.bundle", "profile": profile,
          "counter": version, "bundle_sha": sha(f"b{profile}{version}"), "length": 61440,

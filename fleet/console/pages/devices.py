@@ -96,10 +96,8 @@ async def page(view: View) -> None:
                     _nothing(view, wanted)
 
         live.part(show, of=lambda data: data.page, keep=True)
-        live.part(
-            lambda data: _pager(view, wanted, data.page, live),
-            of=lambda data: (data.page.total, data.page.offset),
-        )
+        pager = _Pager(view, wanted, live)
+        live.part(lambda data: pager.show(data.page), keep=True)
     await live.start()
 
 
@@ -220,30 +218,46 @@ def _nothing(view: View, wanted: _Filter) -> None:
         )
 
 
-def _pager(view: View, wanted: _Filter, page: DevicePage, live: Live[_Data]) -> None:
-    if page.total <= PAGE_ROWS and page.offset == 0:
-        return
+class _Pager:
+    """The place in the list, and the way on and back.
 
-    async def turn(step: int) -> None:
-        end = max(0, page.total - 1) // PAGE_ROWS * PAGE_ROWS
-        wanted.offset = min(max(0, wanted.offset + step * PAGE_ROWS), end)
-        await live.refresh()
+    Its buttons outlive a redraw: one that is replaced between two clicks would lose the second.
+    """
 
-    last = min(page.offset + PAGE_ROWS, page.total)
-    with ui.element("div").classes("sk-pager"):
-        ui.label(
-            view.t(
+    def __init__(self, view: View, wanted: _Filter, live: Live[_Data]) -> None:
+        self._view = view
+        self._wanted = wanted
+        self._live = live
+        self._total = 0
+        self._bar = ui.element("div").classes("sk-pager")
+        with self._bar:
+            self._place = ui.label().classes("sk-num").props("data-testid=pager")
+            self._back = self._button("chevron_left", -1, "Previous page", "page-previous")
+            self._on = self._button("chevron_right", 1, "Next page", "page-next")
+
+    def show(self, page: DevicePage) -> None:
+        self._total = page.total
+        last = min(page.offset + PAGE_ROWS, page.total)
+        self._bar.set_visibility(page.total > PAGE_ROWS or page.offset > 0)
+        self._back.set_enabled(page.offset > 0)
+        self._on.set_enabled(last < page.total)
+        self._place.set_text(
+            self._view.t(
                 "{first}–{last} of {total}",
                 first=formats.count(min(page.offset + 1, page.total)),
                 last=formats.count(last),
                 total=formats.count(page.total),
             )
-        ).classes("sk-num").props("data-testid=pager")
-        for icon, step, on, name in (
-            ("chevron_left", -1, page.offset > 0, "Previous page"),
-            ("chevron_right", 1, last < page.total, "Next page"),
-        ):
-            turner = ui.button(icon=icon, on_click=lambda step=step: turn(step))
-            turner.props("flat dense round color=secondary").set_enabled(on)
-            turner.props["aria-label"] = view.t(name)
-            turner.props["data-testid"] = "page-next" if step > 0 else "page-previous"
+        )
+
+    async def _turn(self, step: int) -> None:
+        end = max(0, self._total - 1) // PAGE_ROWS * PAGE_ROWS
+        self._wanted.offset = min(max(0, self._wanted.offset + step * PAGE_ROWS), end)
+        await self._live.refresh()
+
+    def _button(self, icon: str, step: int, name: str, testid: str) -> ui.button:
+        made = ui.button(icon=icon, on_click=lambda: self._turn(step))
+        made.props("flat dense round color=secondary")
+        made.props["aria-label"] = self._view.t(name)
+        made.props["data-testid"] = testid
+        return made

@@ -1,0 +1,72 @@
+"""The client's calls against the routes that the API really has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from cloud.api import fleet_routes, learning_routes, model_routes, operation_routes
+from edge_agent.wire.messages import EnrolRequest, Inventory
+from fleet.client import calls, schemas
+from fleet.client.calls import Call
+
+MODULES = (fleet_routes, model_routes, learning_routes, operation_routes)
+
+
+def _routes() -> Iterator[tuple[str, str]]:
+    for module in MODULES:
+        for route in module.router.routes:
+            for method in route.methods:
+                yield method, route.path
+
+
+def _calls() -> list[Call]:
+    inventory = Inventory(
+        machine="x", system="x", cpu_flags=(), cores=1, memory_mib=1, disk_free_mib=1, python="3",
+        runtimes={},
+    )  # fmt: skip
+    enrol = EnrolRequest(claim_id="c1", secret="s", csr_pem="", inventory=inventory)
+    return [
+        calls.overview(),
+        calls.devices(offset=0, limit=1, search="", labels=(), profile="", online=None),
+        calls.device("d"),
+        calls.create_claims(schemas.ClaimIn(profile="p")),
+        calls.claims(),
+        calls.revoke_claim("c"),
+        calls.enrol(enrol),
+        calls.models(),
+        calls.model("m", 1),
+        calls.approve("m", 1, ""),
+        calls.reject("m", 1, ""),
+        calls.publish("m", 1, schemas.PublishIn()),
+        calls.bundle(1),
+        calls.rollouts(),
+        calls.rollout("r"),
+        calls.start_rollout(schemas.RolloutIn(model="m", version=1)),
+        calls.steer_rollout("r", "pause"),
+        calls.drift("m"),
+        calls.check_drift("m"),
+        calls.collection("m"),
+        calls.jobs(),
+        calls.job("j"),
+        calls.start_job(schemas.JobIn(kind="build", project="p")),
+        calls.cancel_job("j"),
+        calls.job_report("j"),
+        calls.projects(),
+        calls.project("p"),
+        calls.apply_project("p", b""),
+        calls.audit(offset=0, limit=1),
+        calls.create_token(schemas.TokenIn(name="n", role="viewer")),
+    ]
+
+
+def _answers(method: str, path: str, call: Call) -> bool:
+    pattern = re.sub(r"\{[^}]+\}", "[^/]+", path)
+    return method == call.method and re.fullmatch(pattern, call.path) is not None
+
+
+def test_every_call_has_a_route_and_every_route_a_call():
+    routes = list(_routes())
+    unheard = [c.path for c in _calls() if not any(_answers(*route, c) for route in routes)]
+    unasked = [route for route in routes if not any(_answers(*route, c) for c in _calls())]
+    assert (unheard, unasked) == ([], [])
