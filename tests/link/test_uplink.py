@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -56,7 +57,7 @@ def device(broker, tmp_path, request):
         ca=files.ca, certificate=files.certificate, key=files.key, retry=Retry(0.05, 0.3),
     )  # fmt: skip
     outbox = Outbox(tmp_path / "outbox.db")
-    uplink = Uplink(outbox, link, device_id, resend_after_s=0.3)
+    uplink = Uplink(outbox, link, device_id, resend_after_s=getattr(request, "param", 0.3))
     uplink.start()
     yield device_id, link, outbox
     uplink.stop()
@@ -88,6 +89,20 @@ def test_a_row_stays_and_comes_again_until_it_is_acknowledged(broker, device):
         cloud.answering = True
         until(lambda: outbox.count() == 0)
     assert {body for _, body in cloud.seen} == {b"precious"}
+
+
+@pytest.mark.parametrize("device", [600.0], indirect=True)
+def test_a_new_connection_starts_over_without_waiting_for_the_time_out(broker, device):
+    device_id, link, outbox = device
+    cloud = Cloud(broker, device_id)
+    cloud.answering = False
+    with cloud.connection:
+        link.start()
+        outbox.append("report", b"precious")
+        cloud.wait_for(1)
+        cloud.answering = True
+        link._client.socket().shutdown(socket.SHUT_RDWR)
+        until(lambda: outbox.count() == 0)
 
 
 @pytest.mark.slow

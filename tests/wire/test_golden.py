@@ -3,6 +3,7 @@ what an old device says must be understood for ever."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,20 @@ FRAMES: dict[str, tuple[type[WireModel], bytes]] = {
 }
 
 
+def contains(now: object, then: object) -> bool:
+    """Whether all that was said then is said now; fields may have been added since."""
+    if isinstance(then, dict):
+        return isinstance(now, dict) and all(
+            key in now and contains(now[key], value) for key, value in then.items()
+        )
+    return now == then
+
+
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_an_old_message_is_understood_and_passed_on_whole(name):
-    data = (GOLDEN / f"{name}.json").read_bytes().strip()
+    data = (GOLDEN / f"{name}.json").read_bytes()
     message = MESSAGES[name].decode(data)
-    assert MESSAGES[name].decode(message.encode()) == message
-    assert set(message.model_dump()) >= set(MESSAGES[name].model_validate_json(data).model_dump())
+    assert contains(json.loads(message.encode()), json.loads(data))
 
 
 @pytest.mark.parametrize("name", sorted(FRAMES))
