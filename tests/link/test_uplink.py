@@ -72,9 +72,10 @@ def test_what_was_journalled_before_the_line_stood_arrives_in_order(broker, devi
     cloud = Cloud(broker, device_id)
     with cloud.connection:
         link.start()
-        cloud.wait_for(200)
         until(lambda: outbox.count() == 0)
-    assert [body for _, body in cloud.seen[:200]] == [str(n).encode() for n in range(200)]
+    # on a slow machine some come twice
+    first_seen = dict.fromkeys(body for _, body in cloud.seen)
+    assert list(first_seen) == [str(n).encode() for n in range(200)]
 
 
 def test_a_row_stays_and_comes_again_until_it_is_acknowledged(broker, device):
