@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,7 +14,10 @@ from rich.table import Table
 
 from fleet.client.schemas import JobOut
 
-console = Console()
+PIPED_WIDTH = 200
+"""Columns of a table that no terminal shows: wide enough to cut nothing."""
+
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 errors = Console(stderr=True)
 
 JOB_POLL_S = 0.4
@@ -23,8 +27,9 @@ FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows as a table, or say that there are none."""
     result = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in columns:
-        result.add_column(name, overflow="fold")
+    for number, name in enumerate(columns):
+        # the first column is what other commands are given: never broken into two lines
+        result.add_column(name, overflow="fold", no_wrap=number == 0)
     count = 0
     for row in rows:
         result.add_row(*[str(cell) for cell in row])
