@@ -45,6 +45,7 @@ def run_worker(settings: Settings, stop: threading.Event | None = None) -> None:
     executor = LocalProcess(root / "run" / "heavy.lock")
     place = Workplace(root, records, blobs, executor)
     workflow = register_workflows(Steps(sessions, place, StepCache(sessions, blobs)), place)
+    place.clear_ended()
     DBOS(config=_config(settings))
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_S)

@@ -43,6 +43,13 @@ class Workplace:
         """Remove a job's files, all but its log."""
         shutil.rmtree(self.job_dir(job_id), ignore_errors=True)
 
+    def clear_ended(self) -> None:
+        """Remove what jobs left behind that ended while no worker ran."""
+        work = self.root / "work"
+        for directory in work.iterdir() if work.is_dir() else ():
+            if not self.records.is_open(directory.name):
+                self.clear(directory.name)
+
     def note_traceback(self, job_id: str) -> None:
         """Append the exception that is being handled to the job's log."""
         path = self.log_path(job_id)

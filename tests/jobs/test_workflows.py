@@ -42,7 +42,7 @@ def test_a_build_ends_in_a_candidate(plane: ControlPlane, tiny: Tiny) -> None:
     assert b"<html" in plane.blobs.get(job.result["report_html"])
     assert [gate.gate for gate in gates] == ["this-machine/recall_floors"]
     assert job.result["members"]["only"]["macro_f1"] > 0.9
-    assert not (plane.directory / "work" / job.id).exists()
+    plane.wait_for(lambda: not (plane.directory / "work" / job.id).exists(), 10)
 
 
 def test_the_same_work_is_not_done_again(plane: ControlPlane, tiny: Tiny) -> None:
