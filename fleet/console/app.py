@@ -25,12 +25,15 @@ SESSION_S: Final = 7 * 86400
 _REPORT_POLICY: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def mount(app: FastAPI, client_factory: ClientFactory, storage_secret: str) -> None:
+def mount(
+    app: FastAPI, client_factory: ClientFactory, storage_secret: str, *, https_only: bool = False
+) -> None:
     """Serve the console at the root of `app`.  Call once a process, after the API's own routes.
 
     Args:
         client_factory: makes the client of one browser tab from the reader's token.
         storage_secret: signs the session cookie; the same secret keeps readers signed in.
+        https_only: the address is https, so the cookie may travel no other way.
     """
     console_app.add_static_files("/console-assets", ASSETS)
     digest = hashlib.sha256()
@@ -67,7 +70,11 @@ def mount(app: FastAPI, client_factory: ClientFactory, storage_secret: str) -> N
         title="Skerry",
         favicon=ASSETS / "mark.svg",
         storage_secret=storage_secret,
-        session_middleware_kwargs={"max_age": SESSION_S, "same_site": "lax"},
+        session_middleware_kwargs={
+            "max_age": SESSION_S,
+            "same_site": "lax",
+            "https_only": https_only,
+        },
         tailwind=False,
         show_welcome_message=False,
         reconnect_timeout=10.0,

@@ -71,10 +71,11 @@ def pretty(value: object) -> str:
 
 
 def compact(facts: Mapping[str, object], limit: int = 160) -> str:
-    """A few facts on one line: "reason: ok, wave: 2"."""
+    """A few facts on one line: "reason: ok, wave: 2".  Empty ones are left out."""
     parts = [
-        f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        f"{name}: {short(value) if isinstance(value, str) else json.dumps(value)}"
         for name, value in facts.items()
+        if value not in ("", None)
     ]
     line = ", ".join(parts)
     return line if len(line) <= limit else line[: limit - 1] + "…"

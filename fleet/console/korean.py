@@ -147,7 +147,6 @@ WORDS: Final[dict[str, str]] = {
     "filled: within the budget · hollow: not · outlined with its name: selected": (
         "채움: 예산 충족 · 빈 원: 미충족 · 테두리와 이름: 선택됨"
     ),
-    "Latency p99, ms": "지연 시간 p99, ms",
     "Accuracy (macro F1)": "정확도 (macro F1)",
     "budget": "예산",
     "Nothing measured yet": "아직 측정되지 않았습니다",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fleet.client.schemas import DriftOut, VariantOut
-from fleet.console import charts
+from fleet.console import charts, frontier
 
 
 def _same(words: str) -> str:
@@ -28,11 +28,11 @@ def _report(statistic, threshold, at, verdict="ok"):
 
 def test_the_frontier_keeps_what_no_other_beats_in_both():
     points = [(1.0, 0.90), (2.0, 0.95), (2.5, 0.94), (1.0, 0.85), (3.0, 0.95)]
-    assert charts._pareto(points) == [(1.0, 0.90), (2.0, 0.95)]
+    assert frontier._pareto(points) == [(1.0, 0.90), (2.0, 0.95)]
 
 
 def test_the_frontier_sets_the_selected_and_the_failed_apart():
-    options = charts.frontier(
+    options = frontier.picture(
         [
             _variant("a", 1.0, 0.9, selected=True, budget=2.0),
             _variant("b", 3.0, 0.95, verdict="FAIL", budget=2.0),
@@ -51,15 +51,15 @@ def test_the_frontier_sets_the_selected_and_the_failed_apart():
 
 def test_what_was_not_measured_is_left_out():
     unmeasured = _variant("a", None, 0.9)
-    assert charts.frontier([unmeasured], _same) is None
-    options = charts.frontier([unmeasured, _variant("b", 1.0, 0.9)], _same)
+    assert frontier.picture([unmeasured], _same) is None
+    options = frontier.picture([unmeasured, _variant("b", 1.0, 0.9)], _same)
     assert options is not None
     assert len(options["series"][0]["data"]) == 1
 
 
 def test_latencies_far_apart_get_a_logarithmic_axis():
-    near = charts.frontier([_variant("a", 1, 0.9), _variant("b", 3, 0.9)], _same)
-    far = charts.frontier([_variant("a", 0.1, 0.9), _variant("b", 30, 0.9)], _same)
+    near = frontier.picture([_variant("a", 1, 0.9), _variant("b", 3, 0.9)], _same)
+    far = frontier.picture([_variant("a", 0.1, 0.9), _variant("b", 30, 0.9)], _same)
     assert near is not None
     assert far is not None
     assert near["xAxis"]["type"] == "value"
@@ -67,7 +67,7 @@ def test_latencies_far_apart_get_a_logarithmic_axis():
 
 
 def test_names_cannot_bring_markup_into_a_tooltip():
-    options = charts.frontier([_variant("<img src=x>", 1.0, 0.9)], _same)
+    options = frontier.picture([_variant("<img src=x>", 1.0, 0.9)], _same)
     assert options is not None
     assert "<img" not in options["series"][0]["data"][0]["tooltip"]["formatter"]
 
@@ -92,3 +92,22 @@ def test_a_check_without_a_threshold_draws_none():
 @pytest.mark.parametrize("picture", [charts.latency, charts.traffic])
 def test_a_device_without_figures_has_no_picture(picture):
     assert picture([], _same) is None
+
+
+def test_the_line_of_the_frontier_keeps_to_the_budget():
+    passing, better = _variant("a", 2.0, 0.9), _variant("b", 1.0, 0.95, verdict="FAIL")
+    options = frontier.picture([passing, better], _same)
+    assert options is not None
+    assert options["series"][1]["data"] == [[2.0, 0.9]]
+    options = frontier.picture([better], _same)
+    assert options is not None
+    assert options["series"][1]["data"] == [[1.0, 0.95]]
+
+
+def test_the_frontier_stands_on_the_percentile_that_the_budget_is_about():
+    variant = _variant("a", 9.0, 0.9)
+    variant.measurement.update({"percentile": 0.9, "p90_ms": 4.0})
+    options = frontier.picture([variant], _same)
+    assert options is not None
+    assert options["series"][0]["data"][0]["value"] == [4.0, 0.9]
+    assert options["xAxis"]["name"] == "Latency p90, ms"

@@ -99,3 +99,8 @@ def test_only_finite_numbers_count_as_numbers():
 )
 def test_only_a_path_of_the_console_is_gone_back_to(path, kept):
     assert local_path(path) == kept
+
+
+def test_facts_on_one_line_leave_out_what_is_empty_and_shorten_digests():
+    assert formats.compact({"reason": "", "code": "ab" * 32, "n": 3}) == "code: abababababab, n: 3"
+    assert len(formats.compact({"x": "y" * 500})) == 160

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui import ui
 
 from fleet.client.schemas import Json, ModelDetail, VariantOut
-from fleet.console import charts, formats, tables
+from fleet.console import formats, frontier, tables
 from fleet.console.live import Live
 from fleet.console.pages import model_actions
 from fleet.console.pages.models import per_profile
@@ -44,7 +44,7 @@ async def page(view: View, name: str, version: str) -> None:
 def _frontier(view: View, model: ModelDetail) -> None:
     note = view.t("filled: within the budget · hollow: not · outlined with its name: selected")
     with card(view.t("Frontier"), note):
-        options = charts.frontier(model.variants, view.t)
+        options = frontier.picture(model.variants, view.t)
         if options is None:
             empty(
                 "scatter_plot",
@@ -85,6 +85,7 @@ def _variants(view: View, model: ModelDetail) -> None:
                 Column("variant", view.t("Variant")),
                 Column("verdict", view.t("Verdict")),
                 Column("p50", "p50", "sk-right sk-nowrap"),
+                Column("p90", "p90", "sk-right sk-nowrap"),
                 Column("p99", "p99", "sk-right sk-nowrap"),
                 Column("qps", "QPS", "sk-right"),
                 Column("f1", view.t("Macro F1"), "sk-right"),
@@ -104,7 +105,7 @@ def _ranked(variants: list[VariantOut]) -> list[VariantOut]:
             variant.profile,
             not variant.selected,
             variant.verdict != "PASS",
-            formats.pick(variant.measurement, *charts.LATENCY) or 0.0,
+            frontier.budgeted(variant) or ("", 0.0),
         ),
     )
 
@@ -125,6 +126,7 @@ def _variant_row(view: View, variant: VariantOut) -> Row:
             "variant": name,
             "verdict": verdict,
             "p50": [tables.text(formats.ms(formats.pick(measured, "p50_ms")))],
+            "p90": [tables.text(formats.ms(formats.pick(measured, "p90_ms")))],
             "p99": [tables.text(formats.ms(formats.pick(measured, "p99_ms")))],
             "qps": [tables.text(formats.figure(formats.pick(measured, "qps")))],
             "f1": [tables.text(formats.figure(formats.pick(scored, "macro_f1"), 4))],

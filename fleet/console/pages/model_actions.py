@@ -8,7 +8,7 @@ from typing import Final
 from nicegui import ui
 
 from fleet.client.schemas import ModelDetail, PublishIn, VariantOut
-from fleet.console import charts, formats
+from fleet.console import formats, frontier
 from fleet.console.view import View, confirm, heading
 from fleet.console.widgets import button
 
@@ -114,6 +114,6 @@ async def _publish(view: View, model: ModelDetail, refresh: Refresh) -> None:
 
 
 def _option(variant: VariantOut) -> str:
-    latency = formats.ms(formats.pick(variant.measurement, *charts.LATENCY))
-    quality = formats.figure(formats.pick(variant.accuracy, *charts.QUALITY), 4)
-    return f"{variant.name} · {variant.verdict} · {latency} · F1 {quality}"
+    name, latency = frontier.budgeted(variant) or ("", None)
+    quality = formats.figure(formats.pick(variant.accuracy, *frontier.QUALITY), 4)
+    return f"{variant.name} · {variant.verdict} · {name} {formats.ms(latency)} · F1 {quality}"
