@@ -29,7 +29,7 @@ help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: install broker  ## the whole loop on real parts, about three minutes (KEEP=1 leaves it running)
-	@python examples/digits/demo.py
+	@python -m examples.demo
 
 test: install broker browser  ## all tests, the demo and the browser among them
 	@python -m pytest tests

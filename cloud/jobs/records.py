@@ -72,6 +72,11 @@ class JobRecords:
         with self._sessions.begin() as session:
             self._change(session, job_id, state="running", step=step, progress=round(share, 4))
 
+    def note(self, job_id: str, result: Mapping[str, JsonValue]) -> bool:
+        """Show what an open job has found so far; `finish` replaces it."""
+        with self._sessions.begin() as session:
+            return self._change(session, job_id, result=dict(result))
+
     def finish(
         self,
         session: Session,

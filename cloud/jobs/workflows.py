@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, ParamSpec
 
 from dbos import DBOS
+from pydantic import JsonValue
 
 from cloud.errors import SkerryError
 from cloud.jobs.cache import Result
@@ -64,10 +65,16 @@ def _make_candidate(steps: Steps, place: Workplace, job_id: str) -> None:
         for member in plan.members
     }
     checkpoints = {member: str(answer["checkpoint_sha"]) for member, answer in trained.items()}
+    scores: dict[str, JsonValue] = {
+        "dataset": dataset,
+        "members": {member: answer["metrics"] for member, answer in trained.items()},
+    }
+    _step("scores", place, job_id, place.records.note, job_id, scores)
     exported = _step("export", place, job_id, steps.export, plan, dataset, checkpoints)
     optimized = _step("optimize", place, job_id, steps.optimize, plan, dataset, exported)
     if optimized["failure"]:
         result = {
+            **scores,
             "report_html": optimized["report_html_sha"],
             "report_json": optimized["report_json_sha"],
         }

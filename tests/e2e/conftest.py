@@ -29,7 +29,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     directory = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [sys.executable, "examples/digits/demo.py"],
+        [sys.executable, "-m", "examples.demo"],
         cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
         env={**os.environ, "KEEP": "1", "DEMO_DIR": str(directory), "COLUMNS": "200"},
     )  # fmt: skip

@@ -64,7 +64,8 @@ def free_port() -> int:
 def rotate(images: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
     """Rotate images [n, 8, 8] about their centre, keeping the range 0..16."""
     turned = ndimage.rotate(images, degrees, axes=(2, 1), reshape=False, order=1)
-    return np.clip(turned, 0.0, 16.0).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(turned, 0.0, 16.0).astype(np.float32)
+    return clipped
 
 
 @dataclass
@@ -197,6 +198,10 @@ class FieldDevice:
                 data += part
         status: dict[str, Any] = json.loads(data.partition(b"\r\n\r\n")[2])
         return status
+
+    def cut_off(self) -> bool:
+        """Whether the agent has noticed that there is no broker."""
+        return not self.status()["connected"]
 
     def serving(self) -> bool:
         """Whether it answers predictions."""

@@ -19,16 +19,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cloud.supervisor import holder
-from examples.digits import acts
-from examples.digits.acts import Stage
-from examples.digits.field import DidNotHold
+from examples.demo.attack import attack
+from examples.demo.building import optimise, publish, start_control_plane, train
+from examples.demo.devices import compare, enrol, outage
+from examples.demo.field import DidNotHold
+from examples.demo.learning import learn, open_console, roll_out
+from examples.demo.stage import Stage, stop_agent
 
 console = Console()
 
@@ -43,17 +44,17 @@ class Act:
 
 
 ACTS = (
-    Act("start the control plane", acts.start_control_plane, 8),
-    Act("train two sizes of a model", acts.train, 40),
-    Act("optimise for two hardware profiles", acts.optimise, 2),
-    Act("approve, sign and publish", acts.publish, 3),
-    Act("enrol three devices; they pull, verify, switch", acts.enrol, 20),
-    Act("compare predictions with the cloud's", acts.compare, 3),
-    Act("stop the broker, go on predicting, start it", acts.outage, 10),
-    Act("refuse a tampered chunk and a stranger's signature", acts.attack, 25),
-    Act("rotate the field; drift, corrections, retraining", acts.learn, 60),
-    Act("version 2 in two waves; predictions improve", acts.roll_out, 30),
-    Act("open the console", acts.open_console, 2),
+    Act("start the control plane", start_control_plane, 8),
+    Act("train two sizes of a model", train, 18),
+    Act("optimise for two hardware profiles", optimise, 32),
+    Act("approve, sign and publish", publish, 3),
+    Act("enrol three devices; they pull, verify, switch", enrol, 20),
+    Act("compare predictions with the cloud's", compare, 3),
+    Act("stop the broker, go on predicting, start it", outage, 10),
+    Act("refuse a tampered chunk and a stranger's signature", attack, 25),
+    Act("rotate the field; drift, corrections, retraining", learn, 60),
+    Act("version 2 in two waves; predictions improve", roll_out, 30),
+    Act("open the console", open_console, 2),
 )
 
 
@@ -159,7 +160,7 @@ def main() -> int:
 def stop_kept_agents(directory: Path) -> None:
     """End the agents that an earlier `KEEP=1` left running."""
     for about in directory.glob("devices/*/run/agent.json"):
-        acts.stop_agent(about)
+        stop_agent(about)
 
 
 if __name__ == "__main__":
