@@ -36,7 +36,8 @@ from fleet.rollouts.model import (
 _RANK = {phase: rank for rank, phase in enumerate(PROGRESS)}
 _ACTIVATING = _RANK[AssignmentPhase.ACTIVATING]
 _UNSTARTED = frozenset({RolloutState.PENDING_APPROVAL, RolloutState.SCHEDULED})
-_STOPPED = frozenset({RolloutState.COMPLETED, RolloutState.CANCELLED, RolloutState.HALTED})
+_GIVEN_UP = frozenset({RolloutState.CANCELLED, RolloutState.HALTED})
+_STOPPED = _GIVEN_UP | {RolloutState.COMPLETED}
 
 VERBS: Mapping[str, frozenset[RolloutState]] = {
     "approve": frozenset({RolloutState.PENDING_APPROVAL}),
@@ -89,6 +90,7 @@ class _Work:
         self._awaiting_release = rollout.awaiting_release
         self._waves = list(rollout.waves)
         self._assignments = dict(rollout.assignments)
+        self._ticked = False
         self._comparison: Comparison | None = None
         self.effects: list[ev.Effect] = []
 
@@ -120,6 +122,7 @@ class _Work:
             case ev.Dropped():
                 self._dropped(event)
             case ev.Tick():
+                self._ticked = True
                 self._comparison = event.comparison
             case ev.RollbackReady():
                 self._roll_back_to(event)
@@ -212,6 +215,8 @@ class _Work:
             mine = self._update(mine, delivered_at=self._now, since=self._now)
         if _follows(mine.phase, phase):
             self._enter_phase(mine, phase, event.reason, event.detail)
+            if phase in REPORTED_FAILURES and self._state in _GIVEN_UP:
+                self._withdraw(mine)
 
     def _connectivity(self, event: ev.Connectivity) -> None:
         mine = self._assignments.get(event.device)
@@ -314,6 +319,8 @@ class _Work:
     def _end_soak(self, wave: Wave, counts: Counter[AssignmentPhase]) -> bool:
         if wave.settled_at is None or self._now < wave.settled_at + wave.soak_s:
             return False
+        if not self._ticked:  # the figures come with a tick; without them nothing is judged
+            return False
         failures = self._failure_gate(wave, counts, final=True)
         comparison = self._comparison or Comparison()
         decisions = comparison_gates(wave.index, comparison, self._plan.gate)
@@ -354,12 +361,14 @@ class _Work:
         self._stop(RolloutState.HALTED, f"wave {wave.index + 1}: {reason}", "gate")
 
     def _stop(self, state: RolloutState, reason: str, actor: str) -> None:
-        """Offer nothing more, and take back what no device has begun to activate."""
+        """Offer nothing more; take back what failed, and what no device has begun to activate."""
         for mine in list(self._assignments.values()):
             if mine.phase is AssignmentPhase.QUEUED:
                 self._enter_phase(mine, AssignmentPhase.CANCELLED, state.lower())
-            elif mine.phase is AssignmentPhase.TIMED_OUT:
-                self._withdraw(mine)  # it may be slow, not dead; its failure still counts
+            elif mine.phase in FAILURES:
+                # its failure still counts; a twin that went on naming the version would offer it
+                # again to a device that lost its memory, and to the roll-back of a later rollout
+                self._withdraw(mine)
             elif mine.phase is AssignmentPhase.UNREACHABLE or (
                 mine.phase in IN_FLIGHT and _RANK[mine.phase] < _ACTIVATING
             ):

@@ -57,12 +57,14 @@ def test_bad_version_stops_after_its_first_device(plane) -> None:
     plane.turn()
     (topic, _, _) = plane.publisher.sent[-1]
     assert len(plane.publisher.sent) == before + 1
-    plane.report(topic.split("/")[3], "rolled_back", "unhealthy")
+    device = topic.split("/")[3]
+    plane.report(device, "rolled_back", "unhealthy")
     plane.turn()
     assert plane.state(rollout) == "HALTED"
     for _ in range(5):
         plane.turn(100)
-    assert len(plane.publisher.sent) == before + 1
+    assert [each[0] for each in plane.publisher.sent[before:]] == [topic, topic]
+    assert plane.publisher.twin(device).models["digits"].version == 1
     assert plane.version_state(2) == "published"
     assert sorted(plane.phases(rollout).values()) == ["cancelled", "cancelled", "rolled_back"]
     with plane.sessions() as session:
@@ -91,6 +93,23 @@ def test_roll_back_publishes_the_old_bytes_under_a_new_counter(plane) -> None:
     plane.turn()
     assert plane.state(rollout) == "ROLLED_BACK"
     assert (plane.version_state(1), plane.version_state(2)) == ("champion", "retired")
+
+
+def test_roll_back_of_a_later_rollout_never_goes_back_to_a_halted_version(plane) -> None:
+    plane.enrol("d0")
+    plane.release(1)
+    plane.complete(1, "d0")
+    plane.release(2)
+    halted = plane.start(2)
+    plane.turn()
+    plane.report("d0", "rolled_back", "unhealthy")
+    plane.turn()
+    assert plane.state(halted) == "HALTED"
+    plane.release(3)
+    later = plane.complete(3, "d0")
+    plane.command(later, "rollback")
+    plane.turn()
+    assert plane.publisher.twin("d0").models["digits"].version == 1
 
 
 def test_cancel_restores_the_twin_of_devices_that_have_not_begun(plane) -> None:

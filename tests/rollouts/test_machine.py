@@ -167,6 +167,22 @@ def test_halt_takes_back_what_no_device_has_begun_to_activate() -> None:
     assert driver.rollout.state is RolloutState.HALTED
 
 
+def test_halt_takes_the_version_from_devices_that_failed_with_it_before_and_after() -> None:
+    driver = Driver(devices=12, waves=[WavePlan(percent=100)], gate=GateSpec(max_failure_rate=0.5))
+    driver.start()
+    early, late, *others = driver.wave(0)
+    driver.report(P.LOCAL_ROLLBACK, early)
+    driver.report(P.HEALTHY, *others)
+    driver.report(P.PROBATION, late)
+    driver.send(ev.Halt(actor="ana"))
+    withdrawn = [e.device for e in driver.effects if isinstance(e, ev.Withdraw)]
+    assert withdrawn == [early]
+    driver.report(P.LOCAL_ROLLBACK, late)
+    withdrawn = [e.device for e in driver.effects if isinstance(e, ev.Withdraw)]
+    assert withdrawn == [early, late]
+    assert (driver.phase(early), driver.phase(late)) == (P.LOCAL_ROLLBACK, P.LOCAL_ROLLBACK)
+
+
 def test_assignment_that_lands_after_a_halt_is_taken_back() -> None:
     driver = Driver(devices=1, waves=[WavePlan(percent=100)])
     driver.rollout, _ = step(driver.rollout, ev.Started(), driver.now)  # the effect waits
@@ -292,6 +308,7 @@ def test_pause_and_resume() -> None:
     driver.report(P.HEALTHY, *driver.wave(0))
     driver.tick(100)
     driver.send(ev.Resume(actor="ana"))
+    driver.tick()
     assert driver.waves == [WaveState.PASSED, WaveState.OFFERING]
 
 
@@ -338,6 +355,7 @@ def test_roll_back_leaves_alone_what_a_newer_assignment_took() -> None:
     driver = Driver(devices=2, waves=[WavePlan(percent=100, soak_s=0)])
     driver.start()
     driver.report(P.HEALTHY, "d0", "d1")
+    driver.tick()
     assert driver.rollout.state is RolloutState.COMPLETED
     driver.send(ev.Dropped(device="d0", phase=P.SUPERSEDED, reason="newer"))
     assert driver.phase("d0") is P.HEALTHY
@@ -382,6 +400,23 @@ def test_serving_figures_worse_than_the_control_group_halt() -> None:
     driver.tick(11, bad)
     assert driver.waves[0] is WaveState.FAILED
     assert "failed requests rose by at least" in driver.rollout.reason
+
+
+def test_resuming_after_the_soak_judges_nothing_without_figures() -> None:
+    driver = Driver(devices=40, waves=[WavePlan(count=20, soak_s=10), WavePlan(percent=100)])
+    driver.start()
+    driver.report(P.HEALTHY, *driver.wave(0))
+    driver.send(ev.Pause(actor="ana"))
+    driver.now += 60
+    driver.send(ev.Resume(actor="ana"))
+    assert driver.waves == [WaveState.SOAKING, WaveState.PENDING]
+    driver.tick(
+        comparison=Comparison(
+            treated=WaveMetrics(requests=1000, errors=100),
+            control=WaveMetrics(requests=1000, errors=0),
+        )
+    )
+    assert driver.rollout.state is RolloutState.HALTED
 
 
 def test_every_verb_is_refused_in_every_other_state() -> None:
