@@ -4,7 +4,8 @@ They hold where the metadata cache does not: an emptied cache must not make an o
 set acceptable again.  SQLite with `synchronous=FULL`: a mark is on disk before its use.
 
 Fast-forward recovery: marks of a repository are forgotten when the keys of its snapshot or
-timestamp role changed in a newer, properly signed root (TUF specification 5.3.11).
+timestamp role changed in a newer, properly signed root (TUF specification 5.3.11).  The root's own
+mark never is: else the root before, whose keys were taken away, came back with an empty cache.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import sqlite3
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from edge_agent.update.errors import RolledBack
+
+ROOT_NAME: Final = "root.json"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS metadata(
@@ -53,7 +57,8 @@ class Marks:
         """Refuse versions below their marks, then raise the marks.
 
         Args:
-            versions: of `timestamp.json`, `snapshot.json` and every file the snapshot names.
+            versions: of `root.json`, `timestamp.json`, `snapshot.json` and every file the snapshot
+                names.
             online_keys: digest over the key ids of the snapshot and timestamp roles.
 
         Raises:
@@ -65,7 +70,10 @@ class Marks:
                 "SELECT digest FROM online_keys WHERE repository = ?", (repository,)
             ).fetchone()
             if row is not None and row[0] != online_keys:
-                database.execute("DELETE FROM metadata WHERE repository = ?", (repository,))
+                database.execute(
+                    "DELETE FROM metadata WHERE repository = ? AND file <> ?",
+                    (repository, ROOT_NAME),
+                )
             marks: dict[str, int] = dict(
                 database.execute(
                     "SELECT file, version FROM metadata WHERE repository = ?", (repository,)
@@ -87,6 +95,14 @@ class Marks:
             database.execute(
                 "INSERT OR REPLACE INTO online_keys VALUES (?, ?)", (repository, online_keys)
             )
+
+    def online_keys(self, repository: str) -> str | None:
+        """Digest over the online keys of the metadata last accepted; None before the first."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT digest FROM online_keys WHERE repository = ?", (repository,)
+            ).fetchone()
+        return str(row[0]) if row else None
 
     def counter(self, model: str, profile: str) -> int:
         """Highest release counter accepted; 0 before the first."""
@@ -120,3 +136,8 @@ class Marks:
                 "DO UPDATE SET at = max(at, excluded.at)",
                 (at,),
             )
+
+    def forget_time(self) -> None:
+        """Attest nothing any more: the keys that vouched for it were taken away."""
+        with self._lock:
+            self._database.execute("DELETE FROM attested")

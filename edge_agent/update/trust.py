@@ -10,12 +10,15 @@ Rules:
     * A time-out is never "not found".
     * Expired metadata blocks installs (`ExpiredMetadata`), never serving.
     * The clock is max(the device's, the last time both repositories attested).
+    * Metadata that was meant for another device leaves no trace here: neither a mark nor a cached
+      file may make this device's own look old.
 Downloads no bundle and decides nothing about what is served.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +42,14 @@ from edge_agent.update.errors import (
     WrongDevice,
     WrongProfile,
 )
-from edge_agent.update.marks import Marks
+from edge_agent.update.marks import ROOT_NAME, Marks
 from edge_agent.update.ports import Clock, Fetch, NotFound, TransferError
 from edge_agent.wire.base import describe
 from edge_agent.wire.manifest import ReleaseInfo, target_path
 
 Repository = Literal["image", "director"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 S = TypeVar("S", Root, Snapshot, Targets, Timestamp)
 
@@ -131,8 +136,6 @@ class Trust:
         director, directed_at = self._refresh("director")
         image, imaged_at = self._refresh("image")
         targets = self._cached("director", "targets", Targets)
-        if targets.unrecognized_fields.get("device") != self._device_id:
-            raise WrongDevice("the director's targets were signed for another device")
         self._marks.attest(min(directed_at, imaged_at))
         self._image, self._director = image, director
         return sorted(targets.targets)
@@ -174,6 +177,17 @@ class Trust:
 
     def _refresh(self, repository: Repository) -> tuple[Updater, float]:
         """A refreshed client of `repository`, and the time its timestamp was signed at."""
+        try:
+            updater = self._updater(repository)
+        except ExpiredMetadata:
+            if not self._online_keys_rotated(repository):
+                raise
+            # whoever stole the old keys may have attested a time far ahead
+            self._marks.forget_time()
+            updater = self._updater(repository)
+        return updater, self._check_marks(repository)
+
+    def _updater(self, repository: Repository) -> Updater:
         directory = self._directory / repository
         directory.mkdir(parents=True, exist_ok=True)
         with _translated(repository):
@@ -188,9 +202,34 @@ class Trust:
             updater._trusted_set.reference_time = self._now()
             try:
                 updater.refresh()
+                if repository == "director":
+                    self._check_device()
             except exceptions.DownloadHTTPError as error:
+                self._forget_set(repository)
                 raise NotAssigned(f"{repository}: no metadata for this device yet") from error
-        return updater, self._check_marks(repository)
+            except BaseException:
+                self._forget_set(repository)
+                raise
+        return updater
+
+    def _check_device(self) -> None:
+        targets = self._cached("director", "targets", Targets)
+        if targets.unrecognized_fields.get("device") != self._device_id:
+            raise WrongDevice("the director's targets were signed for another device")
+
+    def _forget_set(self, repository: Repository) -> None:
+        """Drop a director's set from the cache that was not accepted as a whole.
+
+        One timestamp key signs for all devices, and python-tuf keeps a timestamp before it has seen
+        whose targets it leads to.  Roll-back protection stays: the marks hold it.
+        """
+        if repository == "director":
+            for role in ("timestamp", "snapshot", "targets"):
+                (self._directory / repository / f"{role}.json").unlink(missing_ok=True)
+
+    def _online_keys_rotated(self, repository: Repository) -> bool:
+        known = self._marks.online_keys(repository)
+        return known is not None and known != _online_keys(self._cached(repository, "root", Root))
 
     def _check_marks(self, repository: Repository) -> float:
         timestamp = self._cached(repository, "timestamp", Timestamp)
@@ -198,13 +237,12 @@ class Trust:
         root = self._cached(repository, "root", Root)
         versions = {name: meta.version for name, meta in snapshot.meta.items()}
         versions |= {"timestamp.json": timestamp.version, "snapshot.json": snapshot.version}
-        keys = sorted(
-            keyid for role in ("snapshot", "timestamp") for keyid in root.roles[role].keyids
-        )
-        digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()
-        self._marks.check_metadata(repository, versions, digest)
-        issued_at = timestamp.unrecognized_fields.get("issued_at", 0)
-        return float(issued_at) if isinstance(issued_at, int) else 0.0
+        versions[ROOT_NAME] = root.version
+        self._marks.check_metadata(repository, versions, _online_keys(root))
+        issued_at = timestamp.unrecognized_fields.get("issued_at")
+        if not isinstance(issued_at, int) or not 0 < issued_at < timestamp.expires.timestamp():
+            return 0.0
+        return float(issued_at)
 
     def _cached(self, repository: Repository, role: str, kind: type[S]) -> S:
         """Metadata that python-tuf has just verified and kept."""
@@ -253,6 +291,12 @@ def _translated(repository: Repository) -> Iterator[None]:
         raise Unreachable(f"{repository}: {error}") from error
 
 
+def _online_keys(root: Root) -> str:
+    """Digest over the key ids of the snapshot and timestamp roles."""
+    keys = sorted(keyid for role in ("snapshot", "timestamp") for keyid in root.roles[role].keyids)
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
 def _agree(target: str, directed: TargetFile, imaged: TargetFile) -> Assigned:
     """Both repositories' word on one target as one, or `Disagreement`."""
     custom = directed.custom
@@ -270,6 +314,8 @@ def _agree(target: str, directed: TargetFile, imaged: TargetFile) -> Assigned:
         raise UntrustedMetadata(f"{target} is not the name of its own release")
     sha256, generation = imaged.hashes.get("sha256"), custom.get("generation")
     probation_ms = custom.get("probation_ms", 10_000)
-    if sha256 is None or not isinstance(generation, int) or not isinstance(probation_ms, int):
-        raise UntrustedMetadata(f"{target}: digest, generation or probation is missing")
+    if sha256 is None or not _SHA256.fullmatch(sha256):
+        raise UntrustedMetadata(f"{target}: its SHA-256 is missing or malformed")
+    if not isinstance(generation, int) or not isinstance(probation_ms, int):
+        raise UntrustedMetadata(f"{target}: generation or probation is missing")
     return Assigned(target, imaged.length, sha256, release, generation, probation_ms / 1000)

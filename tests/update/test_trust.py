@@ -258,6 +258,43 @@ def test_the_directors_set_of_another_device_is_refused(world, device, release) 
         device.trust.refresh()
 
 
+def test_metadata_of_another_device_does_not_make_its_own_look_old(
+    world, device, weights, release, tmp_path
+) -> None:
+    """12: one key signs the timestamps of all devices, and this one's are fewer."""
+    devices = world.directory / "director" / "devices"
+    world.enrol("dev-2")
+    for generation in range(1, 6):
+        world.assign("dev-2", release, generation)
+    device.trust.refresh()
+    own = snapshot_tree(devices / "dev-1", tmp_path / "own")
+    for names in (["timestamp.json"], ["*.json"]):
+        for path in [path for name in names for path in (devices / "dev-2").glob(name)]:
+            shutil.copy(path, devices / "dev-1" / path.name)
+        with pytest.raises((WrongDevice, UntrustedMetadata, NotAssigned)):
+            device.trust.refresh()
+        own()
+        assert [one.target for one in device.trust.assigned()] == [release.target]
+
+
+def test_a_digest_that_is_no_digest_is_refused(world, device, release) -> None:
+    def point_elsewhere(assigned) -> None:
+        assigned.hashes["sha256"] = "../../../elsewhere"
+
+    device.trust.refresh()
+    for updater in (device.trust._image, device.trust._director):
+        get = updater.get_targetinfo
+
+        def changed(target, get=get):
+            info = get(target)
+            point_elsewhere(info)
+            return info
+
+        updater.get_targetinfo = changed
+    with pytest.raises(UntrustedMetadata):
+        device.trust.verify(release.target)
+
+
 def test_a_release_older_than_one_accepted_is_refused(world, device, weights, release) -> None:
     newer = world.release(2, world.bundle(2, weights(2)))
     world.assign("dev-1", newer, 2)
@@ -351,6 +388,95 @@ def _reseal(world, changed: Path) -> None:
         meta = dict(image._snapshot(image.directory).meta)
         meta[f"{role}.json"] = meta_of(version, changed.read_bytes())
         image._seal(image.directory, meta)
+
+
+def rotate_online_keys(world, repository: str, own: Path, keys: KeyStore) -> None:
+    """Sign root 2, which gives snapshot and timestamp to `keys`, and both with them."""
+    from cloud.signing.repository import meta_of
+
+    directory = world.directory / repository
+    root = directory / "2.root.json"
+    shutil.copy(directory / "1.root.json", root)
+
+    def rotate(metadata: Metadata) -> None:
+        metadata.signed.version = 2
+        for role in ("snapshot", "timestamp"):
+            for keyid in list(metadata.signed.roles[role].keyids):
+                metadata.signed.revoke_key(keyid, role)
+            for signer in keys.signers(repository, role):
+                metadata.signed.add_key(signer.public_key, role)
+
+    resign(root, world.keys, repository, "root", rotate)
+    snapshot = max(own.glob("*.snapshot.json"), key=lambda path: int(path.name.split(".")[0]))
+    resign(snapshot, keys, repository, "snapshot", lambda metadata: None)
+    version = Metadata.from_bytes(snapshot.read_bytes()).signed.version
+
+    def reseal(metadata: Metadata) -> None:
+        metadata.signed.version += 1
+        metadata.signed.unrecognized_fields["issued_at"] = int(world.clock.now)
+        metadata.signed.snapshot_meta = meta_of(version, snapshot.read_bytes())
+
+    resign(own / "timestamp.json", keys, repository, "timestamp", reseal)
+
+
+def test_a_root_whose_keys_were_taken_away_does_not_come_back_with_an_empty_cache(
+    world, device, release, stranger, tmp_path
+) -> None:
+    """10: the thief of the old online keys hides the new root from a device without its cache."""
+    image = world.directory / "image"
+    restore = snapshot_tree(image, tmp_path / "old")
+    device.trust.refresh()
+    rotate_online_keys(world, "image", image, stranger)
+    device.trust.refresh()
+    shutil.rmtree(device.directory / "trust" / "image")
+    restore()
+    with pytest.raises(RolledBack):
+        device.trust.refresh()
+
+
+def test_a_time_that_stolen_keys_put_far_ahead_is_forgotten_once_they_are_rotated(
+    world, device, release, stranger
+) -> None:
+    """11: else every set to come would count as expired for ever."""
+    image = world.directory / "image"
+    own = world.directory / "director" / "devices" / "dev-1"
+    far = datetime.now(UTC) + timedelta(days=30 * 365)
+
+    def forward(metadata: Metadata) -> None:
+        metadata.signed.version += 1
+        metadata.signed.expires = (far + timedelta(days=1)).replace(microsecond=0)
+        metadata.signed.unrecognized_fields["issued_at"] = int(far.timestamp())
+
+    def last_a_week(metadata: Metadata) -> None:
+        metadata.signed.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=7)
+
+    resign(image / "timestamp.json", world.keys, "image", "timestamp", forward)
+    resign(own / "timestamp.json", world.keys, "director", "timestamp", forward)
+    device.trust.refresh()
+    with pytest.raises(ExpiredMetadata):
+        device.trust.refresh()
+    for repository, directory in (("image", image), ("director", own)):
+        rotate_online_keys(world, repository, directory, stranger)
+        resign(directory / "timestamp.json", stranger, repository, "timestamp", last_a_week)
+    assert [one.target for one in device.trust.assigned()] == [release.target]
+
+
+@pytest.mark.parametrize("issued_at", [10**400, -1, True, "now", 10**14])
+def test_a_time_of_issue_that_makes_no_sense_attests_nothing(
+    world, device, release, issued_at
+) -> None:
+    for repository, directory in (
+        ("image", world.directory / "image"),
+        ("director", world.directory / "director" / "devices" / "dev-1"),
+    ):
+
+        def forge(metadata: Metadata) -> None:
+            metadata.signed.unrecognized_fields["issued_at"] = issued_at
+
+        resign(directory / "timestamp.json", world.keys, repository, "timestamp", forge)
+    device.trust.refresh()
+    assert device.trust._marks.attested_time < 2
+    device.trust.refresh()
 
 
 def test_marks_forget_a_repository_whose_online_keys_were_rotated(world, device) -> None:
