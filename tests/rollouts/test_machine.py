@@ -317,6 +317,7 @@ def test_roll_back_gives_every_device_its_old_bytes_under_a_new_counter() -> Non
     driver.start()
     offered = driver.wave(0)
     driver.report(P.HEALTHY, *offered)
+    driver.tick()
     driver.send(ev.Pause(actor="ana"))
     driver.send(ev.Rollback(actor="ana"))
     assert driver.rollout.state is RolloutState.ROLLING_BACK
