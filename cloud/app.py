@@ -146,6 +146,7 @@ def _run_api(settings: Settings) -> None:
         app,
         lambda token: AsyncClient(settings.api_url, token, verify=verify),
         storage_secret=_console_secret(settings.directory),
+        https_only=tls is not None,
     )
     config = uvicorn.Config(
         app,

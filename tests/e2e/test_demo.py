@@ -47,22 +47,29 @@ def test_demo_leaves_a_report_with_a_picture_of_the_frontier(demo: Demo) -> None
 @pytest.mark.browser
 def test_console_shows_the_devices(page: Page, demo: Demo) -> None:
     page.goto(_address(demo, "/"))
+    rows = page.get_by_test_id("device-row")
+    expect(rows).to_have_count(3, timeout=PAGE_TIMEOUT_MS)
     for name in ("skerry-north", "skerry-east", "skerry-west"):
-        expect(page.get_by_text(name).first).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+        expect(rows.filter(has_text=name)).to_contain_text("digits v2")
+    for row in rows.all():
+        expect(row.get_by_test_id("device-state")).to_have_text("online", ignore_case=True)
 
 
 @pytest.mark.browser
 def test_console_shows_both_versions_of_the_model(page: Page, demo: Demo) -> None:
     page.goto(_address(demo, "/models"))
-    rows = page.locator('[data-testid^="model-version"]')
-    expect(rows.first).to_be_visible(timeout=PAGE_TIMEOUT_MS)
-    assert rows.count() >= 2
+    rows = page.get_by_test_id("model-version")
+    expect(rows).to_have_count(2, timeout=PAGE_TIMEOUT_MS)
+    states = page.get_by_test_id("model-state").all_inner_texts()
+    assert [state.strip().lower() for state in states] == ["champion", "retired"]
 
 
 @pytest.mark.browser
 def test_console_shows_the_rollout(page: Page, demo: Demo) -> None:
     page.goto(_address(demo, "/rollouts"))
-    expect(page.get_by_text("digits:2").first).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+    newest = page.get_by_test_id("rollout-row").first
+    expect(newest).to_contain_text("digits v2", timeout=PAGE_TIMEOUT_MS)
+    expect(newest.get_by_test_id("rollout-state")).to_have_text("completed", ignore_case=True)
 
 
 @pytest.mark.browser
@@ -70,6 +77,8 @@ def test_console_draws_the_drift_chart(page: Page, demo: Demo) -> None:
     page.goto(_address(demo, "/drift"))
     chart = page.locator('[data-testid="drift-chart"] canvas').first
     expect(chart).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+    verdicts = page.get_by_test_id("drift-row").get_by_test_id("drift-verdict").all_inner_texts()
+    assert "drift" in [verdict.strip().lower() for verdict in verdicts]
 
 
 def _address(demo: Demo, path: str) -> str:
