@@ -185,11 +185,11 @@ class Orchestrator:
         if now < self._refresh_at:
             return
         self._refresh_at = now + self._refresh_interval_s
-        try:
-            self._image_repository.refresh_timestamp()
-            self._director.refresh_timestamps()
-        except SigningError as error:
-            log.error("metadata.not_renewed reason=%s", error)
+        for renew in (self._image_repository.refresh_timestamp, self._director.refresh_timestamps):
+            try:
+                renew()
+            except SigningError as error:
+                log.error("metadata.not_renewed reason=%s", error)
 
 
 def _settle(executor: Executor, stored: Stored, events: Sequence[ev.Event], now: float) -> Rollout:

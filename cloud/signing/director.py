@@ -83,12 +83,13 @@ class Director(SignedRepository):
 
         Returns:
             How many sets were signed.
+
+        Raises:
+            KeysMissing: the root is due and its offline keys are not at hand; the sets are renewed.
         """
         if self._clock() < self._next_scan_at:
             return 0
         renewed = 0
-        with self._locked():
-            self._renew_root()
         for directory in sorted((self.directory / "devices").glob("*")):
             with self._locked():
                 current = self._current(directory)
@@ -96,6 +97,8 @@ class Director(SignedRepository):
                     self._sign_set(directory, directory.name, current.targets, current)
                     renewed += 1
         self._next_scan_at = self._clock() + RENEWAL_SCAN_INTERVAL_S
+        with self._locked():
+            self._renew_root()
         return renewed
 
     def device_directory(self, device_id: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuf.api.metadata import DelegatedRole, Delegations, TargetFile, Targets
 
-from cloud.signing.errors import ConflictingTarget
+from cloud.signing.errors import ConflictingTarget, KeysMissing
 from cloud.signing.keys import ROLE_KEYS, KeyStore
 from cloud.signing.repository import (
     OFFLINE_TARGETS_LIFETIME,
@@ -93,6 +93,8 @@ class ImageRepository(SignedRepository):
     def refresh_timestamp(self) -> bool:
         """Renew what is past half of its life.  Cheap; call it often.
 
+        What the keys at hand can renew is renewed first, whatever else is due.
+
         Returns:
             Whether anything was signed.
 
@@ -100,17 +102,25 @@ class ImageRepository(SignedRepository):
             KeysMissing: offline keys are needed for a renewal and are not at hand.
         """
         with self._locked():
-            self._renew_root()
             stale = {
                 role: targets
                 for role in self._snapshot_roles()
                 if self._due([targets := self._targets(role)], OFFLINE_TARGETS_LIFETIME)
             }
             online = [self._timestamp(self.directory), self._snapshot(self.directory)]
-            if not stale and not self._due(online, ONLINE_LIFETIME):
-                return False
-            self._publish_roles(stale)
-            return True
+            renewed = bool(stale) or self._due(online, ONLINE_LIFETIME)
+            missing: KeysMissing | None = None
+            if stale:
+                try:
+                    self._keys.signers(self.name, "targets")
+                except KeysMissing as error:
+                    missing, stale, renewed = error, {}, self._due(online, ONLINE_LIFETIME)
+            if renewed:
+                self._publish_roles(stale)
+            self._renew_root()
+            if missing is not None:
+                raise missing
+            return renewed
 
     # ── roles ────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ needs them then says which are missing, and everything signed online goes on wor
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,10 @@ class KeyStore:
             try:
                 private = load_pem_private_key(path.read_bytes(), self._passphrase)
             except ValueError as error:
-                raise WrongPassphrase(f"{path.name} does not open with this passphrase") from error
+                raise WrongPassphrase(
+                    f"{path} does not open with this passphrase; "
+                    "is SKERRY_PASSPHRASE the one it was created with?"
+                ) from error
             if not isinstance(private, Ed25519PrivateKey):
                 raise WrongPassphrase(f"{path.name} is not an Ed25519 key")
             self._cache[path] = CryptoSigner(private)
@@ -93,16 +97,25 @@ class KeyStore:
 
 
 def init_keys(directory: Path, passphrase: str) -> KeyStore:
-    """Create every key of both repositories, once; an existing set is kept and opened."""
+    """Create every key of both repositories, once; an existing set is kept and opened.
+
+    All keys appear together or not at all, so a set of which some are missing is one whose offline
+    keys were moved away: nothing is ever added to it.
+    """
     store = KeyStore(directory, passphrase)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if any(directory.glob("*-root-*.pem")):
+    if any(directory.glob("*.pem")):
         store.signers("director", "timestamp")  # the passphrase must be the right one
         return store
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    made = KeyStore(unfinished, passphrase)
     for repository, roles in ROLE_KEYS.items():
         for role, keys in roles.items():
             for index in range(1, keys.count + 1):
-                _write_key(store.path(repository, role, index), passphrase.encode())
+                _write_key(made.path(repository, role, index), passphrase.encode())
+    unfinished.replace(directory)
     return store
 
 

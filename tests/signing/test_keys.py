@@ -41,3 +41,29 @@ def test_keys_moved_away_are_missed_only_by_what_needs_them(tmp_path: Path) -> N
         KeyStore(tmp_path / "keys", "passphrase").signers("image", "root")
     assert isinstance(error.value, OperatorError)
     assert keys.signers("image", "timestamp")
+
+
+def test_keys_are_made_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    def killed(descriptor: int) -> None:
+        nonlocal made
+        made += 1
+        if made == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.fsync", killed)
+        init_keys(tmp_path / "keys", "passphrase")
+    keys = init_keys(tmp_path / "keys", "passphrase")
+    assert len(list((tmp_path / "keys").iterdir())) == 14
+    assert keys.signers("director", "timestamp")
+
+
+def test_a_start_without_the_offline_keys_makes_no_new_ones(tmp_path: Path) -> None:
+    init_keys(tmp_path / "keys", "passphrase")
+    for path in (tmp_path / "keys").glob("*-root-*.pem"):
+        path.unlink()
+    before = sorted(path.name for path in (tmp_path / "keys").iterdir())
+    init_keys(tmp_path / "keys", "passphrase")
+    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -143,6 +144,31 @@ def test_online_renewal_works_without_the_offline_keys(image, keys, clock, tmp_p
     assert crippled.refresh_timestamp()
     with pytest.raises(KeysMissing):
         publish(crippled, 1)
+
+
+@pytest.mark.parametrize("days", [50, 300])  # targets, then the root as well, are due
+def test_what_needs_offline_keys_does_not_hold_up_the_rest(
+    image, director, keys, clock, tmp_path, days
+) -> None:
+    publish(image, 1)
+    director.assign("dev-1", [directed()])
+    online = tmp_path / "online"
+    online.mkdir()
+    for repository, role in (
+        ("image", "snapshot"), ("image", "timestamp"),
+        ("director", "targets"), ("director", "snapshot"), ("director", "timestamp"),
+    ):  # fmt: skip
+        source = keys.path(repository, role, 1)
+        (online / source.name).write_bytes(source.read_bytes())
+    crippled = KeyStore(online, "passphrase")
+    clock.now += days * DAY_S
+    with pytest.raises(KeysMissing):
+        ImageRepository(image.directory, crippled, clock).refresh_timestamp()
+    with contextlib.suppress(KeysMissing):
+        Director(director.directory, crippled, clock).refresh_timestamps()
+    for path in (image.directory, director.device_directory("dev-1")):
+        timestamp = Metadata.from_file(str(path / "timestamp.json")).signed
+        assert timestamp.expires.timestamp() > clock.now + 6 * DAY_S
 
 
 def test_assigning_the_same_set_signs_nothing_new(director) -> None:
