@@ -42,8 +42,8 @@ class Journal:
             ).fetchone()
         return UpdateReport.model_validate_json(row[0]) if row else None
 
-    def settle(self, report: UpdateReport) -> None:
-        """Keep a final report; the first one of an assignment stands."""
+    def settle(self, report: UpdateReport) -> UpdateReport:
+        """Keep a final report; the first one of an assignment stands, and is returned."""
         with self._lock:
             self._database.execute(
                 "INSERT OR IGNORE INTO outcomes(model, generation, target, report) "
@@ -55,6 +55,7 @@ class Journal:
                 "(SELECT max(generation) FROM outcomes WHERE model = ?1) - ?2",
                 (report.model, _KEPT),
             )
+        return self.outcome(report.model, report.generation, report.target) or report
 
     def unreported(self) -> list[UpdateReport]:
         """Outcomes whose report may not have been made."""

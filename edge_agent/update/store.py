@@ -145,23 +145,19 @@ class SlotStore:
             raw.seek(0)
             slots = self._slots(release.model)
             if (existing := self.slot(release.model, sha256)) is not None:
+                _require_release(_manifest(existing), release)
                 return existing
             temporary = slots / f".tmp-{sha256}"
             self._files.remove_tree(temporary)
-            self._files.make_directory(temporary)
-            manifest = unpack(raw, temporary, self._files)
-            if (manifest.model, manifest.version, manifest.profile) != (
-                release.model,
-                release.version,
-                release.profile,
-            ):
+            try:
+                self._files.make_directory(temporary)
+                _require_release(unpack(raw, temporary, self._files), release)
+                self._files.sync_directory(temporary)
+                self._files.rename(temporary, slots / sha256)
+            except Exception:
+                # a full disk would stay full until the next start
                 self._files.remove_tree(temporary)
-                raise BadBundle(
-                    f"the manifest is of {manifest.model} {manifest.version} "
-                    f"for {manifest.profile}, not of the signed release"
-                )
-            self._files.sync_directory(temporary)
-            self._files.rename(temporary, slots / sha256)
+                raise
             self._files.sync_directory(slots)
             return slots / sha256
 
@@ -186,15 +182,16 @@ class SlotStore:
         """Make a staged bundle current, PENDING until `commit` or `revert`.
 
         Raises:
-            BadBundle: it is not staged.
+            BadBundle: it is not staged, or its manifest is another release's.
             OSError: the disk refused; the version before is current again.
         """
         with self._lock:
             slot = self.slot(model, sha256)
             if slot is None:
                 raise BadBundle(f"{sha256} is not staged")
-            variant = _manifest(slot).variant
-            row = (sha256, target, release.version, release.counter, variant)
+            manifest = _manifest(slot)
+            _require_release(manifest, release)
+            row = (sha256, target, release.version, release.counter, manifest.variant)
             row_assignment = (generation, rollout, probation_s)
             with self._transaction() as database:
                 pending = self._is_pending(model)
@@ -374,6 +371,19 @@ class SlotStore:
 
     def _slots(self, model: str) -> Path:
         return self._directory(model) / "slots"
+
+
+def _require_release(manifest: Manifest, release: ReleaseInfo) -> None:
+    """A slot is found by its digest alone, which a wrongly signed release may share."""
+    if (manifest.model, manifest.version, manifest.profile) != (
+        release.model,
+        release.version,
+        release.profile,
+    ):
+        raise BadBundle(
+            f"the manifest is of {manifest.model} {manifest.version} "
+            f"for {manifest.profile}, not of the signed release"
+        )
 
 
 def _manifest(slot: Path) -> Manifest:

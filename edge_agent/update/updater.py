@@ -9,7 +9,8 @@ Rules:
     * An assignment (model, generation, target) ends once: final phases are journalled, reported,
       and never tried again.  What may yet succeed (no connection, expired metadata) is retried
       with growing pauses and reported once a reason.
-    * Whatever raises here ends in a report, never in a dead thread.
+    * Whatever raises here ends in a report or a retry, never in a dead thread; a report that
+      cannot be journalled now is made up for, and stops no update.
 """
 
 from __future__ import annotations
@@ -118,38 +119,35 @@ class Updater:
 
     def run(self) -> None:
         """Body of the thread: apply the desired twin whenever it changes, until `stop`."""
-        self.resume()
         failures = 0
-        pause_s: float | None = None
-        while True:
-            self._woken.wait(pause_s)
-            self._woken.clear()
-            if self._stopping.is_set():
-                return
-            desired = self._desired
-            if desired is None:
-                continue
+        while not self._stopping.is_set():
             try:
-                settled = self.apply(desired)
+                self.resume()
+                desired = self._desired
+                settled = desired is None or self.apply(desired)
             except Exception:
-                log.exception("update.failed_unexpectedly desired=%d", desired.version)
+                log.exception("update.failed_unexpectedly")
                 settled = False
             failures = 0 if settled else failures + 1
-            pause_s = _pause_s(failures) if failures else None
+            self._woken.wait(_pause_s(failures) if failures else None)
+            self._woken.clear()
 
     # ── at start ─────────────────────────────────────────────────────────────────────────────────
 
     def restore(self) -> list[Installed]:
-        """Bring back what was served before the last stop; needs no network.
+        """Bring back what was served before the last stop; needs no network, and no room on disk.
 
         Returns:
             What is served now.
         """
-        for reverted in self._store.recover():
-            detail = f"{reverted.abandoned.tries + 1} starts without passing probation"
-            self._settle(_report_of(reverted.abandoned, "rolled_back", "crashed", detail))
-        for report in self._journal.unreported():
-            self._send(report)
+        try:
+            for reverted in self._store.recover():
+                detail = f"{reverted.abandoned.tries + 1} starts without passing probation"
+                self._settle(_report_of(reverted.abandoned, "rolled_back", "crashed", detail))
+            self._report_again()
+        except Exception:
+            # a disk that takes no writes is no reason to stop serving
+            log.exception("update.not_recovered")
         return [served for model in self._store.models() if (served := self._serve(model))]
 
     def _serve(self, model: str) -> Installed | None:
@@ -168,7 +166,7 @@ class Updater:
         return None
 
     def resume(self) -> None:
-        """Finish probations that a restart interrupted."""
+        """Finish probations that a restart or an error interrupted."""
         for model in self._store.models():
             current = self._store.current(model)
             if current is not None and current.pending:
@@ -189,7 +187,7 @@ class Updater:
             if self._stopping.is_set():
                 return False
             settled &= self._update(model, want)
-        return settled
+        return self._report_again() and settled
 
     def _update(self, model: str, want: DesiredModel) -> bool:
         if self._journal.outcome(model, want.generation, want.target) is not None:
@@ -200,17 +198,36 @@ class Updater:
             self._settle(self._report(model, want, "healthy", started_at))
             return True
         try:
-            self._install(model, want, started_at)
+            if current is not None and _awaits_probation(current, want):
+                self._probe(current, started_at)
+            else:
+                self._install(model, want, started_at)
         except NotYet as error:
             return self._not_yet(model, want, error, started_at)
-        except UpdateError as error:
+        except Exception as error:
+            if self._stopping.is_set():
+                return False  # what it needs may be closed already; the next start tries again
+            return self._failed(model, want, error, started_at)
+        return True
+
+    def _failed(self, model: str, want: DesiredModel, error: Exception, started_at: float) -> bool:
+        """End an attempt that raised; False when it is to be resumed instead."""
+        if isinstance(error, UpdateError):
             phase: Phase = "rejected" if isinstance(error, Refused) else "failed"
             self._end(model, want, phase, error.reason, str(error), started_at)
-        except OSError as error:
+        elif isinstance(error, OSError):
             reason = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io_error"
             self._end(model, want, "failed", reason, str(error), started_at)
-        except Exception as error:
-            log.exception("update.failed_unexpectedly model=%s target=%s", model, want.target)
+        else:
+            log.error(
+                "update.failed_unexpectedly model=%s target=%s",
+                model,
+                want.target,
+                exc_info=error,
+            )
+            current = self._store.current(model)
+            if current is not None and _awaits_probation(current, want):
+                return False  # it is switched to, so its probation has the last word
             detail = f"{type(error).__name__}: {error}"
             self._end(model, want, "failed", "internal_error", detail, started_at)
         return True
@@ -264,18 +281,13 @@ class Updater:
     def _probe(self, installed: Installed, started_at: float) -> None:
         """Watch a pending version; commit it, or go back.  Leaves it pending when stopping."""
         model = installed.model
-        probation = Probation(_limits(installed.path))
-        self._health(model)  # what came before the switch does not count
-        end_at = self._clock() + installed.probation_s
-        unhealthy: Unhealthy | None = None
-        while unhealthy is None and self._clock() < end_at:
-            pause_s = min(installed.probation_s / PROBATION_SAMPLES, end_at - self._clock())
-            if self._wait(max(pause_s, 0.01)):
-                return
-            sample = self._health(model)
-            if sample is not None:
-                unhealthy = probation.add(sample)
-        unhealthy = unhealthy or probation.verdict()
+        try:
+            unhealthy = self._watch(installed)
+        except Interrupted:
+            return
+        except Exception as error:
+            log.exception("update.probation_failed model=%s", model)
+            unhealthy = Unhealthy("internal_error", f"{type(error).__name__}: {error}")
         if unhealthy is not None:
             self._abandon(installed, unhealthy.reason, unhealthy.detail, started_at=started_at)
             return
@@ -283,6 +295,26 @@ class Updater:
         log.info("model.committed model=%s version=%d", model, installed.version)
         elapsed_s = self._clock() - started_at
         self._settle(_report_of(installed, "healthy", elapsed_s=elapsed_s))
+
+    def _watch(self, installed: Installed) -> Unhealthy | None:
+        """The verdict of a probation.
+
+        Raises:
+            Interrupted: stopping.
+        """
+        model = installed.model
+        probation = Probation(_limits(installed.path))
+        self._health(model)  # what came before the switch does not count
+        end_at = self._clock() + installed.probation_s
+        unhealthy: Unhealthy | None = None
+        while unhealthy is None and self._clock() < end_at:
+            pause_s = min(installed.probation_s / PROBATION_SAMPLES, end_at - self._clock())
+            if self._wait(max(pause_s, 0.01)):
+                raise Interrupted("stopping")
+            sample = self._health(model)
+            if sample is not None:
+                unhealthy = probation.add(sample)
+        return unhealthy or probation.verdict()
 
     def _abandon(
         self,
@@ -294,7 +326,12 @@ class Updater:
         started_at: float | None = None,
     ) -> Installed | None:
         """Back to the version before; reports, and returns what is current then."""
-        restored = self._store.revert(installed.model)
+        try:
+            restored = self._store.revert(installed.model)
+        except OSError as error:
+            # the database has reverted; the next start mends the link
+            log.error("update.link_not_reverted model=%s error=%s", installed.model, error)
+            restored = self._store.current(installed.model)
         log.warning(
             "model.reverted model=%s version=%d reason=%s",
             installed.model,
@@ -364,13 +401,22 @@ class Updater:
     def _settle(self, report: UpdateReport) -> None:
         if report.phase not in FINAL_PHASES:
             raise ValueError(f"{report.phase} is not final")
-        self._journal.settle(report)
-        self._send(report)
+        self._send(self._journal.settle(report))
 
     def _send(self, report: UpdateReport) -> None:
-        self._report_out(report)
+        try:
+            self._report_out(report)
+        except Exception as error:
+            log.error("update.not_reported phase=%s error=%s", report.phase, error)
+            return
         if report.phase in FINAL_PHASES:
             self._journal.mark_reported(report)
+
+    def _report_again(self) -> bool:
+        """Make up for reports of outcomes that were not made; whether none is left."""
+        for report in self._journal.unreported():
+            self._send(report)
+        return not self._journal.unreported()
 
     def _report(
         self,
@@ -409,6 +455,15 @@ def _report_of(
         reason=reason,
         detail=detail[:500],
         elapsed_s=elapsed_s,
+    )
+
+
+def _awaits_probation(installed: Installed, want: DesiredModel) -> bool:
+    """Whether `installed` is what `want` wants, switched to and not yet judged."""
+    return (
+        installed.pending
+        and installed.target == want.target
+        and installed.generation == want.generation
     )
 
 

@@ -245,3 +245,26 @@ def test_a_model_name_cannot_leave_the_directory(tmp_path: Path) -> None:
         store.slot("../../etc", "0" * 64)
     store.close()
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_full_disk_leaves_nothing_of_what_was_being_staged(tmp_path: Path, bundles) -> None:
+    files = FailingFiles(0, OSError(28, "No space left on device"), after=False)
+    store = SlotStore(tmp_path / "update", files)
+    files._fail_at = files.count + 4
+    with pytest.raises(OSError, match="No space"):
+        store.stage(bundles.path[1], bundles.sha[1], bundles.info(1))
+    files._fail_at = 0
+    assert list((tmp_path / "update" / "models" / "digits" / "slots").iterdir()) == []
+    store.close()
+
+
+def test_a_slot_serves_no_release_but_its_own(tmp_path: Path, bundles) -> None:
+    store = SlotStore(tmp_path / "update")
+    store.stage(bundles.path[1], bundles.sha[1], bundles.info(1))
+    other = bundles.info(2)
+    with pytest.raises(BadBundle):
+        store.stage(bundles.path[1], bundles.sha[1], other)
+    with pytest.raises(BadBundle):
+        store.switch("digits", bundles.sha[1], other, "models/digits/this-machine/2.bundle")
+    assert store.current("digits") is None
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from edge_agent.update.selftest import SelfTestResult
 from edge_agent.wire import topics
 from edge_agent.wire.base import pack_frame, unpack_frame
 from edge_agent.wire.manifest import Limits
-from edge_agent.wire.messages import ChunkReply, Desired
+from edge_agent.wire.messages import FINAL_PHASES, ChunkReply, Desired
 
 Weights = Callable[[int], dict[str, bytes]]
 
@@ -287,8 +288,7 @@ def test_an_outcome_whose_report_was_lost_is_reported_at_the_next_start(
     device.updater._report_out = lambda report: (
         lose(report) if report.phase == "failed" else keep(report)
     )
-    with pytest.raises(OSError, match="full"):
-        device.apply(world.assign("dev-1", second, 2))
+    assert not device.apply(world.assign("dev-1", second, 2)), "asks for a retry"
     device.power_off()
     device.boot()
     assert [report.reason for report in device.reports if report.phase == "failed"] == [
@@ -311,3 +311,113 @@ def test_a_full_disk_is_reported_and_leaves_the_old_version(
     device.apply(world.assign("dev-1", second, 2))
     assert (device.reports[-1].phase, device.reports[-1].reason) == ("failed", "no_space")
     assert device.served_version() == 1
+
+
+def test_a_report_that_cannot_be_journalled_stops_no_update_and_is_made_up_for(
+    first, world, device, weights
+) -> None:
+    second = world.release(2, world.bundle(2, weights(2)))
+    keep = device.updater._report_out
+
+    def full(report) -> None:
+        raise OSError(28, "No space left on device")
+
+    device.updater._report_out = full
+    twin = world.assign("dev-1", second, 2)
+    assert not device.apply(twin), "the outcome is still to be reported"
+    assert device.served_version() == 2
+    device.updater._report_out = keep
+    assert device.apply(twin)
+    assert device.phases() == ["healthy"]
+
+
+def test_what_is_reported_at_last_is_the_outcome_that_was_kept(
+    first, world, device, weights
+) -> None:
+    second = world.release(2, world.bundle(2, weights(2)))
+    mark = device.journal.mark_reported
+
+    def fail_once(report) -> None:
+        device.journal.mark_reported = mark
+        raise sqlite3.OperationalError("disk I/O error")
+
+    device.journal.mark_reported = fail_once
+    device.apply(world.assign("dev-1", second, 2))
+    assert {report.phase for report in device.reports if report.phase in FINAL_PHASES} == {
+        "healthy"
+    }
+
+
+def test_a_probation_that_cannot_be_held_goes_back(first, world, device, weights) -> None:
+    second = world.release(2, world.bundle(2, weights(2)))
+
+    def broken(model: str) -> HealthSample | None:
+        raise RuntimeError("no figures")
+
+    device.updater._health = broken
+    assert device.apply(world.assign("dev-1", second, 2))
+    assert (device.reports[-1].phase, device.reports[-1].reason) == (
+        "rolled_back",
+        "internal_error",
+    )
+    assert device.served_version() == 1
+
+
+def test_a_commit_that_fails_is_made_up_for(first, world, device, weights) -> None:
+    second = world.release(2, world.bundle(2, weights(2)))
+    commit = device.store.commit
+
+    def full(model: str) -> None:
+        device.store.commit = commit
+        raise sqlite3.OperationalError("database or disk is full")
+
+    device.store.commit = full
+    twin = world.assign("dev-1", second, 2)
+    assert not device.apply(twin)
+    assert device.apply(twin)
+    assert device.phases()[-1] == "healthy" and "failed" not in device.phases()
+    current = device.store.current("digits")
+    assert current is not None and not current.pending
+
+
+def test_goes_back_even_when_the_link_cannot_be_turned(first, world, device, weights) -> None:
+    second = world.release(2, world.bundle(2, weights(2)))
+    device.refuse_to_activate.add(second.bundle_sha)
+    rename, links = device.store._files.rename, []
+
+    def fail_the_second(source: Path, destination: Path) -> None:
+        links.extend([destination] * (destination.name == "current"))
+        if len(links) == 2:
+            raise OSError(5, "Input/output error")
+        rename(source, destination)
+
+    device.store._files.rename = fail_the_second
+    device.apply(world.assign("dev-1", second, 2))
+    assert device.phases()[-1] == "rolled_back"
+    assert device.served_version() == 1
+    device.power_off()
+    device.boot()
+    assert device.served_version() == 1
+
+
+def test_serves_after_a_restart_on_a_disk_that_takes_no_writes(first, device) -> None:
+    def full() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    device.store.recover = full
+    device.serving.clear()
+    device.updater.restore()
+    assert device.served_version() == 1
+
+
+def test_what_fails_while_the_agent_stops_is_not_an_outcome(first, world, device, weights) -> None:
+    second = world.release(2, world.bundle(2, weights(2)))
+    twin = world.assign("dev-1", second, 2)
+
+    def stop(slot: Path) -> SelfTestResult:
+        device.updater.stop()
+        raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    device.updater._selftest = stop
+    device.apply(twin)
+    assert device.journal.outcome("digits", 2, second.target) is None

@@ -58,3 +58,29 @@ def test_survives_an_error_of_its_own(world, device, weights, running) -> None:
     device.trust.refresh = refresh
     device.updater.submit(world.assign("dev-1", release, 2))
     until(lambda: "healthy" in device.phases())
+
+
+def test_survives_an_error_while_it_finishes_a_probation(world, device, weights) -> None:
+    first = world.release(1, world.bundle(1, weights(1)))
+    device.updater._wait = lambda seconds: True  # the agent stops in the probation
+    device.apply(world.assign("dev-1", first, 1))
+    device.power_off()
+    device.boot()
+    models = device.store.models
+    fail = [1]
+
+    def fail_once() -> list[str]:
+        if fail:
+            fail.pop()
+            raise RuntimeError("not now")
+        return models()
+
+    device.store.models = fail_once
+    thread = threading.Thread(target=device.updater.run)
+    thread.start()
+    until(lambda: not fail)
+    device.updater.wake()
+    until(lambda: device.phases()[-1] == "healthy")
+    device.updater.stop()
+    thread.join(10)
+    assert not thread.is_alive()
