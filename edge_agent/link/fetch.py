@@ -32,6 +32,7 @@ class _Waiting:
         self.done = threading.Event()
         self.status = ""
         self.parts: dict[int, bytes] = {}
+        self.count = 0
         self.bytes = 0
 
 
@@ -97,7 +98,12 @@ class FetchPort:
                 waiting.status = header.status
                 waiting.done.set()
                 return
-            if not 0 <= header.part < header.parts <= MAX_PARTS or header.part in waiting.parts:
+            waiting.count = waiting.count or header.parts
+            if (
+                not 0 <= header.part < header.parts <= MAX_PARTS
+                or header.parts != waiting.count
+                or header.part in waiting.parts
+            ):
                 return
             waiting.parts[header.part] = bytes(body)
             waiting.bytes += len(body)

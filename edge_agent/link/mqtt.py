@@ -211,12 +211,7 @@ class Link:
         Raises:
             NotConnected: no line now, or too much is unanswered.
         """
-        client, info = self._publish(topic, payload, 1, retain)
-        # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which is
-        # held while it calls `on_publish`
-        key = (id(client), info.mid)
-        if self._pending.setdefault(key, _Pending()).listen(answer):
-            self._pending.pop(key, None)
+        self._listen(*self._publish(topic, payload, 1, retain), answer)
 
     def post(self, topic: str, payload: bytes) -> None:
         """Publish at QoS 0: it arrives or it does not.
@@ -224,7 +219,16 @@ class Link:
         Raises:
             NotConnected: no line now.
         """
-        self._publish(topic, payload, 0, False)
+        # paho answers for these as well, once they are written: without a listener each answer
+        # would be kept, and be taken for that of a later publish with the same number
+        self._listen(*self._publish(topic, payload, 0, False), lambda _accepted: None)
+
+    def _listen(self, client: mqtt.Client, info: mqtt.MQTTMessageInfo, answer: Answer) -> None:
+        # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which is
+        # held while it calls `on_publish`
+        key = (id(client), info.mid)
+        if self._pending.setdefault(key, _Pending()).listen(answer):
+            self._pending.pop(key, None)
 
     def _publish(
         self, topic: str, payload: bytes, qos: int, retain: bool
@@ -242,7 +246,11 @@ class Link:
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            error = self._connect_once()
+            try:
+                error = self._connect_once()
+            except Exception as unforeseen:
+                log.exception("link.failed_unexpectedly")
+                error = type(unforeseen).__name__
             if self._stopping.is_set():
                 return
             failures = 0 if error is None else failures + 1

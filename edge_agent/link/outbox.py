@@ -3,7 +3,7 @@
 Rules:
     * A row leaves only by the control plane's acknowledgement, or as the oldest of the most
       droppable kind when the journal is full: samples, then metrics, then events.  Reports and
-      corrections are never dropped.
+      corrections are never dropped; a full journal takes no more corrections, but every report.
     * Reports and corrections are on the disk when `append` returns; the others survive a kill, and
       a power cut may take the last of them.
     * A row is known by (stream, seq) for ever, and `seq` counts the rows of a stream from 1.  Each
@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge_agent.link.errors import OutboxBroken, OutboxFull
 from edge_agent.wire.base import MAX_MESSAGE_BYTES, pack_frame
@@ -122,10 +122,12 @@ class Outbox:
         return int(self._bytes)
 
     def count(self) -> int:
-        """Rows that wait."""
-        with self._lock:
-            (count,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
-        return int(count)
+        """Rows that wait.
+
+        Raises:
+            OutboxBroken: the journal cannot be read.
+        """
+        return int(self._select("SELECT count(*) FROM rows")[0][0])
 
     def append(self, kind: UplinkKind, payload: bytes) -> int:
         """Journal `payload`; returns its sequence number.
@@ -179,20 +181,30 @@ class Outbox:
                 self._db.execute("DELETE FROM rows WHERE id = ?", (row[0],))
                 freed += row[1]
                 self.dropped[victim] = self.dropped.get(victim, 0) + 1
-        if freed < missing and kind not in DURABLE:
+        if freed < missing and kind != "report":
             raise OutboxFull(f"no room for {length} bytes of {kind!r} in the journal")
-        # what may never be lost is let in above the bound: it is small, and samples stay out
+        # reports are let in above the bound: they are small and few, and made by nobody outside
         return freed
 
     def pending(self, limit: int = 64, *, after: int = 0) -> list[Row]:
-        """The oldest rows with an id above `after`, in order."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT id, stream, seq, kind, created_at, payload FROM rows "
-                "WHERE id > ? ORDER BY id LIMIT ?",
-                (after, limit),
-            ).fetchall()
+        """The oldest rows with an id above `after`, in order.
+
+        Raises:
+            OutboxBroken: the journal cannot be read.
+        """
+        rows = self._select(
+            "SELECT id, stream, seq, kind, created_at, payload FROM rows "
+            "WHERE id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+        )
         return [Row(*row) for row in rows]
+
+    def _select(self, query: str, parameters: tuple[int, ...] = ()) -> list[Any]:
+        with self._lock:
+            try:
+                return self._db.execute(query, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise OutboxBroken(f"the journal cannot be read: {error}") from error
 
     def acknowledge(self, ack: Ack) -> int:
         """Remove what the control plane has committed; returns how many rows that were.

@@ -132,3 +132,33 @@ def test_a_certificate_of_another_authority_is_not_let_in(broker, tmp_path):
     link.start()
     assert not link.wait_connected(0.7)
     link.stop()
+
+
+def test_messages_without_a_promise_leave_nothing_behind_that_answers_for_others(open_link):
+    link = open_link("fire-and-forget")
+    link.start()
+    assert link.wait_connected(5)
+    for _ in range(50):
+        link.post(topics.fetch_request("fire-and-forget"), b"x")
+    # after 65,535 publishes their numbers come again
+    link._client._last_mid = 0
+    assert not link.publish(topics.uplink("another", "event"), b"x")
+    assert link.publish(topics.uplink("fire-and-forget", "event"), b"x")
+    assert link._pending == {}
+
+
+def test_an_error_in_a_listener_does_not_end_the_line_for_good(open_link):
+    connects: queue.Queue[int] = queue.Queue()
+    fail = [1]
+
+    def connected() -> None:
+        if fail:
+            fail.pop()
+            raise RuntimeError("not now")
+        connects.put(1)
+
+    link = open_link("clumsy")
+    link.on_connected(connected)
+    link.start()
+    connects.get(timeout=5)
+    assert link.publish(topics.uplink("clumsy", "event"), b"x")

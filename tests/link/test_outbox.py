@@ -80,3 +80,21 @@ def test_a_file_that_is_no_journal_is_an_error(tmp_path):
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(OutboxBroken):
         Outbox(path)
+
+
+def test_corrections_fill_the_journal_and_no_more_than_that(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db", max_bytes=100)
+    outbox.append("sample", b"s" * 60)
+    outbox.append("correction", b"c" * 60)
+    with pytest.raises(OutboxFull):
+        outbox.append("correction", b"c" * 60)
+    outbox.append("report", b"r" * 60)
+    assert [row.kind for row in outbox.pending()] == ["correction", "report"]
+
+
+def test_a_journal_that_cannot_be_read_says_so(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    outbox.close()
+    for read in (outbox.pending, outbox.count):
+        with pytest.raises(OutboxBroken):
+            read()
