@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from obstore.exceptions import BaseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud.broker.connection import Connection
@@ -37,7 +38,7 @@ from cloud.services import (
     write_secret,
 )
 from cloud.settings import Settings
-from cloud.supervisor import Supervisor, hold_directory, require_free_port
+from cloud.supervisor import LEFTOVERS_S, Supervisor, hold_directory, require_free_port
 
 log = logging.getLogger("skerry.app")
 
@@ -54,9 +55,13 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
     from cloud.broker.mosquitto import Mosquitto, find_mosquitto
 
     find_mosquitto()
-    with hold_directory(settings.directory):
-        require_free_port(settings.host, settings.api_port, "API and console", "--api-port")
-        require_free_port(settings.host, settings.broker_port, "broker", "--broker-port")
+    with hold_directory(settings.directory) as killed:
+        for port, what, option in (
+            (settings.api_port, "API and console", "--api-port"),
+            (settings.broker_port, "broker", "--broker-port"),
+        ):
+            patience_s = LEFTOVERS_S if killed else 0.0
+            require_free_port(settings.host, port, what, option, patience_s=patience_s)
         initialise(settings)
         services = open_services(settings)
         (settings.directory / "run").mkdir(exist_ok=True)
@@ -264,14 +269,21 @@ def _run_orchestrator(settings: Settings) -> None:
     try:
         while not stop.wait(settings.orchestrator_interval_s):
             try:
-                if orchestrator.turn(time.time()).leader:
-                    if connection.connected:
-                        orchestrator.publish_pending(connection, time.time())
-                    schedule.turn(time.time())
-            except (OSError, SQLAlchemyError, SkerryError):
+                leader = orchestrator.turn(time.time()).leader
+                if leader and connection.connected:
+                    orchestrator.publish_pending(connection, time.time())
+            except (OSError, SQLAlchemyError, BaseError, SkerryError):
                 # the database or the blob store is away; nothing was half-done: a turn is one
                 # transaction, and the next one does what this one could not
                 log.exception("orchestrator.turn_failed")
+                continue
+            if leader:
+                try:
+                    schedule.turn(time.time())
+                except Exception:
+                    # the boundary to projects' data: whatever is wrong with one of them must not
+                    # keep rollouts from halting
+                    log.exception("learning.turn_failed")
     finally:
         orchestrator.close(time.time())
         connection.stop()

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, Protocol
 
-from cloud.errors import OperatorError, UserError
+from cloud.errors import OperatorError, SkerryError, UserError
 from cloud.settings import Settings
 
 log = logging.getLogger("skerry.supervisor")
@@ -36,6 +36,9 @@ FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 20.0
 STABLE_AFTER_S: Final = 30.0
 STOP_GRACE_S: Final = 10.0
+LEFTOVERS_S: Final = 15.0
+"""Longest time that the children of a killed supervisor take to notice and to end."""
+PORT_POLL_S: Final = 0.1
 
 
 class BrokerProcess(Protocol):
@@ -49,8 +52,11 @@ class BrokerProcess(Protocol):
 
 
 @contextlib.contextmanager
-def hold_directory(directory: Path) -> Iterator[None]:
+def hold_directory(directory: Path) -> Iterator[bool]:
     """Hold the directory's lock for as long as the context lasts.
+
+    Yields:
+        Whether the last holder was killed, so that its children may still be ending.
 
     Raises:
         OperatorError: another control plane holds it.
@@ -67,10 +73,15 @@ def hold_directory(directory: Path) -> Iterator[None]:
                 f"{directory}: held by another control plane (process {owner}); "
                 f"stop it with 'skerry down --dir {directory}' or choose another directory"
             ) from None
+        lock.seek(0)
+        killed = lock.read().strip() != ""
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield killed
+        finally:
+            lock.truncate(0)
 
 
 def holder(directory: Path) -> int | None:
@@ -87,23 +98,34 @@ def holder(directory: Path) -> int | None:
     return None
 
 
-def require_free_port(host: str, port: int, what: str, setting: str) -> None:
-    """Check that `port` can be bound.
+def require_free_port(
+    host: str, port: int, what: str, setting: str, *, patience_s: float = 0.0
+) -> None:
+    """Check that `port` can be bound, or can be within `patience_s`.
 
     Raises:
         OperatorError: another program has it.
     """
     if port == 0:
         return
+    deadline = time.monotonic() + patience_s
+    while (problem := _bind_problem(host, port)) is not None:
+        if time.monotonic() >= deadline:
+            raise OperatorError(
+                f"port {port} for the {what} is in use on {host} ({problem}); "
+                f"stop the program that has it or choose another with {setting}"
+            )
+        time.sleep(PORT_POLL_S)
+
+
+def _bind_problem(host: str, port: int) -> str | None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise OperatorError(
-                f"port {port} for the {what} is in use on {host} ({error.strerror}); "
-                f"stop the program that has it or choose another with {setting}"
-            ) from None
+            return error.strerror or type(error).__name__
+    return None
 
 
 @dataclass
@@ -162,6 +184,9 @@ class Supervisor:
         self._settings = settings
         self._broker = broker
         self._broker_wanted = True
+        self._broker_started_at = 0.0
+        self._broker_retry_s = FIRST_RETRY_S
+        self._broker_next_start = 0.0
         self._clock = clock
         self._stopping = False
         logs = settings.directory / "logs"
@@ -179,7 +204,8 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(self._listen())
             stack.callback(self._stop_all)
-            self._broker.start()
+            self._broker.start()  # what is wrong at the first start is for a person to mend
+            self._broker_started_at = self._clock()
             for child in self._children.values():
                 child.start(self._clock())
             announced = False
@@ -199,9 +225,7 @@ class Supervisor:
 
     def _restart_ended(self) -> None:
         now = self._clock()
-        if self._broker_wanted and not self._broker.alive():
-            log.warning("broker.ended restarting")
-            self._broker.start()
+        self._restart_broker(now)
         for child in self._children.values():
             if not child.wanted or child.alive():
                 if child.alive() and now - child.started_at > STABLE_AFTER_S:
@@ -219,6 +243,23 @@ class Supervisor:
                 child.restarts += 1
             elif now >= child.next_start:
                 child.start(now)
+
+    def _restart_broker(self, now: float) -> None:
+        if self._broker.alive():
+            if now - self._broker_started_at > STABLE_AFTER_S:
+                self._broker_retry_s = FIRST_RETRY_S
+            return
+        if not self._broker_wanted or now < self._broker_next_start:
+            return
+        log.warning("broker.ended restarting")
+        self._broker_next_start = now + self._broker_retry_s
+        self._broker_retry_s = min(self._broker_retry_s * 2, MAX_RETRY_S)
+        self._broker_started_at = now
+        try:
+            self._broker.start()
+        except OperatorError as error:
+            # devices serve and keep their journals without a broker; the rest of the tree runs on
+            log.error("broker.not_started reason=%s", error)
 
     def _stop_all(self) -> None:
         (self._settings.directory / "run" / "api.ready").unlink(missing_ok=True)
@@ -255,7 +296,7 @@ class Supervisor:
                 answer = self._admin(str(request["verb"]), str(request.get("name", "")))
             except (ValueError, KeyError, TypeError, OSError) as error:
                 answer = {"error": f"bad request: {error}"}
-            except UserError as error:
+            except SkerryError as error:
                 answer = {"error": str(error)}
             with contextlib.suppress(OSError):
                 connection.sendall(json.dumps(answer).encode())
@@ -263,8 +304,9 @@ class Supervisor:
     def _admin(self, verb: str, name: str) -> dict[str, object]:
         if verb == "list":
             return {"processes": self._list()}
-        if name == "broker":
+        if name == "broker" and verb in ("stop", "start", "restart"):
             self._broker_wanted = verb != "stop"
+            self._broker_next_start = 0.0
             if verb in ("stop", "restart"):
                 self._broker.stop()
             if verb in ("start", "restart") and not self._broker.alive():

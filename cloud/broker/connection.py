@@ -250,7 +250,9 @@ class Connection:
             PublishRefused: refused by its reason code, or no answer in `timeout_s`.
         """
         if qos == 0:
-            self._send(topic, payload, 0, retain, expiry_s, None)
+            # paho answers for these as well, once they are written: without a listener each answer
+            # would be kept, and be taken for that of a later publish with the same number
+            self._send(topic, payload, 0, retain, expiry_s, lambda _reason: None)
             return
         answered = threading.Event()
         reasons: list[ReasonCode] = []
@@ -289,7 +291,7 @@ class Connection:
                 self.refused += 1
                 log.error("publish.refused topic=%s reason=%s", topic, reason)
 
-        self._send(topic, payload, qos, retain, expiry_s, listen if qos else None)
+        self._send(topic, payload, qos, retain, expiry_s, listen)
 
     def _send(
         self,
@@ -298,7 +300,7 @@ class Connection:
         qos: int,
         retain: bool,
         expiry_s: int | None,
-        listener: Callable[[ReasonCode], None] | None,
+        listener: Callable[[ReasonCode], None],
     ) -> mqtt.Client:
         client = self._client
         if client is None or not self._connected.is_set():
@@ -310,12 +312,11 @@ class Connection:
         info = client.publish(topic, payload, qos, retain, properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise NotConnected(f"{topic}: cannot be sent now ({mqtt.error_string(info.rc)})")
-        if listener is not None:
-            # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which
-            # is held while it calls `on_publish`
-            key = (id(client), info.mid)
-            if self._answers.setdefault(key, _Answer()).listen(listener):
-                self._answers.pop(key, None)
+        # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which is
+        # held while it calls `on_publish`
+        key = (id(client), info.mid)
+        if self._answers.setdefault(key, _Answer()).listen(listener):
+            self._answers.pop(key, None)
         return client
 
     # ── connecting ───────────────────────────────────────────────────────────────────────────────

@@ -2,12 +2,14 @@
 
 One listener, mutual TLS only.  A certificate's common name is the MQTT user; the access list,
 made of `edge_agent.wire.topics`, keeps a device below its own id.  Nothing is anonymous.
+On Linux the broker ends with the thread that started it, however that ends.
 
 Does not restart a broker that ended: that is the supervisor's decision.
 """
 
 from __future__ import annotations
 
+import ctypes
 import getpass
 import os
 import re
@@ -15,7 +17,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
@@ -29,6 +33,9 @@ MAX_PACKET_BYTES: Final = 256 * 1024
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.02
+
+PR_SET_PDEATHSIG: Final = 1
+"""Source: prctl(2)."""
 
 
 class MosquittoMissing(OperatorError):
@@ -89,6 +96,21 @@ def access_list() -> str:
     lines += [f"pattern read {topics.PREFIX}/d/%u/{tail}" for tail in topics.READ_BY_DEVICE]
     lines += [f"pattern read {topics.HOST}", ""]
     return "\n".join(lines)
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What a child does between fork and exec to end with its parent; None where it cannot."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: nothing may be loaded after it
+    parent = os.getpid()
+
+    def ask_kernel() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask_kernel
 
 
 class Mosquitto:
@@ -205,6 +227,7 @@ class Mosquitto:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent(),
         )
         self.wait_ready()
 

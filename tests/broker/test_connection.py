@@ -32,6 +32,18 @@ def test_a_subscription_added_while_connected_works_at_once(broker):
         assert drain(received)[1] == b"x"
 
 
+def test_unconfirmed_messages_leave_no_answers_behind(broker):
+    received: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    with broker.connection() as connection:
+        connection.subscribe("skerry/v1/d/+/ack", lambda *message: received.put(message))
+        for number in range(50):
+            connection.publish("skerry/v1/d/a/ack", str(number).encode(), qos=0)
+        for _ in range(50):
+            drain(received)
+        # one that stayed would be taken for the broker's answer to a later message
+        assert connection._answers == {}
+
+
 def test_publishing_without_a_connection_is_an_error(broker):
     connection = broker.connection()
     with pytest.raises(NotConnected):
