@@ -39,7 +39,7 @@ from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 log = logging.getLogger("skerry.serve")
 
 INLINE_LIMIT_US: Final = 300.0
-"""Models up to this run on the event loop: a hop to a thread costs a good part of it."""
+"""Requests up to this run on the event loop: a hop to a thread costs a good part of it."""
 
 _WARM_UP_RUNS: Final = 5
 
@@ -74,7 +74,7 @@ class ServedModel:
         """Wrap an opened pipeline, which is owned from here on.
 
         Args:
-            service_us: time of one item; decides whether it runs on the event loop.
+            service_us: time of one item; decides what runs on the event loop.
         """
         self.manifest = manifest
         self.pipeline = pipeline
@@ -116,10 +116,11 @@ class ServedModel:
     def version(self) -> int:
         return self.manifest.version
 
-    @property
-    def inline(self) -> bool:
-        """Whether it is fast enough to run on the event loop."""
-        return self.service_us <= INLINE_LIMIT_US
+    def inline(self, items: int = 1) -> bool:
+        """Whether a request of `items` is fast enough to run on the event loop."""
+        cost = self.manifest.cost
+        more_us = self.service_us if cost is None else cost.per_item_us
+        return self.service_us + (items - 1) * more_us <= INLINE_LIMIT_US
 
     def __enter__(self) -> ServedModel:
         with self._lock:

@@ -3,8 +3,9 @@
 Knows no route.  A handler answers each request with a response, or with a coroutine for one.
 
 Rules:
-    * Heads, bodies, connections and pipelined requests are bounded; what exceeds a bound is
-      answered (413, 431, 503) and the connection closed after it.
+    * Heads, bodies and connections are bounded; what exceeds a bound is answered (413, 431, 503)
+      and the connection closed after it.  A client with many requests waiting, or with more bytes
+      of them than one body may have, is not read from until they are answered.
     * Answers leave in the order of their requests, one in the works per connection.
     * A client that reads slowly stops being read from.
 """
@@ -104,6 +105,7 @@ class HttpConnection(asyncio.Protocol):
         self._max_connections = max_connections
         self._transport: asyncio.Transport | None = None
         self._queue: deque[HttpRequest | HttpResponse] = deque()
+        self._queued_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._can_write = True
         self._reading_paused = False
@@ -224,6 +226,7 @@ class HttpConnection(asyncio.Protocol):
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
+        self._queued_bytes += len(body)
         self._queue.append(
             HttpRequest(
                 method=self._parser.get_method().decode("ascii", "replace"),
@@ -286,26 +289,26 @@ class HttpConnection(asyncio.Protocol):
                 self._respond(item, keep_alive=False)
                 self._linger()
                 return
+            self._queued_bytes -= len(item.body)
             reply = self._handler(item)
             if isinstance(reply, HttpResponse):
-                self._respond(reply, keep_alive=item.keep_alive)
+                self._respond(reply, keep_alive=item.keep_alive, head=item.method == "HEAD")
             else:
-                self._task = asyncio.get_running_loop().create_task(
-                    self._finish(reply, item.keep_alive)
-                )
+                self._task = asyncio.get_running_loop().create_task(self._finish(reply, item))
         self._balance()
 
-    async def _finish(self, reply: Coroutine[Any, Any, HttpResponse], keep_alive: bool) -> None:
+    async def _finish(self, reply: Coroutine[Any, Any, HttpResponse], request: HttpRequest) -> None:
         try:
             response = await reply
         except Exception:
             log.exception("request.failed")
             response = error_response(500, "internal error")
         self._task = None
-        self._respond(response, keep_alive=keep_alive)
+        self._respond(response, keep_alive=request.keep_alive, head=request.method == "HEAD")
         self._pump()
 
-    def _respond(self, response: HttpResponse, *, keep_alive: bool) -> None:
+    def _respond(self, response: HttpResponse, *, keep_alive: bool, head: bool = False) -> None:
+        """Write a response; one to HEAD tells the length of a body that does not follow."""
         last = not keep_alive or (self._closing and not self._queue)
         lines = [
             _REASONS[response.status],
@@ -315,7 +318,7 @@ class HttpConnection(asyncio.Protocol):
         for name, value in response.headers:
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"Connection: close\r\n\r\n" if last else b"\r\n")
-        self._write([*lines, *response.parts])
+        self._write(lines if head else [*lines, *response.parts])
         if last and not self._refused:
             self._queue.clear()
             self._close()
@@ -324,7 +327,11 @@ class HttpConnection(asyncio.Protocol):
         """Stop reading while many requests wait, and start again when few do."""
         if self._transport is None or self._transport.is_closing():
             return
-        crowded = len(self._queue) >= MAX_PIPELINED or not self._can_write
+        crowded = (
+            len(self._queue) >= MAX_PIPELINED
+            or self._queued_bytes > MAX_BODY_BYTES
+            or not self._can_write
+        )
         if crowded and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()

@@ -250,7 +250,7 @@ def _from_json(item: _Input, shape: tuple[int, ...]) -> Array:
         raise BadRequest(
             f"input {item.name!r}: {array.size} values do not make the shape {list(shape)}"
         )
-    return array.reshape(shape)
+    return _reshaped(item.name, array, shape)
 
 
 @cache
@@ -271,15 +271,23 @@ def _from_bytes(item: _Input, shape: tuple[int, ...], data: memoryview) -> Array
     dtype = _dtype(item.name, item.datatype)
     count = math.prod(shape)
     if dtype.kind == "O":
-        return _split_bytes(item.name, data, count).reshape(shape)
+        return _reshaped(item.name, _split_bytes(item.name, data, count), shape)
     if len(data) != count * dtype.itemsize:
         raise BadRequest(
             f"input {item.name!r}: {len(data)} bytes, "
             f"{item.datatype} {list(shape)} takes {count * dtype.itemsize}"
         )
-    array = np.frombuffer(data, dtype=dtype).reshape(shape)
+    array = _reshaped(item.name, np.frombuffer(data, dtype=dtype), shape)
     # The JSON before it has any length, and runtimes read through aligned pointers.
     return array if array.flags.aligned else array.copy()
+
+
+def _reshaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    """`array`, whose size is that of `shape`; without elements the axes may still be too long."""
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"input {name!r}: shape {list(shape)}: {_line(error)}") from None
 
 
 def _split_bytes(name: str, data: memoryview, count: int) -> Array:

@@ -36,6 +36,8 @@ Feedback = Callable[[str, str, str], bool]
 
 Status = Callable[[], Mapping[str, JsonValue]]
 
+MAX_LABEL_CHARS: Final = 200
+
 _TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _BINARY: Final = b"application/octet-stream"
 
@@ -58,7 +60,7 @@ class Routes:
         self._feedback = feedback
         self._status = status
         self._workers: dict[str, ThreadPoolExecutor] = {}
-        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-feedback")
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-side")
         self._version = _agent_version()
 
     def handle(self, request: HttpRequest) -> Reply:
@@ -94,9 +96,8 @@ class Routes:
                 200, [metrics.prometheus(self._plane.snapshots()).encode()], _TEXT
             ),
         }
-        if request.admin and self._status is not None:
-            status = self._status
-            answers["status"] = lambda: json_response(dict(status()))
+        if parts == ["status"] and request.admin and self._status is not None:
+            return _only(request, "GET") or self._status_in_thread(self._status)
         answer = answers.get("/".join(parts))
         if answer is None:
             return error_response(404, f"no such path: {path[:120]}")
@@ -123,7 +124,7 @@ class Routes:
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
         body = oip.inflate(request.body, encoding)
         call = oip.decode(body, _head_length(request), model.manifest.inputs)
-        if model.inline:
+        if model.inline(_items(call)):
             return _answer(call, self._predict(request, call, name, version))
         self._plane.admit(name)
         return self._infer_in_thread(request, call, model, version)
@@ -166,6 +167,8 @@ class Routes:
             given = _FEEDBACK.decode(request.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"feedback is not valid: {error}") from None
+        if len(given.label) > MAX_LABEL_CHARS:
+            raise BadRequest(f"label: longer than {MAX_LABEL_CHARS} characters")
         labels = model.manifest.labels
         if labels and given.label not in labels:
             raise BadRequest(f"unknown label {given.label[:80]!r}{nearest(given.label, labels)}")
@@ -184,6 +187,14 @@ class Routes:
         if not known:
             return error_response(404, f"prediction {given.id[:80]!r} is not known (any more)")
         return json_response({"accepted": True})
+
+    async def _status_in_thread(self, status: Status) -> HttpResponse:
+        """Off the event loop, for it reads what an installation holds locked for a while."""
+        try:
+            shown = await asyncio.get_running_loop().run_in_executor(self._side, status)
+        except Exception as error:
+            return to_response(error)
+        return json_response(dict(shown))
 
     def _ready(self) -> HttpResponse:
         if self._plane.models:
@@ -225,6 +236,11 @@ def _answer(call: oip.Call, prediction: Prediction) -> HttpResponse:
     return HttpResponse(200, answer.parts, _BINARY, [(b"Inference-Header-Content-Length", length)])
 
 
+def _items(call: oip.Call) -> int:
+    """Items of a request that may not fit the model yet."""
+    return max((array.shape[0] for array in call.tensors.values() if array.ndim), default=1)
+
+
 def _head_length(request: HttpRequest) -> int | None:
     value = request.headers.get(b"inference-header-content-length")
     if value is None:
@@ -235,7 +251,7 @@ def _head_length(request: HttpRequest) -> int | None:
 
 
 def _only(request: HttpRequest, method: str) -> HttpResponse | None:
-    if request.method == method:
+    if request.method == method or (request.method == "HEAD" and method == "GET"):
         return None
     refusal = error_response(405, f"{request.method} is not allowed here; use {method}")
     refusal.headers.append((b"Allow", method.encode()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ from edge_agent.serve import (
     Prediction,
     ServedModel,
 )
-from edge_agent.wire.manifest import StepSpec
+from edge_agent.wire.manifest import CostModel, StepSpec
 from tests.runtime.networks import (
     IMAGE,
     LABEL,
@@ -33,7 +35,7 @@ from tests.runtime.networks import (
 )
 
 from .conftest import Running, send
-from .test_protocol import INFER, json_request
+from .test_protocol import INFER, binary_request, json_request
 
 
 class Gate:
@@ -212,8 +214,36 @@ def test_a_bundle_without_known_answers_is_warmed_up_with_zeros(tmp_path: Path) 
 
 
 def test_the_manifest_s_cost_decides_where_a_model_runs(tmp_path: Path) -> None:
-    assert bundle(tmp_path, 1, cost_us=299).inline
-    assert not bundle(tmp_path, 2, cost_us=301).inline
+    assert bundle(tmp_path, 1, cost_us=299).inline()
+    assert not bundle(tmp_path, 2, cost_us=301).inline()
+
+
+def test_a_large_batch_of_a_fast_model_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "slot", cost_us=100)
+    cost = {"per_item_us": 10, "fixed_us": 90}
+    manifest = json.loads((tmp_path / "slot" / "manifest.json").read_text()) | {"cost": cost}
+    (tmp_path / "slot" / "manifest.json").write_text(json.dumps(manifest))
+    model = ServedModel.load(tmp_path / "slot")
+    assert model.inline(1) and model.inline(21)
+    assert not model.inline(22)
+
+
+def test_a_large_batch_runs_in_a_thread(quick_serving: Running) -> None:
+    threads: list[str] = []
+    infer = quick_serving.plane.infer
+
+    def spy(*arguments: object, **named: object) -> object:
+        threads.append(threading.current_thread().name)
+        return infer(*arguments, **named)  # type: ignore[arg-type]
+
+    quick_serving.plane.infer = spy  # type: ignore[assignment]
+    model = quick_serving.plane.model("digits")
+    model.manifest = model.manifest.model_copy(
+        update={"cost": CostModel(per_item_us=100, fixed_us=0)}
+    )
+    quick_serving.ask("POST", INFER, json_request(1))
+    quick_serving.ask("POST", INFER, json_request(8))
+    assert threads[1] == "skerry-digits_0" != threads[0]
 
 
 # ── observing ────────────────────────────────────────────────────────────────────────────────────
@@ -404,3 +434,27 @@ def test_metrics_are_exposed_for_prometheus(serving: Running) -> None:
     ]
     assert buckets == sorted(buckets)
     assert STEPS[-1] == StepSpec(name="classify")
+
+
+def test_large_requests_do_not_pile_up_behind_one_that_takes_long(
+    quick_serving: Running, tmp_path: Path
+) -> None:
+    model, gate = gated(tmp_path)
+    quick_serving.plane.install("digits", model)
+    body, headers = binary_request(8192)
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = (
+        f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{head}\r\n"
+    ).encode() + body
+    bound_bytes = 30 * 1024 * 1024
+    with socket.create_connection(("127.0.0.1", quick_serving.port), timeout=10) as client:
+        client.setblocking(False)
+        sent, quiet_since = 0, time.monotonic()
+        while time.monotonic() - quiet_since < 0.5 and sent < bound_bytes:
+            try:
+                sent += client.send(request[sent % len(request) :])
+                quiet_since = time.monotonic()
+            except BlockingIOError:
+                time.sleep(0.01)
+        gate.open.set()
+    assert sent < bound_bytes

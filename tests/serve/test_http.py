@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import stat
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -223,8 +226,6 @@ def test_a_client_that_does_not_read_is_not_read_from(serving: Running) -> None:
 
 
 def test_connections_are_bounded() -> None:
-    import asyncio
-
     async def flood() -> tuple[int, int]:
         server = Server(DataPlane(), "127.0.0.1", 0, max_connections=3)
         await server.start()
@@ -286,3 +287,41 @@ def test_a_file_in_the_socket_s_place_is_left_alone(quick_serving: Running) -> N
     with pytest.raises(CannotListen, match="no socket"):
         quick_serving.call(Server(DataPlane(), None, 0, path).start())
     assert path.read_text() == "mine"
+
+
+def test_head_tells_the_length_and_sends_no_body(serving: Running) -> None:
+    connection = serving.connect()
+    whole = send(connection, "GET", "/v2/models/digits")
+    head = send(connection, "HEAD", "/v2/models/digits")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.body))
+    assert send(connection, "HEAD", INFER).status == 405
+    assert send(connection, "GET", "/v2/health/live").json == {"live": True}
+    connection.close()
+
+
+def test_a_status_that_takes_long_holds_up_nobody(tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def status() -> dict[str, str]:
+        entered.set()
+        assert go_on.wait(10)
+        return {"model": "digits"}
+
+    async def ask() -> bytes:
+        server = Server(DataPlane(), "127.0.0.1", 0, tmp_path / "s.sock", status=status)
+        await server.start()
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s.sock")
+        writer.write(b"GET /status HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert await asyncio.to_thread(entered.wait, 10)
+        other_reader, other = await asyncio.open_connection("127.0.0.1", server.port)
+        other.write(LIVE)
+        first = await asyncio.wait_for(other_reader.readline(), 10)
+        go_on.set()
+        assert b'"digits"' in await reader.read()
+        for each in (writer, other):
+            each.close()
+        await server.stop()
+        return first
+
+    assert b" 200 " in asyncio.run(ask())

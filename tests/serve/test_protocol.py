@@ -276,3 +276,21 @@ def test_an_unaligned_tensor_is_read_right(quick_serving: Running) -> None:
         body, headers = binary_request(2, id="x" * padding)
         reply = quick_serving.ask("POST", INFER, body, headers)
         assert reply.json["outputs"][1]["data"] == expected(quick_serving, 2)["label"].tolist()
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**64 - 1], [0, 2**40, 2**40]])
+def test_a_shape_without_elements_and_beyond_measure_is_a_bad_request(
+    quick_serving: Running, shape: list[int]
+) -> None:
+    tensor = {"name": "image", "shape": shape, "datatype": "FP32"}
+    as_json = {"inputs": [{**tensor, "data": []}]}
+    as_binary = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 0}}]})
+    length = {"Inference-Header-Content-Length": str(len(as_binary))}
+    assert quick_serving.ask("POST", INFER, as_json).status == 400
+    assert quick_serving.ask("POST", INFER, as_binary, length).status == 400
+
+
+def test_a_label_beyond_measure_is_a_bad_request(quick_serving: Running) -> None:
+    body: dict[str, object] = {"id": "p", "label": "x" * 201}
+    reply = quick_serving.ask("POST", "/v2/models/digits/feedback", body)
+    assert reply.status == 400 and "200" in reply.error
