@@ -23,7 +23,7 @@ define need
 	command -v $(1) >/dev/null 2>&1 || { echo "$(2) is installed but $(1) is not on the path" >&2; exit 1; }
 endef
 
-.PHONY: help demo test check format bench clean install broker browser
+.PHONY: help demo test check format bench clean install broker browser load
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,7 +45,7 @@ format: install  ## rewrite the code in the house's format
 	@ruff format .
 	@ruff check --fix .
 
-bench: install broker  ## every benchmark; each prints a table and one JSON line
+bench: install broker load  ## every benchmark; each prints a table and one JSON line
 	@for name in $(BENCHES); do echo "== bench.$$name"; python -m bench.$$name; done
 
 clean:  ## remove what make made
@@ -62,6 +62,9 @@ $(VENV)/.installed: pyproject.toml edge_agent/pyproject.toml
 	@echo "installing Python packages into $(VENV) (first time: a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./edge_agent -e '.[train,dev]'
 	@touch $@
+
+load:
+	$(call need,wrk,wrk)
 
 broker:
 	$(call need,mosquitto,mosquitto)

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
 T = TypeVar("T")
 
 POLL_S = 0.1
+IDLE_S = 1.5
 
 
 class DidNotHold(Exception):
@@ -198,6 +200,15 @@ class FieldDevice:
                 data += part
         status: dict[str, Any] = json.loads(data.partition(b"\r\n\r\n")[2])
         return status
+
+    def weigh(self) -> tuple[float, float]:
+        """Memory (PSS, MiB) of the agent, and its CPU over `IDLE_S` idle seconds, in per cent."""
+        agent = psutil.Process(int(self._about()["pid"]))
+        before = agent.cpu_times()
+        time.sleep(IDLE_S)
+        after = agent.cpu_times()
+        busy_s = after.user + after.system - before.user - before.system
+        return agent.memory_full_info().pss / 2**20, 100.0 * busy_s / IDLE_S
 
     def cut_off(self) -> bool:
         """Whether the agent has noticed that there is no broker."""

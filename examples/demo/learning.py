@@ -119,5 +119,11 @@ def open_console(stage: Stage) -> str:
         pass
     else:
         raise DidNotHold("the API answers to a wrong token")
-    rows = stage.client.audit()
-    return f"{overview.devices} devices, {overview.samples} samples, {rows[0].id} audit entries"
+    weights = [device.weigh() for device in stage.devices.values()]
+    pss_mib = max(pss for pss, _ in weights)
+    idle_percent = max(percent for _, percent in weights)
+    return (
+        f"{overview.devices} devices, {overview.samples} samples, "
+        f"{stage.client.audit()[0].id} audit entries; "
+        f"an agent holds {pss_mib:.0f} MiB and idles at {idle_percent:.1f} % CPU"
+    )

@@ -75,8 +75,10 @@ def test_console_shows_the_rollout(page: Page, demo: Demo) -> None:
 @pytest.mark.browser
 def test_console_draws_the_drift_chart(page: Page, demo: Demo) -> None:
     page.goto(_address(demo, "/drift"))
-    chart = page.locator('[data-testid="drift-chart"] canvas').first
-    expect(chart).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+    chart = page.get_by_test_id("drift-chart")
+    expect(chart.locator("svg")).to_be_visible(timeout=PAGE_TIMEOUT_MS)
+    expect(chart).to_contain_text("Hotelling T²")
+    expect(chart).to_contain_text("Threshold")
     verdicts = page.get_by_test_id("drift-row").get_by_test_id("drift-verdict").all_inner_texts()
     assert "drift" in [verdict.strip().lower() for verdict in verdicts]
 
