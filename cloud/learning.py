@@ -1,7 +1,8 @@
 """The schedule of the learning loop: check drift, decide about retraining, start the job.
 
-Drift buys labels; harm that labels confirm starts retraining (`cloud.retrain`).  Each part is one
-transaction; the job is queued after it, and a decision that was lost in between is made again.
+Drift buys labels; harm that labels confirm starts retraining (`cloud.retrain`).  Each part writes
+in one transaction; the job is queued after it, and a decision that was lost in between is made
+again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from sqlalchemy import select
 
 from cloud import drift, retrain
 from cloud.blobs import Blobs
-from cloud.db.engine import Sessions
+from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import ModelVersion
 from cloud.jobs.client import JobQueue
 
@@ -38,12 +39,17 @@ class LearningSchedule:
         if now < self._due:
             return
         self._due = now + self._interval_s
-        with self._sessions.begin() as session:
+        with read_only(self._sessions)() as session:
             champions = session.scalars(
                 select(ModelVersion).where(ModelVersion.state == "champion")
             ).all()
-            for champion in champions:
-                drift.check(session, self._blobs, champion.model, champion.version, now=now)
+            judged = [
+                drift.judge(session, self._blobs, champion.model, champion.version, now=now)
+                for champion in champions
+            ]
+        with self._sessions.begin() as session:
+            for reports in judged:
+                drift.record(session, reports)
         with self._sessions.begin() as session:
             turns = retrain.tick(session, now)
         for turn in turns:

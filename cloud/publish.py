@@ -10,6 +10,7 @@ import hashlib
 import io
 import tarfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,14 @@ ZSTD_WINDOW_BYTES: Final = 8 << 20
 """Window of level 19; devices refuse a larger one."""
 WORTHWHILE_RATIO: Final = 0.97
 """A compressed form is offered when it is at most this share of the raw length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """What devices can fetch of a bundle of `length` bytes; the smallest form comes first."""
+
+    length: int
+    encodings: tuple[Encoding, ...]
 
 
 class BadBundle(UserError):
@@ -88,6 +97,7 @@ def publish_release(
     version: int,
     profile: str,
     bundle_sha: str,
+    forms: Forms | None = None,
 ) -> Release:
     """Make a stored bundle installable: encode, chunk, sign, record.
 
@@ -97,12 +107,14 @@ def publish_release(
     Args:
         session: an open transaction; the row is flushed, the caller commits.
         bundle_sha: blob of the raw bundle.
+        forms: from `forms_of`; found here when left out, which takes a minute for a large bundle
+            that was never released, while the transaction keeps all other writers waiting.
 
     Raises:
         BlobMissing: there is no such blob.
         SigningError: the release cannot be signed.
     """
-    length, encodings = _encoded(session, blobs, bundle_sha)
+    forms = forms or forms_of(session, blobs, bundle_sha)
     recorded = session.scalar(
         select(func.max(Release.counter)).where(Release.model == model, Release.profile == profile)
     )
@@ -114,10 +126,10 @@ def publish_release(
         profile=profile,
         counter=counter,
         chunk_bytes=CHUNK_BYTES,
-        encodings=encodings,
+        encodings=forms.encodings,
     )
     target = target_path(model, profile, counter)
-    image_repo.publish(target, length, bundle_sha, info)
+    image_repo.publish(target, forms.length, bundle_sha, info)
     release = Release(
         target=target,
         model=model,
@@ -125,7 +137,7 @@ def publish_release(
         profile=profile,
         counter=counter,
         bundle_sha=bundle_sha,
-        length=length,
+        length=forms.length,
         info=info.model_dump(mode="json"),
         created_at=time.time(),
     )
@@ -134,15 +146,22 @@ def publish_release(
     return release
 
 
-def _encoded(session: Session, blobs: Blobs, bundle_sha: str) -> tuple[int, tuple[Encoding, ...]]:
-    """Length and forms of a bundle; what an earlier release made of it is used again."""
+def forms_of(session: Session, blobs: Blobs, bundle_sha: str) -> Forms:
+    """Every form of a bundle, stored; what an earlier release made of it is used again.
+
+    Args:
+        session: only read.
+
+    Raises:
+        BlobMissing: there is no such blob.
+    """
     earlier = session.scalar(select(Release).where(Release.bundle_sha == bundle_sha).limit(1))
     if earlier is not None:
         info = ReleaseInfo.model_validate(earlier.info)
         if info.chunk_bytes == CHUNK_BYTES:
-            return earlier.length, info.encodings
+            return Forms(earlier.length, info.encodings)
     raw = blobs.get(bundle_sha)
-    return len(raw), encode(blobs, raw)
+    return Forms(len(raw), encode(blobs, raw))
 
 
 def encode(blobs: Blobs, raw: bytes) -> tuple[Encoding, ...]:

@@ -12,13 +12,28 @@ from cloud import registry
 from cloud.blobs import Blobs
 from cloud.db.tables import ModelVersion, Release, Variant
 from cloud.errors import Conflict, NotFound, UserError
-from cloud.publish import publish_release
+from cloud.publish import Forms, forms_of, publish_release
 from cloud.registry import audit
 from cloud.signing import ImageRepository
 
 log = logging.getLogger("skerry.releases")
 
 PUBLISHABLE = frozenset({"approved", "published", "champion"})
+
+
+def encode_version(
+    session: Session, blobs: Blobs, model: str, version: int, *, variant_ids: Mapping[str, int]
+) -> dict[str, Forms]:
+    """What `publish_version` would have to encode, by bundle; to be called before its transaction.
+
+    Args:
+        session: only read.
+
+    Raises:
+        As `publish_version`.
+    """
+    chosen = _publishable(session, model, version, variant_ids)
+    return {bundle: forms_of(session, blobs, bundle) for _, bundle in chosen}
 
 
 def publish_version(
@@ -30,32 +45,30 @@ def publish_version(
     *,
     variant_ids: Mapping[str, int],
     actor: str,
+    forms: Mapping[str, Forms],
 ) -> list[Release]:
     """Publish `version`; the first version of a model ever published becomes its champion.
 
     Args:
         variant_ids: profile → variant to publish instead of the selected one.
+        forms: from `encode_version`.
 
     Raises:
         NotFound: no such version or variant.
         Conflict: the version is not approved, or nothing of it can be published.
         UserError: a named variant belongs to another version or profile.
     """
-    row = session.get(ModelVersion, (model, version))
-    if row is None:
-        raise NotFound(f"no version {version} of model {model!r}")
-    if row.state not in PUBLISHABLE:
-        raise Conflict(
-            f"{model}:{version} is {row.state}; approve it first "
-            f"('skerry models approve {model}:{version}')"
-        )
-    chosen = _choose(session, model, version, variant_ids)
     releases = []
-    for variant in chosen:
-        if variant.bundle_sha is None:
-            raise Conflict(f"{variant.name} on {variant.profile} has no bundle")
+    for variant, bundle in _publishable(session, model, version, variant_ids):
         release = publish_release(
-            session, blobs, image_repository, model, version, variant.profile, variant.bundle_sha
+            session,
+            blobs,
+            image_repository,
+            model,
+            version,
+            variant.profile,
+            bundle,
+            forms.get(bundle),
         )
         audit.append(
             session,
@@ -66,11 +79,31 @@ def publish_version(
         )
         log.info("release.published target=%s variant=%s", release.target, variant.name)
         releases.append(release)
-    if row.state == "approved":
+    if session.get_one(ModelVersion, (model, version)).state == "approved":
         registry.transition(session, model, version, "published", actor, "published")
     if registry.champion(session, model) is None:
         registry.transition(session, model, version, "champion", actor, "first published version")
     return releases
+
+
+def _publishable(
+    session: Session, model: str, version: int, variant_ids: Mapping[str, int]
+) -> list[tuple[Variant, str]]:
+    """The variants to publish, each with its bundle."""
+    row = session.get(ModelVersion, (model, version))
+    if row is None:
+        raise NotFound(f"no version {version} of model {model!r}")
+    if row.state not in PUBLISHABLE:
+        raise Conflict(
+            f"{model}:{version} is {row.state}; approve it first "
+            f"('skerry models approve {model}:{version}')"
+        )
+    chosen = []
+    for variant in _choose(session, model, version, variant_ids):
+        if variant.bundle_sha is None:
+            raise Conflict(f"{variant.name} on {variant.profile} has no bundle")
+        chosen.append((variant, variant.bundle_sha))
+    return chosen
 
 
 def _choose(

@@ -13,6 +13,7 @@ from cloud.services import find_token
 from fleet.client.schemas import Role
 
 _RANK: Final[dict[str, int]] = {"viewer": 0, "operator": 1, "admin": 2}
+_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ def _caller(request: Request, context: Context) -> Caller:
     header = request.headers.get("authorization", "")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise HTTPException(401, "no token: send 'Authorization: Bearer TOKEN'")
+        raise HTTPException(401, "no token: send 'Authorization: Bearer TOKEN'", _CHALLENGE)
     with context.readers() as session:
         row = find_token(session, token.strip())
     if row is None:
-        raise HTTPException(401, "unknown or revoked token")
+        raise HTTPException(401, "unknown or revoked token", _CHALLENGE)
     return Caller(row.name, "admin" if row.role == "admin" else _narrow(row.role))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -16,10 +18,20 @@ from cloud.errors import Conflict, NotFound, UserError
 from cloud.registry import audit
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client.schemas import ClaimIn, ClaimOut, DeviceDetail, DeviceOut, DevicePage
+from fleet.client.schemas import (
+    LABEL_KEY_PATTERN,
+    ClaimIn,
+    ClaimOut,
+    DeviceDetail,
+    DeviceOut,
+    DevicePage,
+    RowNumber,
+)
 from fleet.enrolment import claims
 from fleet.enrolment.errors import ClaimRefused
 from optimizer.profiles import load_profile
+
+log = logging.getLogger("skerry.api")
 
 router = APIRouter(prefix="/v1")
 
@@ -31,7 +43,7 @@ HISTORY_ROWS = 50
 def list_devices(
     context: ContextDep,
     _: Viewer,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: RowNumber = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     search: str = "",
     label: Annotated[list[str] | None, Query(description="KEY=VALUE; all must hold")] = None,
@@ -50,7 +62,8 @@ def list_devices(
         query = query.where(Device.online.is_(online))
     for pair in label or []:
         key, separator, value = pair.partition("=")
-        if not separator:
+        # a key with a quote would break out of the path into the JSON column
+        if not separator or not re.fullmatch(LABEL_KEY_PATTERN, key):
             raise UserError(f"label {pair!r} is not KEY=VALUE")
         query = query.where(Device.labels[key].as_string() == value)
     with context.readers() as session:
@@ -124,36 +137,39 @@ def create_claims(request: ClaimIn, context: ContextDep, caller: Operator) -> li
     """New claims.  Their secrets are in this answer and nowhere else."""
     load_profile(request.profile)
     services = context.services
-    files = []
     now = context.clock()
+    made = [claims.new_claim() for _ in range(request.count)]
     with context.writers.begin() as session:
-        for _ in range(request.count):
-            fresh = claims.new_claim()
-            session.add(
-                Claim(
-                    id=fresh.claim_id,
-                    secret_sha256=fresh.secret_sha256,
-                    profile=request.profile,
-                    labels=request.labels,
-                    created_at=now,
-                    expires_at=now + request.ttl_s,
-                )
+        session.add_all(
+            Claim(
+                id=fresh.claim_id,
+                secret_sha256=fresh.secret_sha256,
+                profile=request.profile,
+                labels=request.labels,
+                created_at=now,
+                expires_at=now + request.ttl_s,
             )
-            audit.append(
-                session, caller.name, "claim.created", fresh.claim_id, {"profile": request.profile}
-            )
-            files.append(
-                ClaimFile(
-                    url=services.settings.api_url,
-                    claim_id=fresh.claim_id,
-                    secret=fresh.secret,
-                    profile=request.profile,
-                    ca_pem=services.authority.certificate_pem,
-                    image_root=services.image_repository.root_json(),
-                    director_root=services.director.root_json(),
-                )
-            )
-    return files
+            for fresh in made
+        )
+        # one entry for all: an entry each would hold the write lock for seconds at 10,000 claims
+        audit.append(
+            session,
+            caller.name,
+            "claim.created",
+            made[0].claim_id if len(made) == 1 else f"{len(made)} claims",
+            {"profile": request.profile, "claims": [fresh.claim_id for fresh in made]},
+        )
+    trusted = {
+        "url": services.settings.api_url,
+        "profile": request.profile,
+        "ca_pem": services.authority.certificate_pem,
+        "image_root": services.image_repository.root_json(),
+        "director_root": services.director.root_json(),
+    }
+    return [
+        ClaimFile.model_validate({**trusted, "claim_id": fresh.claim_id, "secret": fresh.secret})
+        for fresh in made
+    ]
 
 
 @router.get("/claims")
@@ -166,7 +182,7 @@ def list_claims(context: ContextDep, _: Operator) -> list[ClaimOut]:
 @router.delete("/claims/{claim_id}", status_code=204)
 def revoke_claim(claim_id: str, context: ContextDep, caller: Operator) -> None:
     with context.writers.begin() as session:
-        row = session.get(Claim, claim_id)
+        row = session.get(Claim, claim_id, with_for_update=True)
         if row is None:
             raise NotFound(f"no claim {claim_id!r}")
         row.revoked = True
@@ -181,11 +197,15 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
     """Turn a claim and a certificate request into a device.  The claim is the authorisation."""
     services = context.services
     now = context.clock()
+    with context.readers() as session:
+        if session.get(Claim, request.claim_id) is None:
+            # not into the audit: anybody could make it grow without end
+            log.warning("enrol.refused reason=unknown_claim")
+            raise ClaimRefused(f"enrolment refused: {claims.UNKNOWN}")
     with context.writers.begin() as session:
-        claim = session.get(Claim, request.claim_id)
+        claim = session.get_one(Claim, request.claim_id, with_for_update=True)
+        refusal: ClaimRefused | None = None
         try:
-            if claim is None:
-                raise ClaimRefused("unknown claim")
             claims.check(
                 claims.StoredClaim(
                     secret_sha256=claim.secret_sha256,
@@ -201,8 +221,7 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
                 session, "enrolment", "enrol.refused", request.claim_id, {"reason": str(error)}
             )
             refusal = error
-            claim = None
-        if claim is not None:
+        if refusal is None:
             device_id = request.name or f"d-{request.claim_id[:12]}"
             if not is_slug(device_id) or session.get(Device, device_id) is not None:
                 raise Conflict(f"device name {device_id!r} is taken; choose another")
@@ -224,7 +243,11 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
                 )
             )
             audit.append(
-                session, device_id, "device.enrolled", device_id, {"claim": request.claim_id}
+                session,
+                f"device:{device_id}",
+                "device.enrolled",
+                device_id,
+                {"claim": request.claim_id},
             )
             return EnrolReply(
                 device_id=device_id,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
+from cloud import drift, registry
 from cloud import project as projects
-from cloud import registry
-from cloud.api.auth import Operator, Viewer
-from cloud.api.context import ContextDep
+from cloud.api.auth import Caller, Operator, Viewer
+from cloud.api.context import Context, ContextDep
 from cloud.db.tables import DriftReport, Job, Label, Project, Sample
-from cloud.drift import check as check_drift
 from cloud.errors import NotFound, UserError
 from cloud.registry import audit
 from fleet.client.schemas import CollectionOut, DriftOut, JobIn, JobOut, ProjectOut
@@ -46,10 +48,15 @@ async def apply_project(
         data += part
         if len(data) > projects.MAX_PROJECT_BYTES:
             raise UserError(f"project is larger than {projects.MAX_PROJECT_BYTES >> 20} MiB")
-    spec = projects.read_packed(bytes(data))
+    # away from the event loop, where files, blobs and the write lock would hold up every caller
+    return await run_in_threadpool(_store_project, name, bytes(data), context, caller)
+
+
+def _store_project(name: str, data: bytes, context: Context, caller: Caller) -> ProjectOut:
+    spec = projects.read_packed(data)
     if spec.name != name:
         raise UserError(f"skerry.yaml names the project {spec.name!r}, the address {name!r}")
-    code_sha = context.services.blobs.put(bytes(data))
+    code_sha = context.services.blobs.put(data)
     with context.writers.begin() as session:
         row = session.get(Project, name)
         if row is None:
@@ -115,8 +122,13 @@ def job_report(job_id: str, context: ContextDep, caller: Viewer) -> Response:
 
 
 @router.get("/drift")
-def list_drift(context: ContextDep, _: Viewer, model: str = "", limit: int = 500) -> list[DriftOut]:
-    query = select(DriftReport).order_by(DriftReport.id.desc()).limit(min(limit, 5000))
+def list_drift(
+    context: ContextDep,
+    _: Viewer,
+    model: str = "",
+    limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+) -> list[DriftOut]:
+    query = select(DriftReport).order_by(DriftReport.id.desc()).limit(limit)
     if model:
         query = query.where(DriftReport.model == model)
     with context.readers() as session:
@@ -127,17 +139,15 @@ def list_drift(context: ContextDep, _: Viewer, model: str = "", limit: int = 500
 @router.post("/drift/check")
 def run_drift_check(model: str, context: ContextDep, caller: Operator) -> list[DriftOut]:
     """Check `model`'s champion now instead of at the next turn of the schedule."""
-    with context.writers.begin() as session:
+    with context.readers() as session:
         champion = registry.champion(session, model)
         if champion is None:
             raise NotFound(f"model {model!r} has no champion yet")
-        rows = check_drift(
-            session,
-            context.services.blobs,
-            model,
-            champion.version,
-            now=context.clock(),
+        judged = drift.judge(
+            session, context.services.blobs, model, champion.version, now=context.clock()
         )
+    with context.writers.begin() as session:
+        rows = drift.record(session, judged)
         audit.append(session, caller.name, "drift.checked", model, {"reports": len(rows)})
         return [DriftOut.model_validate(row, from_attributes=True) for row in rows]
 

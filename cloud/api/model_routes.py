@@ -17,6 +17,7 @@ from fleet.client.schemas import (
     ModelDetail,
     ModelOut,
     PublishIn,
+    RowNumber,
     VariantOut,
 )
 
@@ -33,14 +34,14 @@ def list_models(context: ContextDep, _: Viewer) -> list[ModelOut]:
 
 
 @router.get("/models/{model}/{version}")
-def show_model(model: str, version: int, context: ContextDep, _: Viewer) -> ModelDetail:
+def show_model(model: str, version: RowNumber, context: ContextDep, _: Viewer) -> ModelDetail:
     with context.readers() as session:
         return _detail(session, model, version)
 
 
 @router.post("/models/{model}/{version}/approve")
 def approve(
-    model: str, version: int, body: ApprovalIn, context: ContextDep, caller: Operator
+    model: str, version: RowNumber, body: ApprovalIn, context: ContextDep, caller: Operator
 ) -> ModelDetail:
     with context.writers.begin() as session:
         registry.transition(session, model, version, "approved", caller.name, body.reason)
@@ -49,7 +50,7 @@ def approve(
 
 @router.post("/models/{model}/{version}/reject")
 def reject(
-    model: str, version: int, body: ApprovalIn, context: ContextDep, caller: Operator
+    model: str, version: RowNumber, body: ApprovalIn, context: ContextDep, caller: Operator
 ) -> ModelDetail:
     with context.writers.begin() as session:
         registry.transition(session, model, version, "rejected", caller.name, body.reason)
@@ -58,10 +59,14 @@ def reject(
 
 @router.post("/models/{model}/{version}/publish")
 def publish(
-    model: str, version: int, body: PublishIn, context: ContextDep, caller: Operator
+    model: str, version: RowNumber, body: PublishIn, context: ContextDep, caller: Operator
 ) -> ModelDetail:
     """Sign and publish the selected variant of each profile, or the ones named in the body."""
     services = context.services
+    with context.readers() as session:
+        forms = releases.encode_version(
+            session, services.blobs, model, version, variant_ids=body.variants
+        )
     with context.writers.begin() as session:
         releases.publish_version(
             session,
@@ -71,12 +76,13 @@ def publish(
             version,
             variant_ids=body.variants,
             actor=caller.name,
+            forms=forms,
         )
         return _detail(session, model, version)
 
 
 @router.get("/variants/{variant_id}/bundle")
-def download_bundle(variant_id: int, context: ContextDep, _: Viewer) -> Response:
+def download_bundle(variant_id: RowNumber, context: ContextDep, _: Viewer) -> Response:
     """Any candidate of the pool, selected or not, as the bundle that a device would get."""
     with context.readers() as session:
         row = session.get(Variant, variant_id)

@@ -31,6 +31,7 @@ from fleet.client.schemas import (
     RolloutDetail,
     RolloutIn,
     RolloutOut,
+    RowNumber,
     TokenIn,
     TokenOut,
 )
@@ -79,7 +80,7 @@ def overview(context: ContextDep, _: Viewer) -> Overview:
 def list_rollouts(context: ContextDep, _: Viewer) -> list[RolloutOut]:
     with context.readers() as session:
         rows = session.scalars(select(Rollout).order_by(Rollout.created_at.desc()).limit(200))
-        return [orchestrator.rollout_out(session, row) for row in rows]
+        return orchestrator.rollouts_out(session, rows.all())
 
 
 @router.post("/rollouts", status_code=201)
@@ -125,7 +126,7 @@ def command_rollout(
 def list_audit(
     context: ContextDep,
     _: Viewer,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: RowNumber = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[AuditOut]:
     query = select(AuditEntry).order_by(AuditEntry.id.desc()).offset(offset).limit(limit)

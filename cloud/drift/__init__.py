@@ -7,7 +7,7 @@ how much has arrived: the threshold is calibrated at the actual number of sample
 
 from __future__ import annotations
 
-from cloud.drift.check import check, newest_fleet_report
+from cloud.drift.check import judge, newest_fleet_report, record
 from cloud.drift.settings import DriftSettings
 
-__all__ = ["DriftSettings", "check", "newest_fleet_report"]
+__all__ = ["DriftSettings", "judge", "newest_fleet_report", "record"]

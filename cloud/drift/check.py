@@ -1,4 +1,7 @@
-"""One drift check of one version: read, judge, record.
+"""One drift check of one version: read and judge, then record.
+
+Judging reads many blobs and calibrates thresholds, which takes seconds; it needs no more than a
+reader, so nobody waits for the database's write lock meanwhile.
 
 A report is written for the fleet (scope "fleet") and for every device with enough samples (scope:
 its id).  The same samples are judged once: a check with nothing new returns the earlier reports.
@@ -26,7 +29,7 @@ FLEET = "fleet"
 DEFAULT = DriftSettings()
 
 
-def check(
+def judge(
     session: Session,
     blobs: Blobs,
     model: str,
@@ -37,10 +40,12 @@ def check(
     """Check one version's uniform samples against the reference in its released bundle.
 
     Args:
+        session: only read.
         now: seconds since the epoch.
 
     Returns:
-        The fleet's report, then the devices'; empty when no release has a usable reference.
+        The fleet's report, then the devices', for `record`; empty when no release has a usable
+        reference.
     """
     bundles = released_bundles(session, blobs, model, version)
     if not bundles:
@@ -57,12 +62,23 @@ def check(
             "newest_sample": window.newest_sample,
             "unusable": dict(window.unusable),
         }
+    return reports
+
+
+def record(session: Session, reports: list[DriftReport]) -> list[DriftReport]:
+    """Store what `judge` found; what somebody stored meanwhile stands instead."""
+    if not reports:
+        return []
+    fleet = reports[0]
+    stored = _reports_of(session, fleet.model, fleet.version, fleet.detail["newest_sample"])
+    if stored:
+        return stored
+    for report in reports:
         session.add(report)
         session.flush()
-    fleet = reports[0]
     log.info(
         "drift.checked model=%s version=%d verdict=%s statistic=%.1f threshold=%.1f n=%d",
-        model, version, fleet.verdict, fleet.statistic, fleet.threshold, fleet.n,
+        fleet.model, fleet.version, fleet.verdict, fleet.statistic, fleet.threshold, fleet.n,
     )  # fmt: skip
     return reports
 

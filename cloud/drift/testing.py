@@ -1,4 +1,4 @@
-"""For tests: a released bundle with a drift reference, without a build."""
+"""For tests: a released bundle with a drift reference, without a build; a check in one go."""
 
 from __future__ import annotations
 
@@ -13,11 +13,26 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
-from cloud.db.tables import Device, Release
+from cloud.db.tables import Device, DriftReport, Release
+from cloud.drift.check import judge, record
+from cloud.drift.settings import DriftSettings
 from edge_agent.drift import write_reference
 from edge_agent.wire.manifest import MANIFEST_NAME, Manifest, ModelSpec, TensorSpec
 
 REFERENCE_NAME = "reference.npz"
+
+
+def check(
+    session: Session,
+    blobs: Blobs,
+    model: str,
+    version: int,
+    now: float,
+    settings: DriftSettings | None = None,
+) -> list[DriftReport]:
+    """Judge and record in one transaction."""
+    judged = judge(session, blobs, model, version, now, settings or DriftSettings())
+    return record(session, judged)
 
 
 def store_device(session: Session, device: str, profile: str = "this-machine") -> Device:

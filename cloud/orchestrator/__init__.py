@@ -17,7 +17,7 @@ Not here: when to train or to check for drift; what a wave is judged by (`fleet.
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.requests import command_rollout, create_rollout
 from cloud.orchestrator.turn import Orchestrator, TurnResult
-from cloud.orchestrator.views import rollout_detail, rollout_out
+from cloud.orchestrator.views import rollout_detail, rollouts_out
 
 __all__ = [
     "Orchestrator",
@@ -27,5 +27,5 @@ __all__ = [
     "command_rollout",
     "create_rollout",
     "rollout_detail",
-    "rollout_out",
+    "rollouts_out",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -12,15 +13,19 @@ from cloud.db.tables import Assignment, GateDecision, Rollout
 from fleet.client.schemas import GateOut, RolloutDetail, RolloutOut
 from fleet.rollouts.model import FAILURES, RESPONDED, AssignmentPhase
 
+WaveCounts = defaultdict[int, Counter[str]]
+"""Wave → phase → devices."""
+
 _FAILED = frozenset(phase.value for phase in FAILURES)
 _RESPONDED = frozenset(phase.value for phase in RESPONDED)
 _HEALTHY = AssignmentPhase.HEALTHY.value
 _UNREACHABLE = AssignmentPhase.UNREACHABLE.value
 
 
-def rollout_out(session: Session, row: Rollout) -> RolloutOut:
-    """One rollout with its waves."""
-    return RolloutOut.model_validate(_fields(session, row))
+def rollouts_out(session: Session, rows: Sequence[Rollout]) -> list[RolloutOut]:
+    """Rollouts with their waves, by one query for all of them."""
+    counts = _counts(session, rows)
+    return [RolloutOut.model_validate(_fields(row, counts[row.id])) for row in rows]
 
 
 def rollout_detail(session: Session, row: Rollout) -> RolloutDetail:
@@ -37,7 +42,7 @@ def rollout_detail(session: Session, row: Rollout) -> RolloutDetail:
     )
     return RolloutDetail.model_validate(
         {
-            **_fields(session, row),
+            **_fields(row, _counts(session, [row])[row.id]),
             "plan": row.plan,
             "assignments": [
                 {
@@ -66,7 +71,19 @@ def rollout_detail(session: Session, row: Rollout) -> RolloutDetail:
     )
 
 
-def _fields(session: Session, row: Rollout) -> dict[str, Any]:
+def _counts(session: Session, rows: Sequence[Rollout]) -> dict[str, WaveCounts]:
+    """How many devices of each wave are in each phase, by rollout."""
+    counts: dict[str, WaveCounts] = {row.id: defaultdict(Counter) for row in rows}
+    for rollout, index, phase, count in session.execute(
+        select(Assignment.rollout, Assignment.wave, Assignment.phase, func.count())
+        .where(Assignment.rollout.in_(counts))
+        .group_by(Assignment.rollout, Assignment.wave, Assignment.phase)
+    ):
+        counts[rollout][index][phase] = count
+    return counts
+
+
+def _fields(row: Rollout, counts: WaveCounts) -> dict[str, Any]:
     # Read leniently: a state that the machine refuses is still shown.
     machine = row.machine.get("rollout") or {}
     return {
@@ -78,18 +95,11 @@ def _fields(session: Session, row: Rollout) -> dict[str, Any]:
         "created_by": row.created_by,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
-        "waves": _waves(session, row.id, machine.get("waves") or []),
+        "waves": _waves(counts, machine.get("waves") or []),
     }
 
 
-def _waves(session: Session, rollout_id: str, waves: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    counts: dict[int, Counter[str]] = defaultdict(Counter)
-    for index, phase, count in session.execute(
-        select(Assignment.wave, Assignment.phase, func.count())
-        .where(Assignment.rollout == rollout_id)
-        .group_by(Assignment.wave, Assignment.phase)
-    ):
-        counts[index][phase] = count
+def _waves(counts: WaveCounts, waves: list[dict[str, Any]]) -> list[dict[str, Any]]:
     shown = []
     for index, wave in enumerate(waves):
         phases = counts[index]

@@ -1,20 +1,38 @@
 """What the public API says, in types: the API answers with these, client and console read them.
 
-Times are seconds since the epoch, UTC.
+Times are seconds since the epoch, UTC.  Answers may grow fields that an older client passes over;
+a request with a field that nobody reads is refused, because a setting that is silently ignored may
+be a safety limit.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Json = dict[str, Any]
+LABEL_KEY_PATTERN = r'^[^"\\=\x00-\x1f]{1,64}$'
+Labels = Annotated[
+    dict[
+        Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)],
+        Annotated[str, StringConstraints(max_length=200)],
+    ],
+    Field(max_length=32),
+]
+RowNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A number that every database can hold."""
 Role = Literal["viewer", "operator", "admin"]
 
 
 class ApiModel(BaseModel):
     model_config = ConfigDict(extra="ignore")
+
+
+class ApiRequest(BaseModel):
+    """Base of what callers send.  NaN and infinity are refused: they slip through comparisons."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Problem(ApiModel):
@@ -72,9 +90,9 @@ class DevicePage(Page):
     items: list[DeviceOut]
 
 
-class ClaimIn(ApiModel):
+class ClaimIn(ApiRequest):
     profile: str
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     ttl_s: float = Field(default=86400.0, gt=0, le=90 * 86400)
     count: int = Field(default=1, ge=1, le=10000)
 
@@ -132,18 +150,18 @@ class ModelDetail(ModelOut):
     releases: list[Json]
 
 
-class ApprovalIn(ApiModel):
-    reason: str = ""
+class ApprovalIn(ApiRequest):
+    reason: str = Field(default="", max_length=1000)
 
 
-class PublishIn(ApiModel):
+class PublishIn(ApiRequest):
     """Which candidate to publish per profile; profiles left out take the selected one."""
 
-    variants: dict[str, int] = Field(default_factory=dict)
+    variants: dict[str, RowNumber] = Field(default_factory=dict)
     """Profile → variant id."""
 
 
-class WaveIn(ApiModel):
+class WaveIn(ApiRequest):
     """Size of a wave: `count` devices or `percent` of those left; exactly one is given."""
 
     count: int | None = Field(default=None, ge=1)
@@ -151,12 +169,12 @@ class WaveIn(ApiModel):
     soak_s: float = Field(default=30.0, ge=0)
 
 
-class RolloutIn(ApiModel):
+class RolloutIn(ApiRequest):
     model: str
-    version: int
+    version: RowNumber
     profiles: list[str] = Field(default_factory=list)
     """Empty: every profile that the version has a release for."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     """Only devices that carry all of these."""
     waves: list[WaveIn] = Field(default_factory=lambda: [WaveIn(percent=100)])
     min_responders: int = Field(default=1, ge=1)
@@ -208,7 +226,7 @@ class CollectionOut(ApiModel):
     corrections: int
 
 
-class JobIn(ApiModel):
+class JobIn(ApiRequest):
     kind: Literal["build", "retrain"]
     project: str
     params: Json = Field(default_factory=dict)
@@ -245,8 +263,8 @@ class AuditOut(ApiModel):
     sha256: str
 
 
-class TokenIn(ApiModel):
-    name: str
+class TokenIn(ApiRequest):
+    name: str = Field(min_length=1, max_length=100)
     role: Role
 
 

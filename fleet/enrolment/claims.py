@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from fleet.enrolment.errors import ClaimRefused
 
-__all__ = ["ClaimRefused", "NewClaim", "StoredClaim", "check", "digest", "new_claim"]
+__all__ = ["UNKNOWN", "ClaimRefused", "NewClaim", "StoredClaim", "check", "digest", "new_claim"]
+
+UNKNOWN = "unknown claim or wrong secret"
+"""The one answer to both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def check(claim: StoredClaim, secret: str, now: float, *, profile: str | None = 
         ClaimRefused: saying why in one line.
     """
     if not hmac.compare_digest(digest(secret), claim.secret_sha256):
-        raise ClaimRefused("unknown claim or wrong secret")
+        raise ClaimRefused(UNKNOWN)
     if claim.revoked:
         raise ClaimRefused("the claim was revoked")
     if claim.used_by is not None:

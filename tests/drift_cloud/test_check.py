@@ -9,8 +9,8 @@ from cloud.blobs import Blobs
 from cloud.datasets.testing import store_sample
 from cloud.db.engine import Sessions
 from cloud.db.tables import DriftReport
-from cloud.drift import DriftSettings, check
-from cloud.drift.testing import store_device, store_release
+from cloud.drift import DriftSettings
+from cloud.drift.testing import check, store_device, store_release
 from edge_agent.drift import signals
 from edge_agent.wire.manifest import TensorSpec
 from edge_agent.wire.samples import Policy

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from cloud.db.tables import AuditEntry, Device, GateDecision, Metric, Rollout
-from cloud.orchestrator import rollout_detail, rollout_out
+from cloud.orchestrator import rollout_detail, rollouts_out
 from cloud.orchestrator.effects import Executor
 from cloud.orchestrator.stored import load
 from edge_agent.wire.messages import MetricsReport
@@ -243,7 +243,8 @@ def test_state_that_cannot_be_read_halts_and_is_still_shown(plane) -> None:
     assert plane.state(rollout) == "HALTED"
     assert plane.publisher.sent == []
     with plane.sessions() as session:
-        assert rollout_out(session, session.get_one(Rollout, rollout)).state == "HALTED"
+        [shown] = rollouts_out(session, [session.get_one(Rollout, rollout)])
+        assert shown.state == "HALTED"
 
 
 @pytest.mark.parametrize("verb", ["resume", "approve"])

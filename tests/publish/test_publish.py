@@ -13,12 +13,13 @@ import pytest
 import zstandard
 
 from cloud.blobs import BlobMissing, Blobs
-from cloud.db.engine import Sessions, open_sessions
+from cloud.db.engine import Sessions, open_sessions, read_only
 from cloud.publish import (
     CHUNK_BYTES,
     BadBundle,
     build_bundle,
     director_target,
+    forms_of,
     hash_files,
     publish_release,
 )
@@ -138,6 +139,18 @@ def test_a_counter_signed_in_a_lost_transaction_is_not_used_again(
         publish_release(session, blobs, image, "digits", 1, "this-machine", sha)
         raise RuntimeError("power cut")
     assert release_of(source, blobs, sessions, image).counter == 2
+
+
+def test_what_was_encoded_before_the_transaction_is_not_encoded_in_it(
+    source, blobs, sessions, image, tmp_path
+) -> None:
+    sha = blobs.put(build_bundle(source))
+    with read_only(sessions)() as session:
+        forms = forms_of(session, blobs, sha)
+    nothing = Blobs((tmp_path / "empty").as_uri())  # whoever encodes must read the bundle
+    with sessions.begin() as session:
+        release = publish_release(session, nothing, image, "digits", 1, "this-machine", sha, forms)
+    assert [form["algo"] for form in release.info["encodings"]] == ["zstd", "raw"]
 
 
 def test_a_missing_bundle_is_refused(blobs, sessions, image) -> None:

@@ -13,8 +13,7 @@ from cloud.blobs import Blobs
 from cloud.datasets.testing import store_sample
 from cloud.db.engine import Sessions
 from cloud.db.tables import Project
-from cloud.drift import check
-from cloud.drift.testing import store_device, store_release
+from cloud.drift.testing import check, store_device, store_release
 from cloud.gates import GateSpec, judge_candidate, overall
 from cloud.registry import VariantRecord
 from cloud.retrain import tick
