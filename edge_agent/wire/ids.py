@@ -30,4 +30,4 @@ _SLUG = re.compile(SLUG_PATTERN)
 
 def is_slug(text: str) -> bool:
     """Whether `text` can stand as one level of a topic or path."""
-    return _SLUG.match(text) is not None
+    return _SLUG.fullmatch(text) is not None  # `$` alone would let a line feed follow

@@ -12,9 +12,12 @@ client certificate for exactly its id and nothing that its request asks for beyo
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import ipaddress
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -110,7 +113,9 @@ class CertificateAuthority:
             AuthorityUnreadable: a file is damaged, or the passphrase is another one.
         """
         if not (directory / "ca.pem").exists():
-            cls._create(directory, passphrase, clock)
+            with _locked(directory):  # two that start at once must not mix their keys
+                if not (directory / "ca.pem").exists():
+                    cls._create(directory, passphrase, clock)
         try:
             certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
             key = serialization.load_pem_private_key(
@@ -130,7 +135,6 @@ class CertificateAuthority:
 
     @staticmethod
     def _create(directory: Path, passphrase: str, clock: Clock) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Skerry device authority")])
         builder = _builder(name, name, key.public_key(), clock(), CA_DAYS)
@@ -319,12 +323,33 @@ def _key_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) ->
     )
 
 
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write `data` to `path` whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write `data` to `path` durably, whole or not at all; the last of several writers wins."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography import x509
@@ -108,3 +110,36 @@ def test_a_server_certificate_names_hosts_and_addresses(authority):
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
     assert names.get_values_for_type(x509.DNSName) == ["edge.example"]
     assert "KEY" not in repr(pair)
+
+
+def test_a_name_with_a_line_feed_is_refused(authority):
+    for name in ("control-plane\n", "cam-1\n"):
+        with pytest.raises(ReservedName):
+            authority.issue_device(request(), name)
+
+
+def test_several_threads_write_without_treading_on_each_other(authority):
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(authority.revoke, [format(n + 1, "x")]) for n in range(64)]:
+            done.result()
+    crl = x509.load_pem_x509_crl(authority.crl_path.read_bytes())
+    assert len(list(crl)) == 1
+    assert not list(authority.crl_path.parent.glob(".*.tmp"))
+
+
+def test_those_who_start_at_once_get_one_authority(tmp_path):
+    start = threading.Barrier(6)
+
+    def open_it(_number: int) -> str:
+        start.wait()
+        authority = CertificateAuthority.open(tmp_path / "pki", "secret")
+        certificate = x509.load_pem_x509_certificate(
+            authority.issue_device(request(), "cam-1").pem.encode()
+        )
+        certificate.verify_directly_issued_by(
+            x509.load_pem_x509_certificate((tmp_path / "pki" / "ca.pem").read_bytes())
+        )
+        return authority.certificate_pem
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(open_it, range(6)))) == 1
