@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -55,8 +56,13 @@ def read_claim(path: Path) -> ClaimFile:
         raise BadClaim(f"{path}: cannot be read ({error.strerror})") from error
     except WireError as error:
         raise BadClaim(f"{path}: not a claim file ({error})") from error
-    if urlsplit(claim.url).scheme not in ("http", "https"):
-        raise BadClaim(f"{path}: the claim's address {claim.url[:80]!r} is neither http nor https")
+    try:
+        _address(claim)
+        x509.load_pem_x509_certificate(claim.ca_pem.encode())
+    except BadClaim as error:
+        raise BadClaim(f"{path}: {error}") from error
+    except ValueError as error:
+        raise BadClaim(f"{path}: the claim holds no certificate of its control plane") from error
     return claim
 
 
@@ -70,7 +76,7 @@ def enrol(
 
     Raises:
         AlreadyEnrolled: `directory` has an identity.
-        BadClaim: `name` is no possible id.
+        BadClaim: `name` is no possible id, or the claim has no address or no authority.
         EnrolmentRefused: the control plane said no, or its answer makes no sense.
         Unreachable: no answer.
     """
@@ -121,17 +127,14 @@ def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _ask(claim: ClaimFile, request: EnrolRequest) -> EnrolReply:
-    address = urlsplit(claim.url)
-    host = address.hostname or ""
+    address = _address(claim)
     connection: http.client.HTTPConnection
     if address.scheme == "https":
-        # the claim's authority and no other: a public one knows nothing of this control plane
-        context = ssl.create_default_context(cadata=claim.ca_pem)
         connection = http.client.HTTPSConnection(
-            host, address.port, timeout=TIMEOUT_S, context=context
+            address.host, address.port, timeout=TIMEOUT_S, context=_only_trust(claim.ca_pem)
         )
     else:
-        connection = http.client.HTTPConnection(host, address.port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
     try:
         connection.request(
             "POST",
@@ -151,6 +154,45 @@ def _ask(claim: ClaimFile, request: EnrolRequest) -> EnrolReply:
         return EnrolReply.decode(data, limit=MAX_REPLY_BYTES)
     except WireError as error:
         raise EnrolmentRefused(f"{claim.url}: an answer that makes no sense ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+
+def _address(claim: ClaimFile) -> _Address:
+    """Where to enrol.
+
+    Raises:
+        BadClaim: the claim's address is none.
+    """
+    try:
+        parts = urlsplit(claim.url)
+        address = _Address(parts.scheme, parts.hostname or "", parts.port, parts.path)
+    except ValueError as error:
+        raise BadClaim(f"the claim's address {claim.url[:80]!r} is none: {error}") from error
+    if address.scheme not in ("http", "https") or not address.host:
+        raise BadClaim(f"the claim's address {claim.url[:80]!r} is neither http nor https")
+    return address
+
+
+def _only_trust(ca_pem: str) -> ssl.SSLContext:
+    """The claim's authority and no other: a public one knows nothing of this control plane.
+
+    Raises:
+        BadClaim: there is none, for which the defaults of `ssl` would put the system's.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except (ValueError, ssl.SSLError) as error:
+        raise BadClaim("the claim holds no certificate of its control plane") from error
+    return context
 
 
 def _refusal(status: int, data: bytes) -> str:

@@ -188,3 +188,28 @@ def test_a_claim_with_a_strange_address_is_refused(plane, tmp_path):
     path.write_bytes(plane.claim().model_copy(update={"url": "file:///etc"}).encode())
     with pytest.raises(BadClaim, match="neither http nor https"):
         read_claim(path)
+
+
+@pytest.mark.parametrize("url", ["http://host:abc", "http://[::1", "https://", "http://h:99999"])
+def test_a_claim_with_an_address_that_is_none_is_refused(plane, inventory, tmp_path, url):
+    claim = plane.claim().model_copy(update={"url": url})
+    path = tmp_path / "claim.json"
+    path.write_bytes(claim.encode())
+    with pytest.raises(BadClaim, match=r"claim\.json: the claim's address"):
+        read_claim(path)
+    with pytest.raises(BadClaim):
+        enrol(tmp_path / "d", claim, inventory)
+
+
+@pytest.mark.parametrize("ca_pem", ["", "no certificate"])
+def test_a_claim_without_an_authority_is_refused_rather_than_any_trusted(
+    plane, inventory, tmp_path, ca_pem
+):
+    claim = plane.claim().model_copy(update={"ca_pem": ca_pem})
+    path = tmp_path / "claim.json"
+    path.write_bytes(claim.encode())
+    with pytest.raises(BadClaim, match="no certificate"):
+        read_claim(path)
+    https = claim.model_copy(update={"url": claim.url.replace("http:", "https:")})
+    with pytest.raises(BadClaim, match="no certificate"):
+        enrol(tmp_path / "d", https, inventory)
