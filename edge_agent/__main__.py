@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import socket
 import sqlite3
 import sys
@@ -42,6 +43,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point; never returns."""
     options = _parser().parse_args(arguments)
+    # journal, slots and identity are for this user alone, even in a directory that others can read
+    os.umask(0o077)
     try:
         raise SystemExit(_run(options))
     except BAD_INPUT as error:
@@ -111,17 +114,21 @@ def _status(directory: Path) -> int:
     about_path = directory / "run" / "agent.json"
     try:
         about = json.loads(about_path.read_bytes())
-        text = _get_status(str(about["unix_socket"]))
-    except (OSError, ValueError, KeyError) as error:
+        status = json.loads(_get_status(str(about["unix_socket"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotRunning(
             f"{directory}: no agent runs here; start one with 'skerry-agent run --dir {directory}'"
         ) from error
-    sys.stdout.write(json.dumps(json.loads(text), indent=2) + "\n")
+    sys.stdout.write(json.dumps(status, indent=2) + "\n")
     return 0
 
 
 def _get_status(path: str) -> bytes:
-    """Body of `/status` from the administrative socket."""
+    """Body of `/status` from the administrative socket.
+
+    Raises:
+        OSError: nobody answers, or not with a status.
+    """
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(5)
         line.connect(path)
@@ -129,7 +136,10 @@ def _get_status(path: str) -> bytes:
         data = b""
         while part := line.recv(65536):
             data += part
-    return data.partition(b"\r\n\r\n")[2]
+    head, _, body = data.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise ConnectionError("the agent gives no status")
+    return body
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -37,13 +37,13 @@ from edge_agent.device.identity import Identity, write_whole
 from edge_agent.device.inventory import collect, rss_mib
 from edge_agent.device.twin import Served, Twin
 from edge_agent.link.chunks import MqttChunkPort
-from edge_agent.link.errors import LinkError, NotConnected
+from edge_agent.link.errors import LinkError, NotConnected, OutboxFull
 from edge_agent.link.fetch import FetchPort
 from edge_agent.link.mqtt import Link, Retry, Will
 from edge_agent.link.outbox import Outbox
 from edge_agent.link.uplink import Uplink
 from edge_agent.sampling import Sampler
-from edge_agent.serve import DataPlane, ModelNotServed, ServedModel, Server
+from edge_agent.serve import DataPlane, ModelNotServed, Overloaded, ServedModel, Server
 from edge_agent.update.ports import HealthSample
 from edge_agent.update.trust import Trust
 from edge_agent.update.updater import open_updater
@@ -55,6 +55,7 @@ log = logging.getLogger("skerry.agent")
 
 MAX_UNIX_PATH: Final = 100
 STOP_TIMEOUT_S: Final = 20.0
+JOURNAL_FULL_RETRY_S: Final = 60
 
 
 class AgentRunning(DeviceError):
@@ -82,6 +83,7 @@ class Agent:
         )
         self._twin_changed = threading.Event()
         self._stopping = threading.Event()
+        self._metrics_lock = threading.Lock()
         self._outbox = Outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
         self._link = Link(
             host=member.broker_host,
@@ -126,7 +128,7 @@ class Agent:
             host=settings.http_host,
             port=settings.http_port,
             unix_path=_socket_path(identity.directory),
-            feedback=self._sampler.correct,
+            feedback=self._correct,
             status=self.status,
         )
 
@@ -214,10 +216,20 @@ class Agent:
             "rss_mib": round(rss_mib(), 1),
         }
 
+    def _correct(self, model: str, prediction_id: str, label: str) -> bool:
+        try:
+            return self._sampler.correct(model, prediction_id, label)
+        except OutboxFull as error:
+            log.error("correction.not_journalled cause=%s", error)
+            raise Overloaded(model, JOURNAL_FULL_RETRY_S) from error
+
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
 
     def _activate(self, model: str, directory: Path) -> None:
-        self._plane.install(model, ServedModel.load(directory))
+        served = ServedModel.load(directory)
+        self._sampler.prepare(served.manifest)
+        self._journal_metrics([model])  # the last figures of the version that served until now
+        self._plane.install(model, served)
         self._twin_changed.set()
 
     def _deactivate(self, model: str) -> None:
@@ -265,11 +277,13 @@ class Agent:
             self._twin_changed.clear()
             if self._stopping.is_set():
                 return
-            state = self._twin.online(self._served())
             try:
+                state = self._twin.online(self._served())
                 self._link.publish(topics.state(self._device_id), state.encode(), retain=True)
             except NotConnected:
                 continue  # `_on_connected` asks for it again
+            except Exception:
+                log.exception("twin.not_published")  # the next change is another chance
 
     def _served(self) -> list[Served]:
         installed = (self._store.current(model) for model in self._store.models())
@@ -286,15 +300,19 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.metrics_interval_s):
                     await stop.wait()
-            for report in self._metrics():
+            self._journal_metrics(list(self._plane.models))
+
+    def _journal_metrics(self, models: list[str]) -> None:
+        with self._metrics_lock:
+            for report in self._metrics(models):
                 try:
                     self._outbox.append("metrics", report.encode())
                 except LinkError as error:
                     log.error("metrics.not_journalled cause=%s", error)
 
-    def _metrics(self) -> Iterator[MetricsReport]:
-        """Figures of the models that had requests or corrections since the last call."""
-        for model in list(self._plane.models):
+    def _metrics(self, models: list[str]) -> Iterator[MetricsReport]:
+        """Figures of those that had requests or corrections since the last call."""
+        for model in models:
             try:
                 window = self._plane.window_metrics(model)
             except ModelNotServed:

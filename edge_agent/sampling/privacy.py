@@ -5,7 +5,7 @@
 
 A hook gets the tensors of one item and returns those that may be kept; it never changes the arrays
 it was given.  One with a keyword `key` gets the device's own secret.  Hooks of a project are
-registered by the Python files of its bundle and are looked up when a version is first sampled.
+registered by the Python files of its bundle and are looked up right after those were loaded.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -41,6 +41,8 @@ log = logging.getLogger("skerry.sampling")
 
 QUEUED_ITEMS: Final = 256
 RING_BYTES: Final = 4 << 20
+_PREPARED: Final = 3
+"""Versions of a model kept prepared: the one that serves, the one before, and the one to come."""
 MAX_BATCH_ITEMS: Final = 64
 """Items of one request that are looked at; the rest of a larger batch is not sampled."""
 
@@ -59,7 +61,7 @@ class _Version:
     """What belongs to one model version.
 
     Attributes:
-        privacy: None until the first sample; the hooks of a bundle are registered by then.
+        privacy: None until it was prepared, or until the first sample of one that was not.
     """
 
     manifest: Manifest
@@ -108,12 +110,28 @@ class Sampler:
         self._lock = threading.Lock()
         self._ring = Ring(ring_bytes)
         self._versions: dict[str, _Version] = {}
+        self._prepared: dict[str, deque[_Version]] = {}
         self._corrections: Counter[tuple[str, int]] = Counter()
         self._queue: queue.Queue[_Work | None] = queue.Queue(QUEUED_ITEMS)
         self.counts: Counter[str] = Counter()
         """Kept items by outcome: journalled, over_budget, spool_full, queue_full, refused."""
         self._thread = threading.Thread(target=self._write, name="sampler", daemon=True)
         self._thread.start()
+
+    def prepare(self, manifest: Manifest) -> None:
+        """Look the privacy hooks of a version up; after its code was loaded, before it is served.
+
+        Hooks of all bundles share their names, and the newest registration counts: later another
+        bundle's code may have taken the name of one of these.
+        """
+        version = self._new_version(manifest)
+        try:
+            version.privacy = Privacy(manifest.privacy, self._key)
+        except PrivacyError as error:
+            version.broken = version.warned = True
+            log.warning("sample.refused model=%s cause=%s", manifest.model, error)
+        with self._lock:
+            self._prepared.setdefault(manifest.model, deque(maxlen=_PREPARED)).append(version)
 
     def stop(self) -> None:
         """Journal what was kept, and end."""
@@ -141,13 +159,19 @@ class Sampler:
     def _version(self, manifest: Manifest) -> _Version:
         known = self._versions.get(manifest.model)
         if known is None or known.manifest is not manifest:
-            known = _Version(
-                manifest,
-                Decision(manifest.sampling, self._rng),
-                ByteBudget(manifest.sampling.max_bytes_per_minute, self._monotonic),
-            )
+            prepared = self._prepared.get(manifest.model, ())
+            known = next(
+                (each for each in prepared if each.manifest is manifest), None
+            ) or self._new_version(manifest)
             self._versions[manifest.model] = known
         return known
+
+    def _new_version(self, manifest: Manifest) -> _Version:
+        return _Version(
+            manifest,
+            Decision(manifest.sampling, self._rng),
+            ByteBudget(manifest.sampling.max_bytes_per_minute, self._monotonic),
+        )
 
     def _hand_over(self, work: _Work) -> None:
         try:

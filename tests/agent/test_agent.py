@@ -166,3 +166,20 @@ def test_a_second_agent_in_the_same_directory_is_refused(plane, enrolled):
     assert done.returncode == 1
     assert "another agent runs here" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_nothing_of_a_device_is_for_others_to_read_whatever_its_directory_allows(
+    plane, agents, tmp_path
+):
+    agent = agents("private")
+    agent.directory.mkdir(exist_ok=True)
+    agent.directory.chmod(0o755)
+    done = agent.command("enrol", "--claim", str(plane.claim(tmp_path / "private.json")))
+    assert done.returncode == 0, done.stderr
+    agent.start()
+    until(lambda: agent.status()["connected"])
+    open_to_others = [
+        path for path in agent.directory.rglob("*")
+        if path.name not in ("agent.log", "agent.toml") and not path.is_symlink() and path.stat().st_mode & 0o077
+    ]  # fmt: skip
+    assert open_to_others == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -46,3 +49,27 @@ def test_the_agent_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 500 Oops\r\n\r\n{}", b"HTTP/1.1 200 OK\r\n\r\n{"]
+)
+def test_an_agent_that_gives_no_status_is_one_line(tmp_path, answer):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "agent.sock"
+    (tmp_path / "run" / "agent.json").write_text(json.dumps({"unix_socket": str(path)}))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def reply() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        done = command("status", "--dir", str(tmp_path))
+        thread.join()
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

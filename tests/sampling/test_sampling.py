@@ -295,3 +295,33 @@ def test_an_unknown_hook_names_the_nearest_and_own_hooks_can_be_registered():
 
     with pytest.raises(PrivacyError, match="RuntimeError"):
         Privacy((StepSpec(name="test.fails"),), b"").apply({})
+
+
+def test_a_prepared_version_keeps_its_own_hook_whatever_is_registered_later():
+    def register(value: float) -> None:
+        @privacy_hook("test.same-name")
+        def hook(tensors: Tensors) -> Tensors:
+            return {name: np.full_like(array, value) for name, array in tensors.items()}
+
+    first = manifest(privacy=(StepSpec(name="test.same-name"),))
+    second = first.model_copy(update={"model": "letters"})
+    journal = Journal()
+    sampler = Sampler(journal, key=b"k" * 32, rng=random.Random(1))
+    for value, each in ((1.0, first), (2.0, second)):
+        register(value)
+        sampler.prepare(each)
+    sampler.observe(prediction(first))
+    sampler.observe(prediction(second))
+    sampler.stop()
+    kept = {header.model: float(np.frombuffer(raw, "<f4")[0]) for header, raw in journal.samples()}
+    assert kept == {"digits": 1.0, "letters": 2.0}
+
+
+def test_a_version_whose_hook_is_unknown_is_not_sampled():
+    journal = Journal()
+    sampler = Sampler(journal, key=b"k" * 32)
+    of = manifest(privacy=(StepSpec(name="test.nowhere"),))
+    sampler.prepare(of)
+    sampler.observe(prediction(of))
+    sampler.stop()
+    assert journal.samples() == [] and sampler.counts["refused"] == 1
