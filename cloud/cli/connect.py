@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +35,15 @@ def client(directory: Path) -> Client:
             f"no control plane in {directory}; start one with 'skerry up --dir {directory}', "
             "or set SKERRY_URL and SKERRY_TOKEN"
         )
+    address = url or str(json.loads(about.read_text())["url"])
+    authority = directory / "pki" / "ca.pem"
+    verify: ssl.SSLContext | bool = True
+    if address.startswith("https:") and authority.exists():
+        # its certificate is of its own authority, which no system knows
+        verify = ssl.create_default_context()
+        verify.load_verify_locations(authority)
     return Client(
-        url or json.loads(about.read_text())["url"],
-        token or (directory / "tokens" / "admin").read_text().strip(),
+        address, token or (directory / "tokens" / "admin").read_text().strip(), verify=verify
     )
 
 

@@ -7,11 +7,14 @@ import sys
 
 import httpx
 import typer
+from pydantic import ValidationError
 
 from cloud.cli import control, fleet_commands, learning_commands, model_commands
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
+from edge_agent.wire.base import describe
 from fleet.client.errors import ApiError
+from fleet.enrolment.errors import EnrolmentError
 from optimizer.errors import OptimizerError
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -57,8 +60,15 @@ def main() -> None:
         message = getattr(error, "format_message", error.__str__)()
         errors.print(f"skerry: {message}", markup=False, soft_wrap=True)
         code = 2
-    except (SkerryError, OptimizerError, ApiError) as error:
+    except (SkerryError, OptimizerError, EnrolmentError, ApiError) as error:
         errors.print(f"skerry: {error}", markup=False, soft_wrap=True)
+        code = 2
+    except ValidationError as error:  # an option or a SKERRY_… variable outside its bounds
+        errors.print(f"skerry: {describe(error)}", markup=False, soft_wrap=True)
+        code = 2
+    except OSError as error:  # a file or directory that cannot be read or written
+        place = f"{error.filename}: " if error.filename else ""
+        errors.print(f"skerry: {place}{error.strerror or error}", markup=False, soft_wrap=True)
         code = 2
     except httpx.TransportError as error:
         errors.print(f"skerry: the control plane does not answer: {error}", markup=False)

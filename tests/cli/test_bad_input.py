@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cloud.services import initialise
+from cloud.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
 
@@ -120,3 +123,24 @@ def test_an_unknown_command_is_explained() -> None:
 
 def test_down_without_a_control_plane_is_no_error(tmp_path: Path) -> None:
     assert skerry("down", "--dir", tmp_path).returncode == 0
+
+
+def test_a_wrong_passphrase_is_explained(tmp_path: Path) -> None:
+    initialise(Settings(directory=tmp_path / "cp"))
+    done = skerry("up", "--dir", tmp_path / "cp", SKERRY_PASSPHRASE="another")
+    assert_one_line(done, "SKERRY_PASSPHRASE")
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_one_line(skerry("up", "--dir", tmp_path / "file" / "cp"), str(tmp_path / "file"))
+
+
+def test_an_option_beyond_what_the_api_takes_is_named(tmp_path: Path) -> None:
+    done = skerry("claims", "create", "--profile", "p", "-o", tmp_path / "c", "--hours", "99999")
+    assert_one_line(done, "ttl_s")
+
+
+def test_a_variable_outside_its_bounds_is_named(tmp_path: Path) -> None:
+    done = skerry("up", "--dir", tmp_path / "cp", SKERRY_DRIFT_INTERVAL_S="-1")
+    assert_one_line(done, "drift_interval_s")
