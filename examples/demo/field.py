@@ -208,7 +208,7 @@ class FieldDevice:
         time.sleep(IDLE_S)
         after = agent.cpu_times()
         busy_s = after.user + after.system - before.user - before.system
-        return agent.memory_full_info().pss / 2**20, 100.0 * busy_s / IDLE_S
+        return agent.memory_full_info().pss / 2**20, max(0.0, 100.0 * busy_s / IDLE_S)
 
     def cut_off(self) -> bool:
         """Whether the agent has noticed that there is no broker."""
