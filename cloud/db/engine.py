@@ -15,7 +15,7 @@ Sessions = sessionmaker[Session]
 
 
 def open_engine(url: str) -> Engine:
-    """Engine for `url`; SQLite gets WAL, foreign keys and a 15 s busy time-out."""
+    """Engine for `url`; SQLite gets WAL, durable commits, foreign keys and a 15 s busy time-out."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
     engine = create_engine(url, connect_args={"timeout": 15, "check_same_thread": False})
@@ -27,7 +27,9 @@ def open_engine(url: str) -> Engine:
         # locked".
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        # FULL: what is committed is acknowledged to devices, which then forget it, and generations
+        # that devices have seen may not be given out again after a power cut
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -1,7 +1,9 @@
 """The outbox: messages leave in order, after the director has signed what they announce.
 
 A message is marked after the broker took it, so a crash in between sends it again; retained
-messages make that harmless.  Of several retained messages on one topic only the newest leaves.
+messages make that harmless.  Of several retained messages on one topic only the newest leaves; a
+desired twin that is older than the device's row is dropped, so an orchestrator that slept through
+the end of its lease does not put an old twin over a newer one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.twins import director_targets
 from cloud.signing import SigningError
 from edge_agent.wire import topics
+from edge_agent.wire.messages import Desired
 
 log = logging.getLogger("skerry.orchestrator")
 
@@ -42,7 +45,9 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
                 done.append(row.id)
                 continue
             try:
-                _sign(sessions, director, row.topic)
+                if not _sign(sessions, director, row):
+                    done.append(row.id)
+                    continue
                 publisher.publish(row.topic, row.payload, 1, row.retain)
             except (OperatorError, SigningError) as error:
                 log.warning("outbox.waits topic=%s reason=%s", row.topic, error)
@@ -56,12 +61,19 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
     return sent
 
 
-def _sign(sessions: Sessions, director: Signer, topic: str) -> None:
-    """For a desired twin: sign the device's set as it is in the database now."""
-    parsed = topics.parse(topic) if topic.startswith(f"{topics.PREFIX}/d/") else None
+def _sign(sessions: Sessions, director: Signer, row: Outbox) -> bool:
+    """For a desired twin: sign the device's set as it is in the database now.
+
+    Returns:
+        False for a twin that a newer one has replaced: it must not leave.
+    """
+    parsed = topics.parse(row.topic) if row.topic.startswith(f"{topics.PREFIX}/d/") else None
     if parsed is None or parsed.channel != "desired":
-        return
+        return True
     with read_only(sessions)() as session:
         device = session.get(Device, parsed.device)
         targets = director_targets(session, device) if device is not None else []
+    if device is not None and Desired.decode(row.payload).version < device.desired_version:
+        return False
     director.assign(parsed.device, targets)
+    return True

@@ -79,6 +79,23 @@ def test_only_the_newest_twin_of_a_device_leaves(plane) -> None:
     assert plane.director.assigned("d0") == []
 
 
+def test_twin_that_a_newer_one_replaced_does_not_leave(plane) -> None:
+    plane.enrol("d0")
+    plane.release(1)
+    rollout = plane.start(1)
+    plane.turn()
+    plane.command(rollout, "cancel")
+    plane.turn()
+    newest = plane.publisher.twin("d0")
+    with plane.sessions.begin() as session:  # as one who read it before the newer one was sent
+        oldest = session.scalars(select(Outbox).order_by(Outbox.id)).first()
+        oldest.published_at = None
+    plane.turn()
+    assert plane.publisher.twin("d0") == newest
+    with plane.sessions() as session:
+        assert plane.waiting(session) == 0
+
+
 def test_second_orchestrator_waits_for_the_lease(plane) -> None:
     plane.turn()
     second = plane.new_orchestrator("second")
