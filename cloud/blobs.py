@@ -1,12 +1,16 @@
 """Content-addressed artefacts in a local directory or any S3 API, by obstore.
 
-A blob is named by its SHA-256 and never changes.  Writing the same bytes twice is free.
+A blob is named by its SHA-256 and never changes.  Writing the same bytes twice is free.  When `put`
+returns, a local blob is on the disk; one that a power cut left short is written again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import obstore
 from obstore.store import ObjectStore, from_url
@@ -20,8 +24,10 @@ class Blobs:
     """One store of blobs."""
 
     def __init__(self, url: str) -> None:
+        self._local: Path | None = None
         if url.startswith("file://"):
-            Path(url.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+            self._local = Path(url2pathname(urlsplit(url).path))
+            self._local.mkdir(parents=True, exist_ok=True)
         self._store: ObjectStore = from_url(url)
 
     @staticmethod
@@ -31,8 +37,9 @@ class Blobs:
     def put(self, data: bytes) -> str:
         """Store `data`; returns its SHA-256 in hexadecimal."""
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self.has(sha256):
+        if self._size(sha256) != len(data):
             obstore.put(self._store, self._path(sha256), data)
+            self._sync(sha256)
         return sha256
 
     def put_file(self, path: Path) -> str:
@@ -40,11 +47,25 @@ class Blobs:
         return self.put(path.read_bytes())
 
     def has(self, sha256: str) -> bool:
+        return self._size(sha256) is not None
+
+    def _size(self, sha256: str) -> int | None:
         try:
-            obstore.head(self._store, self._path(sha256))
+            return int(obstore.head(self._store, self._path(sha256))["size"])
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def _sync(self, sha256: str) -> None:
+        """Bring a local blob and its directories to the disk; remote stores promise that."""
+        if self._local is None:
+            return
+        path = self._local / self._path(sha256)
+        for each in (path, path.parent, self._local):
+            descriptor = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def get(self, sha256: str) -> bytes:
         """All bytes of a blob.
