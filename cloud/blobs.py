@@ -15,6 +15,8 @@ from urllib.request import url2pathname
 import obstore
 from obstore.store import ObjectStore, from_url
 
+from edge_agent.disk import sync_directory
+
 
 class BlobMissing(LookupError):
     """No blob has this digest."""
@@ -60,12 +62,13 @@ class Blobs:
         if self._local is None:
             return
         path = self._local / self._path(sha256)
-        for each in (path, path.parent, self._local):
-            descriptor = os.open(each, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(path.parent)
+        sync_directory(self._local)
 
     def get(self, sha256: str) -> bytes:
         """All bytes of a blob.

@@ -21,6 +21,7 @@ from cloud.db.tables import Token
 from cloud.errors import OperatorError
 from cloud.settings import Settings
 from cloud.signing import Director, ImageRepository, KeyStore, init_keys
+from edge_agent.disk import write_whole
 from fleet.client.schemas import Role
 from fleet.enrolment.ca import CertificateAuthority
 
@@ -102,13 +103,7 @@ def find_token(session: Session, token: str) -> Token | None:
 def write_secret(path: Path, text: str) -> None:
     """Write `text` to `path` for the owner alone, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, text.encode())
 
 
 def _passphrase(directory: Path) -> str:

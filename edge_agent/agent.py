@@ -33,9 +33,10 @@ from pydantic import JsonValue
 
 from edge_agent.device.config import AgentSettings
 from edge_agent.device.errors import DeviceError
-from edge_agent.device.identity import Identity, write_whole
+from edge_agent.device.identity import Identity
 from edge_agent.device.inventory import collect, rss_mib
 from edge_agent.device.twin import Served, Twin
+from edge_agent.disk import write_whole
 from edge_agent.link.chunks import MqttChunkPort
 from edge_agent.link.errors import LinkError, NotConnected, OutboxFull
 from edge_agent.link.fetch import FetchPort
@@ -159,7 +160,7 @@ class Agent:
                 self._link.start()
                 for thread in threads:
                     thread.start()
-                write_whole(about, json.dumps(self._addresses()).encode(), mode=0o600)
+                write_whole(about, json.dumps(self._addresses()).encode())
                 log.info("agent.started device=%s http_port=%d", self._device_id, self._server.port)
                 await self._report_metrics_until(stop)
             finally:
@@ -391,5 +392,5 @@ def _socket_path(directory: Path) -> Path:
 def _device_secret(path: Path) -> bytes:
     """The device's own secret for keyed pseudonyms; drawn once, never sent."""
     if not path.exists():
-        write_whole(path, secrets.token_bytes(32), mode=0o600)
+        write_whole(path, secrets.token_bytes(32))
     return path.read_bytes()

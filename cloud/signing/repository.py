@@ -7,9 +7,7 @@ Layout: `N.ROLE.json` for every signed version of a role (its name URL-quoted), 
 from __future__ import annotations
 
 import fcntl
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +18,7 @@ from urllib.parse import quote
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
 from cloud.signing.keys import ROLE_KEYS, KeyStore, RepositoryName, RoleName
+from edge_agent.disk import write_whole
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
@@ -127,17 +126,7 @@ class SignedRepository:
     @staticmethod
     def _write(directory: Path, name: str, data: bytes) -> None:
         """Atomic and durable: readers see the old file or the whole new one."""
-        with tempfile.NamedTemporaryFile(dir=directory, prefix=".tmp-", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(directory / name)
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_whole(directory / name, data, mode=0o644)
 
     @staticmethod
     def _prune(directory: Path) -> None:

@@ -34,8 +34,8 @@ from edge_agent.device.identity import (
     load_identity,
     new_key,
     write_key,
-    write_whole,
 )
+from edge_agent.disk import write_whole
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest, Inventory

@@ -15,7 +15,6 @@ import datetime as dt
 import fcntl
 import ipaddress
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edge_agent.disk import write_whole
 from edge_agent.wire.ids import is_slug
 from fleet.enrolment.errors import AuthorityUnreadable, BadCertificateRequest, ReservedName
 
@@ -147,8 +147,10 @@ class CertificateAuthority:
             serialization.BestAvailableEncryption(passphrase.encode()),
         )
         # the certificate last: while it is missing, the authority does not exist yet
-        _write(directory / "ca.key", encrypted)
-        _write(directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_whole(directory / "ca.key", encrypted)
+        write_whole(
+            directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), mode=0o644
+        )
 
     @property
     def certificate_pem(self) -> str:
@@ -215,7 +217,7 @@ class CertificateAuthority:
         path = self._directory / f"{name}.client"
         if not self._lasts(path):
             pair = self.issue_client(name)
-            _write(path, (pair.certificate_pem + pair.key_pem).encode())
+            write_whole(path, (pair.certificate_pem + pair.key_pem).encode())
         return ClientFiles(self.certificate_path, path)
 
     def revoke(self, serials: Sequence[str]) -> Path:
@@ -239,7 +241,7 @@ class CertificateAuthority:
                 .build()
             )
         crl = builder.sign(self._key, hashes.SHA256())
-        _write(self.crl_path, crl.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_whole(self.crl_path, crl.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return self.crl_path
 
     def _lasts(self, path: Path) -> bool:
@@ -332,24 +334,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write `data` to `path` durably, whole or not at all; the last of several writers wins."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

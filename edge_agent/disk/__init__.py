@@ -1,0 +1,49 @@
+"""Writing small files so that a power cut leaves the old or the new one, never a piece.
+
+A library room: the device, the authority and the signed repositories write their files with it.
+Bundles have a writer of their own (`edge_agent.update.files`), whose every step can be made to
+fail in tests.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["sync_directory", "write_whole"]
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` to `path`, durably and whole or not at all.
+
+    Several writers may do it at once; the last one wins.
+
+    Args:
+        mode: permissions of the file, whatever the umask is.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring the names in `directory` to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
