@@ -127,20 +127,11 @@ def _run_api(settings: Settings) -> None:
 
     from cloud.api.app import create_api
     from cloud.api.context import Context
-    from cloud.db.engine import read_only
     from fleet.client.async_client import AsyncClient
     from fleet.console import mount
 
     services = open_services(settings)
-    app = create_api(
-        Context(
-            services=services,
-            writers=services.sessions,
-            readers=read_only(services.sessions),
-            jobs=JobQueue(services.sessions),
-            clock=time.time,
-        )
-    )
+    app = create_api(Context.of(services))
     tls = None if settings.loopback else _server_tls(services)
     verify = (
         True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from cloud.db.engine import Sessions
+from cloud.db.engine import Sessions, read_only
 from cloud.jobs.client import JobQueue
 from cloud.services import Services
 
@@ -28,6 +29,17 @@ class Context:
     readers: Sessions
     jobs: JobQueue
     clock: Callable[[], float]
+
+    @classmethod
+    def of(cls, services: Services, clock: Callable[[], float] = time.time) -> Context:
+        """What routes need, on opened services."""
+        return cls(
+            services=services,
+            writers=services.sessions,
+            readers=read_only(services.sessions),
+            jobs=JobQueue(services.sessions),
+            clock=clock,
+        )
 
 
 def _context(request: Request) -> Context:

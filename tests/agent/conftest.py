@@ -24,11 +24,9 @@ from cloud.api.app import create_api
 from cloud.api.context import Context
 from cloud.broker.connection import Connection
 from cloud.broker.mosquitto import Mosquitto
-from cloud.db.engine import read_only
 from cloud.db.tables import Release
 from cloud.delivery import Delivery
 from cloud.ingest import Ingest
-from cloud.jobs.client import JobQueue
 from cloud.publish import build_bundle, director_target, publish_release
 from cloud.services import Services, initialise, open_services
 from cloud.settings import Settings
@@ -207,15 +205,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory, free_ports) -> Iterator[Plan
     )
     initialise(settings)
     services = open_services(settings)
-    app = create_api(
-        Context(
-            services=services,
-            writers=services.sessions,
-            readers=read_only(services.sessions),
-            jobs=JobQueue(services.sessions),
-            clock=time.time,
-        )
-    )
+    app = create_api(Context.of(services))
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=api_port, log_level="error", lifespan="off")
     )

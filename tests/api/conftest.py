@@ -14,8 +14,6 @@ import uvicorn
 
 from cloud.api.app import create_api
 from cloud.api.context import Context
-from cloud.db.engine import read_only
-from cloud.jobs.client import JobQueue
 from cloud.services import Services, initialise, new_token, open_services
 from cloud.settings import Settings
 from fleet.client.client import Client
@@ -43,15 +41,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     settings = Settings(directory=tmp_path_factory.mktemp("plane"), api_port=port)
     initialise(settings)
     services = open_services(settings)
-    app = create_api(
-        Context(
-            services=services,
-            writers=services.sessions,
-            readers=read_only(services.sessions),
-            jobs=JobQueue(services.sessions),
-            clock=time.time,
-        )
-    )
+    app = create_api(Context.of(services))
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
     )
