@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.e2e.conftest import Demo
+from tests.e2e.conftest import ROOT, Demo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -91,3 +94,19 @@ def test_demo_directory_holds_one_control_plane_and_three_devices(demo: Demo) ->
     assert (demo.directory / "cloud" / "skerry.db").is_file()
     devices = [path.parent for path in Path(demo.directory).glob("devices/*/agent.toml")]
     assert len(devices) == 3
+
+
+def test_a_step_that_does_not_hold_ends_the_demo_with_what_failed(tmp_path: Path) -> None:
+    """Without a broker the first step fails; the reason is one line, the exit code 1."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        env={
+            **os.environ, "DEMO_DIR": str(tmp_path / "demo"), "COLUMNS": "300",
+            "SKERRY_MOSQUITTO": str(tmp_path / "missing"),
+        },
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "✗" in done.stdout
+    assert "SKERRY_MOSQUITTO" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
