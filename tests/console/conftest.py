@@ -79,19 +79,6 @@ def console(running: Console) -> Console:
     return running
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield chromium
-        chromium.close()
-
-
 @dataclass(frozen=True)
 class Tab:
     """A browser tab that remembers what went wrong in it."""

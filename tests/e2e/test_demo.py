@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.conftest import ROOT, Demo
 
@@ -21,19 +19,11 @@ PAGE_TIMEOUT_MS = 20_000
 
 
 @pytest.fixture(scope="module")
-def page(demo: Demo) -> Iterator[Page]:
-    chromium = shutil.which("chromium")
-    assert chromium is not None, "chromium is missing: run 'make browser'"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(PAGE_TIMEOUT_MS)
-        page.goto(demo.console_url)
-        yield page
-        browser.close()
+def page(browser: Browser, demo: Demo) -> Page:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PAGE_TIMEOUT_MS)
+    page.goto(demo.console_url)
+    return page
 
 
 def test_demo_holds_every_step_and_ends_with_a_summary(demo: Demo) -> None:
