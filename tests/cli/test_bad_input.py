@@ -18,11 +18,21 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
 
 
+def free_ports() -> dict[str, str]:
+    """Ports that nobody has, so that a control plane of the machine's own does not matter."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(str(probe.getsockname()[1]))
+    return {"SKERRY_API_PORT": ports[0], "SKERRY_BROKER_PORT": ports[1]}
+
+
 def skerry(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cloud.cli.main", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "COLUMNS": "300", **environment},
+        env={**os.environ, "COLUMNS": "300", **free_ports(), **environment},
     )  # fmt: skip
 
 
