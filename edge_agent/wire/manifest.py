@@ -53,12 +53,14 @@ class ModelSpec(WireModel):
     Attributes:
         file: entry file in the bundle (`model.onnx`, or `model.xml` beside `model.bin`).
         threads: intra-op threads; 0 leaves it to the runtime.
+        instances: batches that may run at the same time; they share the weights.
         precision: precision that was measured, e.g. "fp32", "int8"; informative.
     """
 
     runtime: RuntimeName
     file: RelativePath
     threads: int = Field(default=1, ge=0, le=256)
+    instances: int = Field(default=1, ge=1, le=64)
     precision: str = "fp32"
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -70,6 +72,22 @@ class CostModel(WireModel):
     per_item_us: float = Field(ge=0)
     fixed_us: float = Field(ge=0)
     max_batch: int = Field(default=1, ge=1, le=4096)
+
+
+class ImageSpec(WireModel):
+    """How an image that an application posts becomes a tensor: decoded, nothing else.
+
+    Resizing and scaling are steps of the pipeline, so that training and evaluation share them.
+
+    Attributes:
+        input: the pipeline's input that the image fills, UINT8 or FP32 with values 0…255, shaped
+            [n, height, width] in mode "L" and [n, height, width, 3] in mode "RGB".
+        max_pixels: larger images are refused before they are decoded.
+    """
+
+    input: str
+    mode: Literal["L", "RGB"] = "RGB"
+    max_pixels: int = Field(default=16_777_216, ge=1, le=100_000_000)
 
 
 class Limits(WireModel):
@@ -115,6 +133,7 @@ class Manifest(WireModel):
         golden: `.npz` with arrays `input:NAME` and `output:NAME`: known answers of this variant.
         reference: `.npz` summary of the drift signals on the data that the version was judged by.
         privacy: hooks applied to a sample, in this order, before it touches the disk.
+        image: how the task route takes images; None where the model takes none.
     """
 
     schema_version: Literal[1] = 1
@@ -135,6 +154,7 @@ class Manifest(WireModel):
     limits: Limits = Limits()
     sampling: SamplingSpec = SamplingSpec()
     privacy: tuple[StepSpec, ...] = ()
+    image: ImageSpec | None = None
     files: tuple[BundleFile, ...]
 
 
