@@ -1,0 +1,212 @@
+"""Tensors as the protocol carries them: little-endian bytes, and JSON values.
+
+One place for every transport.  BF16 has no numpy type: inside, it is float32, which holds each of
+its values; outgoing values are rounded to the nearest, ties to even.
+
+Source: github.com/kserve/open-inference-protocol, "Tensor Data"; BYTES elements in binary form:
+github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from edge_agent.runtime import Array, numpy_dtype
+from edge_agent.serve.errors import BadRequest
+
+MAX_RANK: Final = 8
+
+_U32: Final = struct.Struct("<I")
+_ONLY_BINARY: Final = ("FP16", "BF16")
+_BF16: Final = "BF16"
+_FLOAT32: Final = np.dtype("<f4")
+_UINT16: Final = np.dtype("<u2")
+
+
+def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
+    """The numpy type that carries `datatype` inside.
+
+    Raises:
+        BadRequest: the protocol has no such type.
+    """
+    if datatype == _BF16:
+        return _FLOAT32
+    try:
+        return numpy_dtype(datatype)
+    except ValueError as error:
+        raise BadRequest(f"input {name!r}: {error}") from None
+
+
+def item_bytes(name: str, datatype: str) -> int:
+    """Bytes of one element on the wire; 0 for BYTES, whose elements have lengths of their own.
+
+    Raises:
+        BadRequest: the protocol has no such type.
+    """
+    if datatype == _BF16:
+        return _UINT16.itemsize
+    dtype = dtype_of(name, datatype)
+    return 0 if dtype.kind == "O" else dtype.itemsize
+
+
+def check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse shapes that no tensor has.
+
+    Raises:
+        BadRequest: more than `MAX_RANK` axes, or a negative one.
+    """
+    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
+        raise BadRequest(f"input {name!r}: shape {list(shape)[:16]} is not valid")
+
+
+def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> Array:
+    """A tensor from its binary form; a view of `data` where alignment and type allow.
+
+    Raises:
+        BadRequest: the length does not fit the shape, or an element of BYTES exceeds the data.
+    """
+    count = math.prod(shape)
+    size = item_bytes(name, datatype)
+    if size == 0:
+        return reshaped(name, _split_bytes(name, data, count), shape)
+    if len(data) != count * size:
+        raise BadRequest(
+            f"input {name!r}: {len(data)} bytes, {datatype} {list(shape)} takes {count * size}"
+        )
+    if datatype == _BF16:
+        array = _widened(np.frombuffer(data, dtype=_UINT16))
+    else:
+        array = np.frombuffer(data, dtype=dtype_of(name, datatype))
+        if datatype == "BOOL" and array.size and int(array.view(np.uint8).max()) > 1:
+            raise BadRequest(f"input {name!r}: a BOOL is a byte of 0 or 1")
+    array = reshaped(name, array, shape)
+    # The JSON before it has any length, and runtimes read through aligned pointers.
+    return array if array.flags.aligned else array.copy()
+
+
+def to_bytes(array: Array, datatype: str) -> bytes:
+    """The binary form of a tensor."""
+    if array.dtype.kind in "OSU":
+        parts: list[bytes] = []
+        for element in array.ravel():
+            data = element if isinstance(element, bytes) else str(element).encode()
+            parts += (_U32.pack(len(data)), data)
+        return b"".join(parts)
+    if datatype == _BF16:
+        return _narrowed(array).tobytes()
+    return array.tobytes()
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Array:
+    """A tensor from a JSON list, nested or flat.  Nothing is rounded to another kind or wrapped.
+
+    Raises:
+        BadRequest: a value does not fit the type, or their number the shape.
+    """
+    if not raw:
+        raise BadRequest(f"input {name!r} has neither data nor binary_data_size")
+    if datatype in _ONLY_BINARY:
+        raise BadRequest(f"input {name!r}: {datatype} travels as binary only")
+    dtype = dtype_of(name, datatype)
+    nested = raw[1:].lstrip()[:1] == b"["
+    try:
+        values = _decoder(dtype.kind, len(shape) if nested else 1).decode(raw)
+        if dtype.kind == "O":
+            values = _encoded(values)
+        with np.errstate(over="raise"):
+            array = np.array(values, dtype=dtype)
+    except (msgspec.MsgspecError, ValueError, OverflowError, FloatingPointError) as error:
+        raise BadRequest(f"input {name!r}: {first_line(error)}") from None
+    if array.size != math.prod(shape) or (nested and array.shape != shape):
+        raise BadRequest(
+            f"input {name!r}: {array.size} values do not make the shape {list(shape)}"
+        )
+    return reshaped(name, array, shape)
+
+
+def to_json(name: str, datatype: str, array: Array) -> object:
+    """Flat row-major values.  JSON has no NaN or infinity; those become null.
+
+    Raises:
+        BadRequest: the type travels as binary only, or bytes are no text.
+    """
+    if datatype in _ONLY_BINARY:
+        raise BadRequest(f"output {name!r}: {datatype} travels as binary only")
+    if array.dtype.kind not in "OSU":
+        return np.ascontiguousarray(array).ravel()
+    try:
+        return [
+            element.decode() if isinstance(element, bytes) else str(element)
+            for element in array.ravel()
+        ]
+    except UnicodeDecodeError:
+        raise BadRequest(f"output {name!r} is not text; ask for it as binary") from None
+
+
+def reshaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    """`array`, whose size is that of `shape`; without elements the axes may still be too long.
+
+    Raises:
+        BadRequest: numpy has no such array.
+    """
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"input {name!r}: shape {list(shape)}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@cache
+def _decoder(kind: str, rank: int) -> msgspec.json.Decoder[Any]:
+    """A strict decoder of lists nested `rank` deep: an integer type takes no 1.5, and so on."""
+    kinds: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool, "O": str}
+    element: Any = kinds[kind]
+    for _ in range(max(rank, 1)):
+        element = list[element]
+    return msgspec.json.Decoder(element)
+
+
+def _encoded(values: Any) -> Any:
+    return [_encoded(value) if isinstance(value, list) else value.encode() for value in values]
+
+
+def _split_bytes(name: str, data: memoryview, count: int) -> Array:
+    if count > len(data) // _U32.size:
+        raise BadRequest(f"input {name!r}: {count} elements do not fit into {len(data)} bytes")
+    array = np.empty(count, dtype=np.object_)
+    offset = 0
+    for index in range(count):
+        if len(data) - offset < _U32.size:
+            raise BadRequest(f"input {name!r}: cut short at element {index}")
+        (length,) = _U32.unpack_from(data, offset)
+        offset += _U32.size
+        if length > len(data) - offset:
+            raise BadRequest(f"input {name!r}: element {index} exceeds the data")
+        array[index] = bytes(data[offset : offset + length])
+        offset += length
+    if offset != len(data):
+        raise BadRequest(f"input {name!r}: {len(data) - offset} bytes too many")
+    return array
+
+
+def _widened(halves: Array) -> Array:
+    """BF16 bit patterns, uint16, as float32."""
+    return (halves.astype(np.uint32) << np.uint32(16)).view(_FLOAT32)
+
+
+def _narrowed(values: Array) -> Array:
+    """float32 as BF16 bit patterns, uint16: nearest, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=_FLOAT32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.where(np.isnan(values), quiet, rounded).astype(_UINT16)
