@@ -74,7 +74,7 @@ def _network_inputs(pipeline: Pipeline, inputs: Tensors, interface: NetworkInter
             for step, tensors in pipeline.run(group, trace=True).steps:
                 if step == MODEL_STEP:
                     break
-                reached = tensors
+                reached = tensors or reached  # a checker's are empty
             parts.append({name: reached[name] for name in names})
     return {name: np.concatenate([part[name] for part in parts]) for name in names if parts}
 

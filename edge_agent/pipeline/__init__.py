@@ -21,7 +21,7 @@ from edge_agent.pipeline.errors import (
     StepFailed,
     UnknownStep,
 )
-from edge_agent.pipeline.interface import Request, validate
+from edge_agent.pipeline.interface import Request, Steps, interface_dtype, validate
 from edge_agent.pipeline.pipeline import Pipeline, Result
 from edge_agent.pipeline.steps import (
     MODEL_STEP,
@@ -50,12 +50,14 @@ __all__ = [
     "StepConfigError",
     "StepError",
     "StepFailed",
+    "Steps",
     "Tensors",
     "UnknownStep",
     "builtin",
     "check_config",
     "checker",
     "golden",
+    "interface_dtype",
     "load_code",
     "processor",
     "registered",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 from pydantic import JsonValue
 
 from edge_agent.pipeline.errors import InputError, nearest
@@ -15,19 +17,40 @@ from edge_agent.runtime.datatypes import numpy_dtype
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import TensorSpec
 
+Steps: TypeAlias = list[tuple[str, Tensors]]
+"""After each step its name and the tensors then; a checker changes none and has an empty dict."""
 
-@dataclass(frozen=True, slots=True)
+_BFLOAT16: Final = "BF16"
+
+
+@dataclass(slots=True)
 class Request:
-    """One request as any transport hands it over.
+    """One request as any transport hands it over, and in debug mode what became of it.
 
     Attributes:
         id: the client's id, or empty; names the prediction in feedback.
         parameters: what the client sent beside the tensors.
+        debug: whether `Pipeline.process` keeps every step's output.
+        steps: filled by `Pipeline.process` in debug mode.  After a failure it holds the steps
+            that went well, so its length tells which one did not.
     """
 
     tensors: Tensors
     id: str = ""
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    debug: bool = False
+    steps: Steps = field(default_factory=list)
+
+
+def interface_dtype(datatype: str) -> np.dtype[Any]:
+    """The dtype in which a pipeline takes and gives tensors of `datatype`.
+
+    BF16, for which numpy has no type, is FP32 in here; only a transport knows its two bytes.
+
+    Raises:
+        ValueError: there is no such datatype.
+    """
+    return numpy_dtype("FP32" if datatype == _BFLOAT16 else datatype)
 
 
 def validate(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> int:
@@ -44,7 +67,7 @@ def validate(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> int:
         array = tensors.get(spec.name)
         if array is None:
             raise InputError(f"input {spec.name!r} is missing")
-        if array.dtype != numpy_dtype(spec.datatype):
+        if array.dtype != interface_dtype(spec.datatype):
             raise InputError(f"input {spec.name!r} is {array.dtype}, expected {spec.datatype}")
         shape = array.shape
         if len(shape) != len(spec.shape) or any(

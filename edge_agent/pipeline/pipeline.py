@@ -5,7 +5,7 @@ What is measured, evaluated, self-tested and served is this class, so that all f
 Rules:
     * Exactly one step is "model"; services stand behind it.
     * Functions are resolved when the pipeline is made and never looked up again.
-    * `run` may be called from several threads at once.
+    * `run`, `process` and `answer` may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from edge_agent.pipeline.code import execute
 from edge_agent.pipeline.errors import (
@@ -23,9 +26,9 @@ from edge_agent.pipeline.errors import (
     StepConfigError,
     StepFailed,
 )
-from edge_agent.pipeline.interface import validate
+from edge_agent.pipeline.interface import Request, Steps, interface_dtype, validate
 from edge_agent.pipeline.steps import MODEL_STEP, BoundStep, Step, bind, registered
-from edge_agent.runtime import Provenance, Session, numpy_dtype, open_session
+from edge_agent.runtime import Provenance, Session, open_session
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import Manifest, StepSpec, TensorSpec
 
@@ -38,11 +41,12 @@ class Result:
 
     Attributes:
         tensors: the outputs that the interface names, in its order.
-        steps: after each step its name and the tensors then, if a trace was asked for.
+        steps: after each step its name and the tensors then, if a trace was asked for; a checker
+            changes none and has an empty dict.
     """
 
     tensors: Tensors
-    steps: list[tuple[str, Tensors]] = field(default_factory=list)
+    steps: Steps = field(default_factory=list)
 
 
 class Pipeline:
@@ -71,16 +75,20 @@ class Pipeline:
         known = registered(scope) if registry is None else registry
         self._session = session
         self._inputs = tuple(inputs)
-        self._outputs = tuple((spec, _interface_dtype(spec)) for spec in outputs)
+        self._outputs = tuple(outputs)
+        self._answers = tuple((spec.name, _dtype(spec)) for spec in outputs)
         for spec in inputs:
-            _interface_dtype(spec)
-        self._steps = tuple(
+            _dtype(spec)
+        bound = tuple(
             BoundStep(MODEL_STEP, "model", session.run)
             if spec.name == MODEL_STEP
             else bind(spec, known)
             for spec in steps
         )
-        _check_order(self._steps)
+        _check_order(bound)
+        self._calls = tuple((step.name, step.call, step.kind != "checker") for step in bound)
+        # a session leaves the mapping alone, a project's step may not
+        self._copies = bound[0].kind != "model"
         self._closed = False
 
     @classmethod
@@ -110,38 +118,74 @@ class Pipeline:
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(spec for spec, _ in self._outputs)
+        return self._outputs
 
     @property
     def provenance(self) -> Provenance:
         return self._session.provenance
 
     def run(self, tensors: Mapping[str, Array], *, trace: bool = False) -> Result:
-        """Answer one request.
+        """Validate and answer one request.
 
         Raises:
             InputError: the tensors do not fit the interface.
             Rejected: a checker refused them.
             StepFailed: a step raised or returned no answer.
         """
-        validate(tensors, self._inputs)
-        current: Tensors = dict(tensors)
-        seen: list[tuple[str, Tensors]] = []
-        for step in self._steps:
-            try:
-                returned = step.call(current)
-            except Rejected:
-                raise
-            except Exception as error:
-                raise StepFailed(step.name, f"{type(error).__name__}: {error}") from error
-            if step.kind == "checker":
-                continue
-            if not isinstance(returned, dict):
-                raise StepFailed(step.name, f"returned {type(returned).__name__}, not tensors")
-            current = returned
-            if trace:
-                seen.append((step.name, dict(current)))
-        return Result(self._answer(current), seen)
+        request = Request(dict(tensors), debug=trace)
+        return Result(self.process(request), request.steps)
+
+    def process(self, request: Request) -> Tensors:
+        """Validate and answer `request`, which keeps every step's output if it is for debugging.
+
+        Its own tensors stay as they are.
+
+        Raises:
+            InputError: the tensors do not fit the interface.
+            Rejected: a checker refused them.
+            StepFailed: a step raised or returned no answer.
+        """
+        request.steps = []
+        validate(request.tensors, self._inputs)
+        return self.answer(request.tensors, request.steps if request.debug else None)
+
+    def answer(self, tensors: Tensors, steps: Steps | None = None) -> Tensors:
+        """Answer tensors that are known to be valid: the path of a server that checked them.
+
+        Args:
+            tensors: as `validate` accepts them; neither the dict nor its arrays are changed.
+            steps: each step's output is appended to it.
+
+        Returns:
+            The outputs that the interface names, in its order.
+
+        Raises:
+            Rejected: a checker refused them.
+            StepFailed: a step raised or returned no answer.
+        """
+        current = dict(tensors) if self._copies else tensors
+        name = MODEL_STEP
+        try:
+            for name, call, replaces in self._calls:
+                returned = call(current)
+                if replaces:
+                    if not isinstance(returned, dict):
+                        raise StepFailed(name, f"returned {type(returned).__name__}, not tensors")
+                    current = returned
+                if steps is not None:
+                    steps.append((name, dict(current) if replaces else {}))
+        except (Rejected, StepFailed):
+            raise
+        except Exception as error:
+            raise StepFailed(name, f"{type(error).__name__}: {error}") from error
+        answer: Tensors = {}
+        for output, dtype in self._answers:
+            array = current.get(output)
+            # runtimes hand out numpy's own dtype objects, so that identity mostly settles it
+            if array is None or (array.dtype is not dtype and array.dtype != dtype):
+                raise self._no_answer(output, dtype, current)
+            answer[output] = array
+        return answer
 
     def close(self) -> None:
         """Release the network.  Idempotent."""
@@ -149,21 +193,15 @@ class Pipeline:
             self._closed = True
             self._session.close()
 
-    def _answer(self, tensors: Tensors) -> Tensors:
-        answer: Tensors = {}
-        last = self._steps[-1].name
-        for spec, dtype in self._outputs:
-            array = tensors.get(spec.name)
-            if array is None:
-                have = ", ".join(tensors) or "nothing"
-                raise StepFailed(last, f"output {spec.name!r} is missing; there is {have}")
-            if array.dtype != dtype:
-                raise StepFailed(
-                    last,
-                    f"output {spec.name!r} is {array.dtype}, the manifest says {spec.datatype}",
-                )
-            answer[spec.name] = array
-        return answer
+    def _no_answer(self, output: str, dtype: np.dtype[Any], tensors: Tensors) -> StepFailed:
+        last = self._calls[-1][0]
+        if output not in tensors:
+            have = ", ".join(tensors) or "nothing"
+            return StepFailed(last, f"output {output!r} is missing; there is {have}")
+        wanted = next(spec.datatype for spec in self._outputs if spec.name == output)
+        return StepFailed(
+            last, f"output {output!r} is {tensors[output].dtype}, the manifest says {wanted}"
+        )
 
 
 def _check_order(steps: Sequence[BoundStep]) -> None:
@@ -175,8 +213,8 @@ def _check_order(steps: Sequence[BoundStep]) -> None:
             raise StepConfigError(step.name, "a service stands behind the model, not before it")
 
 
-def _interface_dtype(spec: TensorSpec) -> object:
+def _dtype(spec: TensorSpec) -> np.dtype[Any]:
     try:
-        return numpy_dtype(spec.datatype)
+        return interface_dtype(spec.datatype)
     except ValueError as error:
         raise InputError(f"tensor {spec.name!r}: {error}") from error

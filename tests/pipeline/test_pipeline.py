@@ -11,6 +11,8 @@ from edge_agent.pipeline import (
     InputError,
     Pipeline,
     Rejected,
+    Request,
+    Step,
     StepConfigError,
     StepFailed,
     Tensors,
@@ -69,9 +71,10 @@ def test_steps_run_in_order_around_the_network(tmp_path: Path) -> None:
 
 def test_a_trace_shows_the_tensors_after_each_step(tmp_path: Path) -> None:
     trace = digits_pipeline(tmp_path).run({"image": images(1)}, trace=True).steps
-    assert [name for name, _ in trace] == ["scale", "rename", "model", "classify"]
-    assert list(trace[1][1]) == ["x"]
-    assert list(trace[2][1]) == ["logits"]
+    assert [name for name, _ in trace] == [spec.name for spec in STEPS]
+    assert [list(tensors) for _, tensors in trace] == [
+        [], [], ["image"], ["x"], ["logits"], ["scores", "label"],
+    ]  # fmt: skip
 
 
 def test_outputs_are_those_of_the_interface_only() -> None:
@@ -210,10 +213,61 @@ def test_a_bundle_without_its_network_is_refused(tmp_path: Path) -> None:
         Pipeline.open(tmp_path, manifest)
 
 
-def test_a_type_that_no_array_has_is_refused_in_the_interface() -> None:
-    wrong = TensorSpec(name="x", datatype="BF16", shape=(-1,))
-    with pytest.raises(InputError, match="'BF16' is not supported"):
-        Pipeline((StepSpec(name="model"),), Doubler(), (wrong,), (LABEL,))
+def test_bfloat16_is_float32_inside(tmp_path: Path) -> None:
+    x, y = (spec.model_copy(update={"datatype": "BF16"}) for spec in (X, Y))
+    pipeline = Pipeline((StepSpec(name="model"),), Doubler(), (x,), (y,))
+    assert pipeline.run(ones()).tensors["y"].dtype == np.float32
+    with pytest.raises(InputError, match="input 'x' is float16, expected BF16"):
+        pipeline.run({"x": np.ones((1, 2), np.float16)})
+
+
+def test_a_request_for_debugging_keeps_every_step(tmp_path: Path) -> None:
+    pipeline = digits_pipeline(tmp_path)
+    x = images(2)
+    plain, debug = Request({"image": x}), Request({"image": x}, debug=True)
+    answer = pipeline.process(plain)
+    np.testing.assert_array_equal(pipeline.process(debug)["scores"], answer["scores"])
+    assert plain.steps == []
+    assert [name for name, _ in debug.steps] == [spec.name for spec in STEPS]
+    assert list(debug.tensors) == ["image"]
+    pipeline.process(debug)
+    assert len(debug.steps) == len(STEPS)  # those of the last time only
+
+
+def test_a_refused_request_shows_the_steps_that_it_passed(tmp_path: Path) -> None:
+    request = Request({"image": images(1) + 17}, debug=True)
+    with pytest.raises(Rejected):
+        digits_pipeline(tmp_path).process(request)
+    assert [name for name, _ in request.steps] == ["check.finite"]
+
+
+def test_an_answer_without_validation_is_the_same(tmp_path: Path) -> None:
+    pipeline = digits_pipeline(tmp_path)
+    x = {"image": images(3)}
+    expected = pipeline.run(x).tensors
+    actual = pipeline.answer(x)
+    assert list(actual) == ["scores", "label"]
+    np.testing.assert_array_equal(actual["scores"], expected["scores"])
+
+
+def test_a_step_that_writes_into_the_dict_leaves_the_caller_s_alone() -> None:
+    def overwrite(tensors: Tensors) -> Tensors:
+        tensors["x"] = tensors.pop("x") * 3
+        return tensors
+
+    registry = {"overwrite": Step("overwrite", "processor", overwrite)}
+    steps = (StepSpec(name="overwrite"), StepSpec(name="model"))
+    pipeline = Pipeline(steps, Doubler(), (X,), (Y,), registry=registry)
+    tensors = ones()
+    np.testing.assert_array_equal(pipeline.answer(tensors)["y"], [[6, 6]])
+    np.testing.assert_array_equal(tensors["x"], [[1, 1]])
+
+
+def test_a_step_that_returns_nothing_is_named() -> None:
+    registry = {"lost": Step("lost", "processor", lambda tensors: None)}
+    steps = (StepSpec(name="lost"), StepSpec(name="model"))
+    with pytest.raises(StepFailed, match="step 'lost' failed: returned NoneType, not tensors"):
+        Pipeline(steps, Doubler(), (X,), (Y,), registry=registry).answer(ones())
 
 
 def test_the_interface_is_readable(tmp_path: Path) -> None:
