@@ -61,6 +61,15 @@ def check(pipeline: Pipeline, npz_path: Path, atol: float) -> None:
         actual = pipeline.run(inputs).tensors
     except PipelineError as error:
         raise GoldenMismatch(f"the golden inputs are not answered: {error}") from error
+    compare(actual, expected, atol)
+
+
+def compare(actual: Tensors, expected: Tensors, atol: float) -> None:
+    """Hold one batch of answers against what is expected of it.
+
+    Raises:
+        GoldenMismatch: an output is missing or differs; NaN never agrees with anything.
+    """
     for name, wanted in expected.items():
         array = actual.get(name)
         if array is None:
