@@ -21,7 +21,7 @@ from edge_agent.pipeline.errors import (
     StepFailed,
     UnknownStep,
 )
-from edge_agent.pipeline.interface import Request, Steps, interface_dtype, validate
+from edge_agent.pipeline.interface import Interface, Request, Steps, interface_dtype, validate
 from edge_agent.pipeline.pipeline import Pipeline, Result
 from edge_agent.pipeline.steps import (
     MODEL_STEP,
@@ -41,6 +41,7 @@ __all__ = [
     "DuplicateStep",
     "GoldenMismatch",
     "InputError",
+    "Interface",
     "Pipeline",
     "PipelineError",
     "Rejected",

@@ -20,13 +20,12 @@ import numpy as np
 
 from edge_agent.pipeline.code import execute
 from edge_agent.pipeline.errors import (
-    InputError,
     PipelineError,
     Rejected,
     StepConfigError,
     StepFailed,
 )
-from edge_agent.pipeline.interface import Request, Steps, interface_dtype, validate
+from edge_agent.pipeline.interface import Interface, Request, Steps, spec_dtype
 from edge_agent.pipeline.steps import MODEL_STEP, BoundStep, Step, bind, registered
 from edge_agent.runtime import Provenance, Session, open_session
 from edge_agent.runtime.session import Array, Tensors
@@ -74,11 +73,9 @@ class Pipeline:
         """
         known = registered(scope) if registry is None else registry
         self._session = session
-        self._inputs = tuple(inputs)
+        self._interface = Interface(inputs)
         self._outputs = tuple(outputs)
-        self._answers = tuple((spec.name, _dtype(spec)) for spec in outputs)
-        for spec in inputs:
-            _dtype(spec)
+        self._answers = tuple((spec.name, spec_dtype(spec)) for spec in outputs)
         bound = tuple(
             BoundStep(MODEL_STEP, "model", session.run)
             if spec.name == MODEL_STEP
@@ -114,7 +111,7 @@ class Pipeline:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inputs
+        return self._interface.specs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -123,6 +120,17 @@ class Pipeline:
     @property
     def provenance(self) -> Provenance:
         return self._session.provenance
+
+    def validate(self, tensors: Mapping[str, Array]) -> int:
+        """Check that `tensors` are exactly the pipeline's inputs.
+
+        Returns:
+            The batch size, which all tensors share.
+
+        Raises:
+            InputError: a tensor is missing, unknown, or has another dtype or shape.
+        """
+        return self._interface.validate(tensors)
 
     def run(self, tensors: Mapping[str, Array], *, trace: bool = False) -> Result:
         """Validate and answer one request.
@@ -146,7 +154,7 @@ class Pipeline:
             StepFailed: a step raised or returned no answer.
         """
         request.steps = []
-        validate(request.tensors, self._inputs)
+        self._interface.validate(request.tensors)
         return self.answer(request.tensors, request.steps if request.debug else None)
 
     def answer(self, tensors: Tensors, steps: Steps | None = None) -> Tensors:
@@ -211,10 +219,3 @@ def _check_order(steps: Sequence[BoundStep]) -> None:
     for step in steps[: positions[0]]:
         if step.kind == "service":
             raise StepConfigError(step.name, "a service stands behind the model, not before it")
-
-
-def _dtype(spec: TensorSpec) -> np.dtype[Any]:
-    try:
-        return interface_dtype(spec.datatype)
-    except ValueError as error:
-        raise InputError(f"tensor {spec.name!r}: {error}") from error
