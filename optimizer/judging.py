@@ -111,6 +111,7 @@ class CandidateJudge:
                 "server": measured.server,
                 "cost": measured.cost,
                 "memory_mib": measured.memory_mib,
+                "notes": (*blank.notes, *measured.notes),
                 "artifact_kib": bundle.bundle_kib(final),
                 "bundle_dir": directory,
             }

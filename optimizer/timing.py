@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from edge_agent.wire.manifest import CostModel, Manifest
 from optimizer.budget import Budget
 from optimizer.profiles import VNNI_FLAGS, HardwareProfile, Host
 
+log = logging.getLogger("skerry.optimizer")
+
 _SPEED_FLAGS: Final = frozenset({"avx512f", "asimddp", "i8mm", "sve"}) | VNNI_FLAGS
 _MAX_SERVER_S: Final = 30.0
 _OVERS_ALLOWED_FOR: Final = 5
@@ -39,12 +42,17 @@ _OVERS_ALLOWED_FOR: Final = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found; `None` where it was not measured."""
+    """What was found; `None` where it was not measured.
+
+    Attributes:
+        notes: what must be known beside the figures, e.g. that batches change answers.
+    """
 
     latency: Measurement | None = None
     server: Measurement | None = None
     cost: CostModel | None = None
     memory_mib: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Measurer(Protocol):
@@ -108,7 +116,9 @@ class LocalMeasurer:
         pipeline = Pipeline.open(directory, manifest)
         try:
             with machine_lock():
-                cost = fit_cost(pipeline, samples[0])
+                fit = fit_cost(
+                    pipeline, samples, max_batch_ms=budget.latency_ms, atol=manifest.golden_atol
+                )
                 latency = measure_pipeline(
                     pipeline,
                     samples,
@@ -131,7 +141,12 @@ class LocalMeasurer:
         finally:
             pipeline.close()
         memory = None if budget.memory_mib is None else _memory_mib(directory)
-        return Measured(latency, server, cost, memory)
+        log.info(
+            "cost.fitted variant=%s per_item_us=%.1f fixed_us=%.1f max_batch=%d reason=%r",
+            manifest.variant, fit.cost.per_item_us, fit.cost.fixed_us, fit.cost.max_batch,
+            fit.reason,
+        )  # fmt: skip
+        return Measured(latency, server, fit.cost, memory, (fit.note,) if fit.note else ())
 
     def _can_measure(self, profile: HardwareProfile) -> bool:
         return profile.machine == self._host.machine

@@ -7,12 +7,14 @@ compares.  Times of two machines, or of two runs apart, are never comparable; me
 from __future__ import annotations
 
 from edge_agent.measure import percentiles
+from edge_agent.measure.cost import CostFit, fit_cost
 from edge_agent.measure.errors import MeasureBusy, MeasureError, MemoryUnmeasured
 from edge_agent.measure.load import Measurement, MeasureSettings, Scenario, Verdict, measure
 from edge_agent.measure.machine import machine_lock
-from edge_agent.measure.network import fit_cost, measure_memory, measure_pipeline
+from edge_agent.measure.network import measure_memory, measure_pipeline
 
 __all__ = [
+    "CostFit",
     "MeasureBusy",
     "MeasureError",
     "MeasureSettings",

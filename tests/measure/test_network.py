@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge_agent.measure import (
     MeasureSettings,
     MemoryUnmeasured,
-    fit_cost,
     measure_memory,
     measure_pipeline,
 )
-from edge_agent.pipeline import Pipeline, Rejected
+from edge_agent.pipeline import Rejected
 from edge_agent.wire.manifest import StepSpec
 from tests.runtime.networks import (
-    IMAGE,
-    LABEL,
-    SCORES,
     STEPS,
     digits_pipeline,
     images,
-    open_linear,
     write_bundle,
 )
 
@@ -57,39 +51,6 @@ def test_a_sample_that_is_rejected_stops_the_measurement(tmp_path: Path) -> None
             digits_pipeline(tmp_path), [{"image": images(1) * 100}],
             scenario="single_stream", settings=SETTINGS,
         )  # fmt: skip
-
-
-def test_the_cost_of_a_batch_is_a_line(tmp_path: Path) -> None:
-    cost = fit_cost(digits_pipeline(tmp_path), {"image": images(1)}, batches=(1, 16, 64))
-    assert cost.max_batch == 64
-    assert cost.per_item_us + cost.fixed_us > 0
-
-
-def test_the_line_is_found_on_a_virtual_clock(tmp_path: Path) -> None:
-    pipeline = digits_pipeline(tmp_path)
-    now = 0.0
-    last = 0
-    run = pipeline.run
-
-    class Timed:
-        inputs = pipeline.inputs
-
-        def run(self, tensors: dict[str, np.ndarray]) -> object:  # type: ignore[type-arg]
-            nonlocal now, last
-            last = len(tensors["image"])
-            now += (30.0 + 7.0 * last) / 1e6
-            return run(tensors)
-
-    cost = fit_cost(Timed(), {"image": images(1)}, clock=lambda: now)  # type: ignore[arg-type]
-    assert cost.per_item_us == pytest.approx(7.0)
-    assert cost.fixed_us == pytest.approx(30.0)
-    assert cost.max_batch == 8
-
-
-def test_a_fixed_batch_is_measured_as_it_is(tmp_path: Path) -> None:
-    fixed = IMAGE.model_copy(update={"shape": (1, 8, 8)})
-    pipeline = Pipeline(STEPS, open_linear(tmp_path), (fixed,), (SCORES, LABEL))
-    assert fit_cost(pipeline, {"image": images(1)}).max_batch == 1
 
 
 def test_memory_is_weighed_in_a_process_of_its_own(tmp_path: Path) -> None:
