@@ -2,6 +2,11 @@
 
 PipelineError
 ├── InputError          the tensors do not fit the interface (client)
+│   └── TaskError       a body of the task route, or a row of a data set, is no such input
+│       ├── BadJson     no JSON, another form, or a value that does not fit (client)
+│       ├── BadImage    no image, a damaged one, or one of too many bits (client)
+│       ├── ImageTooLarge      more pixels than the manifest allows (client)
+│       └── ImagesUnavailable  nothing here decodes images (operator: install the extra)
 ├── Rejected            a checker refused the request, with a reason (client)
 ├── StepError           a step cannot be found, configured or run (engineer)
 │   ├── UnknownStep     no step has this name
@@ -24,6 +29,26 @@ class PipelineError(Exception):
 
 class InputError(PipelineError, ValueError):
     """The tensors of a request do not fit the interface."""
+
+
+class TaskError(InputError):
+    """A body of the task route cannot be turned into the pipeline's inputs."""
+
+
+class BadJson(TaskError):
+    """No JSON, JSON of another form, or a value that does not fit its datatype."""
+
+
+class BadImage(TaskError):
+    """No image, a damaged one, or one that 8 bits per channel cannot hold."""
+
+
+class ImageTooLarge(TaskError):
+    """More pixels than the manifest allows; nothing was decoded."""
+
+
+class ImagesUnavailable(TaskError):
+    """Pillow, which decodes images, is not installed here."""
 
 
 class Rejected(PipelineError):
