@@ -46,6 +46,7 @@ from edge_agent.link.uplink import Uplink
 from edge_agent.sampling import Sampler
 from edge_agent.serve import DataPlane, ModelNotServed, Overloaded, ServedModel, Server
 from edge_agent.update.ports import HealthSample
+from edge_agent.update.reading import require_intact
 from edge_agent.update.trust import Trust
 from edge_agent.update.updater import open_updater
 from edge_agent.wire import topics
@@ -82,6 +83,7 @@ class Agent:
             inventory=collect(identity.directory),
             clock=time.time,
         )
+        self._faults: dict[str, str] = {}  # models whose installed version does not load, and why
         self._twin_changed = threading.Event()
         self._stopping = threading.Event()
         self._metrics_lock = threading.Lock()
@@ -227,7 +229,14 @@ class Agent:
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
 
     def _activate(self, model: str, directory: Path) -> None:
-        served = ServedModel.load(directory)
+        try:
+            require_intact(directory)
+            served = ServedModel.load(directory)
+        except Exception as error:
+            self._faults[model] = " ".join(str(error).split())[:300]
+            self._twin_changed.set()
+            raise
+        self._faults.pop(model, None)
         self._sampler.prepare(served.manifest)
         self._journal_metrics([model])  # the last figures of the version that served until now
         self._plane.install(model, served)
@@ -235,6 +244,7 @@ class Agent:
 
     def _deactivate(self, model: str) -> None:
         self._plane.remove(model)
+        self._faults.pop(model, None)
         self._twin_changed.set()
 
     def _report(self, report: UpdateReport) -> None:
@@ -289,7 +299,15 @@ class Agent:
     def _served(self) -> list[Served]:
         installed = (self._store.current(model) for model in self._store.models())
         return [
-            Served(each.model, each.version, each.counter, each.sha256, each.variant, each.pending)
+            Served(
+                each.model,
+                each.version,
+                each.counter,
+                each.sha256,
+                each.variant,
+                each.pending,
+                self._faults.get(each.model, ""),
+            )
             for each in installed
             if each is not None
         ]

@@ -22,7 +22,11 @@ from edge_agent.wire.messages import (
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One installed version, as the slot store knows it."""
+    """One installed version, as the slot store knows it.
+
+    Attributes:
+        fault: why it does not serve although it is installed; empty when it does.
+    """
 
     model: str
     version: int
@@ -30,6 +34,7 @@ class Served:
     sha256: str
     variant: str
     pending: bool
+    fault: str = ""
 
 
 class Twin:
@@ -94,12 +99,13 @@ class Twin:
     def _model_state(self, served: Served) -> ModelState:
         phase: Phase = "probation" if served.pending else "healthy"
         detail = ""
+        if served.fault:
+            phase, detail = "failed", f"version {served.version} does not serve: {served.fault}"
         report = self._reports.get(served.model)
         if report is not None and report.counter != served.counter:
             # the version beside the one that serves: on its way, or turned away
-            detail = " ".join(
-                filter(None, (f"version {report.version} {report.phase}", report.reason))
-            )
+            beside = f"version {report.version} {report.phase} {report.reason}".rstrip()
+            detail = "; ".join(filter(None, (detail, beside)))
             if report.phase not in FINAL_PHASES:
                 phase = report.phase
         return ModelState(

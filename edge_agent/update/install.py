@@ -1,6 +1,7 @@
 """From a verified assignment to a staged slot: chunk list, chunks, decode, stage.
 
-Nothing is fetched when the slot is there already, as for a roll-back to bytes still on disk.
+Nothing is fetched when the slot is there already, as for a roll-back to bytes still on disk; a slot
+that the disk damaged is fetched anew.
 Temporary files are removed once the slot stands, and kept for resuming when it does not.
 """
 
@@ -68,6 +69,7 @@ class Installer:
         self, assigned: Assigned, progress: Progress, interrupted: Callable[[], bool]
     ) -> Path:
         release = assigned.release
+        self._store.drop_damaged(release.model, assigned.sha256)
         slot = self._store.slot(release.model, assigned.sha256)
         if slot is not None:
             progress("staged")

@@ -30,6 +30,7 @@ from edge_agent.update.bundle import unpack
 from edge_agent.update.errors import BadBundle
 from edge_agent.update.files import Files
 from edge_agent.update.marks import open_database
+from edge_agent.update.reading import require_intact
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseInfo
 
@@ -167,6 +168,18 @@ class SlotStore:
             known = [self._read(model, role) for role in ("current", "previous")]
             if all(one is None or one.sha256 != sha256 for one in known):
                 self._files.remove_tree(self._slots(model) / sha256)
+
+    def drop_damaged(self, model: str, sha256: str) -> None:
+        """Remove a slot, current or not, whose files are not what its manifest says."""
+        slot = self._slots(model) / sha256
+        with self._lock:
+            if not slot.exists():
+                return
+            try:
+                require_intact(slot)
+            except (BadBundle, OSError) as error:
+                log.warning("update.slot_damaged model=%s sha256=%s cause=%s", model, sha256, error)
+                self._files.remove_tree(slot)
 
     def switch(
         self,

@@ -100,6 +100,7 @@ class Updater:
         self._desired: Desired | None = None
         self._tries: dict[tuple[str, int, str], int] = {}
         self._said: set[tuple[str, int, str]] = set()
+        self._unserved: set[str] = set()  # models whose committed version does not load
 
     # ── from other threads ───────────────────────────────────────────────────────────────────────
 
@@ -158,6 +159,7 @@ class Updater:
             except Exception as error:
                 log.error("model.not_activated model=%s error=%s", model, error)
                 if not installed.pending:
+                    self._unserved.add(model)
                     return None
                 installed = self._abandon(installed, "activation_failed", str(error), serve=False)
             else:
@@ -194,7 +196,8 @@ class Updater:
             return True
         started_at = self._clock()
         current = self._store.current(model)
-        if current is not None and not current.pending and current.target == want.target:
+        installed = current is not None and not current.pending and current.target == want.target
+        if installed and model not in self._unserved:
             self._settle(self._report(model, want, "healthy", started_at))
             return True
         try:
@@ -272,6 +275,7 @@ class Updater:
         except Exception as error:
             self._abandon(installed, "activation_failed", str(error), started_at=started_at)
             return
+        self._unserved.discard(model)
         log.info("model.activated model=%s version=%d", model, installed.version)
         self._send(self._report(model, want, "probation", started_at))
         self._probe(installed, started_at)

@@ -52,3 +52,23 @@ def test_the_phase_tells_of_an_update_on_its_way_and_the_detail_of_one_that_fail
     served = Served("digits", 1, 10, "a" * 64, "small/fp32", pending=pending)
     state = twin.online([served]).models["digits"]
     assert (state.phase, state.detail, state.version) == (phase, detail, 1)
+
+
+@pytest.mark.parametrize(
+    ("newest", "phase", "detail"),
+    [
+        (None, "failed", "version 1 does not serve: damaged"),
+        (report("healthy", 10), "failed", "version 1 does not serve: damaged"),
+        (
+            report("downloading", 11),
+            "downloading",
+            "version 1 does not serve: damaged; version 2 downloading",
+        ),
+    ],
+)
+def test_a_version_that_is_installed_but_does_not_serve_is_told(twin, newest, phase, detail):
+    if newest is not None:
+        twin.reported(newest)
+    served = Served("digits", 1, 10, "a" * 64, "small/fp32", pending=False, fault="damaged")
+    state = twin.online([served]).models["digits"]
+    assert (state.phase, state.detail) == (phase, detail)
