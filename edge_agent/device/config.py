@@ -1,31 +1,70 @@
 """Settings of the agent: `agent.toml` in its directory, every key optional.
 
-A wrong key or value is refused with its name and the nearest right one; nothing is ignored.
+A wrong key or value is refused with its name and the nearest right one; nothing is ignored.  A
+secret never stands in the settings themselves: they name a file that only its owner can read.
 """
 
 from __future__ import annotations
 
+import grp
+import math
+import os
+import stat
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from edge_agent.device.errors import BadSettings
 
 SETTINGS_NAME: Final = "agent.toml"
+MIN_TOKEN_CHARACTERS: Final = 16
+MAX_TOKEN_BYTES: Final = 4096
+MAX_UNIX_PATH_BYTES: Final = 100
+"""Bound of a Unix socket's path; the kernel's own is 108 with the final zero."""
 
 
 class AgentSettings(BaseModel):
     """Read once at start."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
     http_host: str = "127.0.0.1"
     """Address that predictions are served on."""
     http_port: int = Field(default=8900, ge=0, le=65535)
     """TCP port of predictions; 0 takes a free one, which run/agent.json tells."""
+    http_token_file: str = ""
+    """File of the bearer token that every request over TCP must carry; empty asks for none.
+    Relative to the agent's directory; only its owner may have access to it."""
+    http_socket: str = ""
+    """Path of a Unix socket that predictions are served on as well, without a token: who may open
+    it is up to its permissions.  Relative to the agent's directory; empty is none."""
+    http_socket_group: str = ""
+    """Group whose members may open `http_socket`; empty leaves it to the agent's own user."""
+    http_rate_per_client: float = Field(default=0.0, ge=0, le=1e6)
+    """Requests a second that one client (address, or user of a socket) may send; 0 is no limit."""
+    http_burst_per_client: int = Field(default=0, ge=0, le=1_000_000)
+    """Requests that a client may send at once before its rate counts; 0 is one second's worth."""
+    http_max_connections: int = Field(default=256, ge=1, le=65_536)
+    """Connections that may be open at the same time."""
+    http_max_inflight_bytes: int = Field(default=64 << 20, ge=1 << 20)
+    """Bytes of all request bodies that may be in memory at the same time."""
+    http_queue_ms: float = Field(default=1000.0, ge=1, le=600_000)
+    """Longest wait of a request that names no time-out of its own, in milliseconds."""
+    grpc_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of predictions by gRPC, on `http_host`; 0 is none.  Needs `skerry-agent[grpc]`."""
+    debug: bool = False
+    """Whether clients over TCP may ask for what each step of the pipeline made of their request."""
     metrics_interval_s: float = Field(default=30.0, ge=0.5, le=86400)
     """Seconds between two reports of serving figures."""
     outbox_max_bytes: int = Field(default=64_000_000, ge=1_000_000)
@@ -38,6 +77,37 @@ class AgentSettings(BaseModel):
     """Longest pause between two attempts to connect, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is logged."""
+    log_format: Literal["text", "json"] = "text"
+    """How a logged event is written: a line for people, or one JSON object a line."""
+
+    @field_validator("http_socket_group")
+    @classmethod
+    def _group_exists(cls, name: str) -> str:
+        if name:
+            try:
+                grp.getgrnam(name)
+            except KeyError:
+                raise ValueError("there is no such group on this machine") from None
+        return name
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.http_socket_group and not self.http_socket:
+            raise ValueError("http_socket_group says who may open http_socket, which is not set")
+        if self.http_burst_per_client and not self.http_rate_per_client:
+            raise ValueError("http_burst_per_client has no meaning without http_rate_per_client")
+        if self.grpc_port and self.grpc_port == self.http_port:
+            raise ValueError("grpc_port and http_port are the same")
+        return self
+
+    @property
+    def burst_per_client(self) -> int:
+        """Requests at once, with the default worked out."""
+        return self.http_burst_per_client or max(1, math.ceil(self.http_rate_per_client))
+
+    def socket_path(self, directory: Path) -> Path | None:
+        """Where `http_socket` is; None when there is none."""
+        return (directory / self.http_socket).absolute() if self.http_socket else None
 
 
 def load_settings(directory: Path) -> AgentSettings:
@@ -62,8 +132,56 @@ def load_settings(directory: Path) -> AgentSettings:
             hint = f"; did you mean {close[0]!r}?" if close else f"; keys are {', '.join(known)}"
             raise BadSettings(f"{path}: unknown key {key!r}{hint}")
     try:
-        return AgentSettings.model_validate(content)
+        settings = AgentSettings.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BadSettings(f"{path}: {name}: {first['msg']}, not {first['input']!r}") from error
+        raise BadSettings(f"{path}: {_problem(error)}") from error
+    _check_socket(path, settings.socket_path(directory))
+    return settings
+
+
+def read_token(settings: AgentSettings, directory: Path) -> SecretStr | None:
+    """The bearer token that the settings name; None when they name none.
+
+    Raises:
+        BadSettings: the file cannot be read, others have access to it, or it holds no token.
+    """
+    if not settings.http_token_file:
+        return None
+    path = directory / settings.http_token_file
+    place = f"{directory / SETTINGS_NAME}: http_token_file: {path}"
+    try:
+        # not blocking, should somebody have put a pipe there
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadSettings(f"{place} is no plain file")
+            if status.st_mode & 0o077:
+                mode = stat.S_IMODE(status.st_mode)
+                raise BadSettings(f"{place} is open to others (mode {mode:04o}): chmod 600 it")
+            data = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise BadSettings(f"{place} cannot be read: {error.strerror}") from error
+    token = data.strip()
+    if not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_BYTES:
+        raise BadSettings(
+            f"{place} must hold one token of {MIN_TOKEN_CHARACTERS} characters or more"
+        )
+    if any(not 0x21 <= byte <= 0x7E for byte in token):
+        raise BadSettings(f"{place} must hold one line of visible ASCII characters")
+    return SecretStr(token.decode("ascii"))
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem in one line."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    name = ".".join(str(part) for part in first["loc"])
+    return f"{name}: {message}, not {first['input']!r}" if name else message
+
+
+def _check_socket(settings_path: Path, socket: Path | None) -> None:
+    if socket is not None and len(os.fsencode(socket)) > MAX_UNIX_PATH_BYTES:
+        raise BadSettings(
+            f"{settings_path}: http_socket: {socket} is longer than {MAX_UNIX_PATH_BYTES} bytes"
+        )
