@@ -15,9 +15,11 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
+from edge_agent.runtime.bfloat16 import from_bfloat16, to_bfloat16
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.datatypes import datatype_of, numpy_dtype
 from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable, SessionError
+from edge_agent.runtime.memory import give_back
 from edge_agent.runtime.session import Array, Provenance, Session, Tensors
 from edge_agent.wire.manifest import ModelSpec
 
@@ -33,8 +35,11 @@ __all__ = [
     "available",
     "cpu_flags",
     "datatype_of",
+    "from_bfloat16",
+    "give_back",
     "numpy_dtype",
     "open_session",
+    "to_bfloat16",
 ]
 
 _DISTRIBUTIONS: Final = {

@@ -1,7 +1,8 @@
 """Element types: Open Inference Protocol names and numpy dtypes.
 
-Source: Open Inference Protocol v2, "Tensor Data Types".  BF16 has no numpy dtype and is not
-supported as a pipeline's interface; BYTES is an object array of `bytes`.
+Source: Open Inference Protocol v2, "Tensor Data Types".  numpy has no BF16: such a tensor is a
+float32 array in here, so that BF16 alone does not survive the way there and back.  BYTES is an
+object array of `bytes`.
 """
 
 from __future__ import annotations
@@ -27,25 +28,28 @@ _NUMPY: Final[dict[str, np.dtype[Any]]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(np.object_),
 }
+_BF16: Final = "BF16"
 _NAMES: Final[dict[np.dtype[Any], Datatype]] = {
     _NUMPY[name]: name for name in get_args(Datatype) if name in _NUMPY
 }
 
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
-    """The dtype of `datatype`.
+    """The dtype of `datatype`; float32 for BF16, see `runtime.bfloat16`.
+
+    It is an array's type, not the size of an element on the wire, which is two bytes for BF16.
 
     Raises:
-        ValueError: no such type, or numpy has none (BF16).
+        ValueError: no such type.
     """
     try:
-        return _NUMPY[datatype]
+        return _NUMPY["FP32" if datatype == _BF16 else datatype]
     except KeyError:
         raise ValueError(f"datatype {datatype!r} is not supported") from None
 
 
 def datatype_of(dtype: np.dtype[Any]) -> Datatype:
-    """The protocol's name of `dtype`.
+    """The protocol's name of `dtype`; never BF16.
 
     Raises:
         ValueError: the protocol has no name for it.

@@ -6,12 +6,11 @@ precision is what the spec names and never lower: f32 unless the spec says bf16 
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import numpy as np
 
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable
@@ -25,17 +24,22 @@ if TYPE_CHECKING:
 
 _HINTS: Final = {"bf16": "bf16", "fp16": "f16"}
 _NAMES: Final = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "f64": "fp64"}
+_STRING: Final = "string"
 
 
 class OpenVinoSession:
-    """One network in OpenVINO.  Runs are serialised: the latency hint compiles one stream."""
+    """One network in OpenVINO: one stream and one infer request per instance, one set of weights.
+
+    A run borrows a request and waits where none is free.
+    """
 
     def __init__(self, path: Path, spec: ModelSpec) -> None:
         """Open `path` (`.xml` beside its `.bin`, or `.onnx`).
 
         Raises:
             RuntimeUnavailable: openvino is not installed.
-            ModelNotLoadable: the file is missing, damaged, or has other inputs or outputs.
+            ModelNotLoadable: the file is missing, damaged, has other inputs or outputs, or a tensor
+                of strings.
         """
         forbid_telemetry()
         try:
@@ -46,26 +50,39 @@ class OpenVinoSession:
             raise ModelNotLoadable(path.name, "no such file")
         config: dict[str, str | int] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": spec.instances,
             "INFERENCE_PRECISION_HINT": _HINTS.get(spec.precision, "f32"),
         }
         if spec.threads:
-            config["INFERENCE_NUM_THREADS"] = spec.threads
+            config["INFERENCE_NUM_THREADS"] = spec.threads * spec.instances  # of all streams
         try:
             core = ov.Core()
             model = core.read_model(str(path))
             quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+            model = _with_float32_ports(model)
             compiled = core.compile_model(model, "CPU", config)
             hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-            request = compiled.create_infer_request()
+            # OpenVINO grants no more streams than there are cores
+            self._instances = min(spec.instances, int(compiled.get_property("NUM_STREAMS")))
+            requests = [compiled.create_infer_request() for _ in range(self._instances)]
         except Exception as error:  # the bindings raise RuntimeError for nearly everything
             raise ModelNotLoadable(path.name, _last_line(error)) from error
-        self._request: openvino.InferRequest | None = request
-        self._lock = threading.Lock()
+        for port in (*compiled.inputs, *compiled.outputs):
+            if port.get_element_type().get_type_name() == _STRING:
+                # its bindings corrupt memory on shared strings (seen in 2026.4)
+                raise ModelNotLoadable(
+                    path.name, "it has a tensor of strings, which only onnxruntime serves"
+                )
         self._inputs = tuple(port.get_any_name() for port in compiled.inputs)
         self._outputs = tuple(port.get_any_name() for port in compiled.outputs)
         require_names(path.name, "inputs", [t.name for t in spec.inputs], self._inputs)
         require_names(path.name, "outputs", [t.name for t in spec.outputs], self._outputs)
+        self._free: queue.SimpleQueue[openvino.InferRequest | None] = queue.SimpleQueue()
+        for request in requests:
+            self._free.put(request)
+        self._closing = threading.Lock()
+        self._closed = False
+        self._new_tensor = ov.Tensor
         precision = _NAMES.get(hint, hint)
         if quantised:
             precision = "int8" if precision == "fp32" else f"int8+{precision}"
@@ -82,23 +99,59 @@ class OpenVinoSession:
     def provenance(self) -> Provenance:
         return self._provenance
 
+    @property
+    def instances(self) -> int:
+        return self._instances
+
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
         try:
-            feeds = {name: contiguous(tensors[name]) for name in self._inputs}
+            arrays = [tensors[name] for name in self._inputs]
         except KeyError as error:
             raise missing_input(error, tensors) from None
-        with self._lock:
-            if self._request is None:
-                raise RunFailed("the session is closed")
-            try:
-                values = self._request.infer(feeds, share_inputs=True, share_outputs=False)
-            except Exception as error:
-                raise RunFailed(_last_line(error)) from error
-            return {name: np.array(values[position]) for position, name in enumerate(self._outputs)}
+        request = self._free.get()
+        if request is None:
+            self._free.put(None)  # for the next one that waits
+            raise RunFailed("the session is closed")
+        try:
+            for position, array in enumerate(arrays):
+                request.set_input_tensor(position, self._tensor_of(array))
+            request.infer({}, share_inputs=True, share_outputs=True)
+            return {
+                name: request.get_output_tensor(position).data.copy()
+                for position, name in enumerate(self._outputs)
+            }
+        except Exception as error:
+            raise RunFailed(_last_line(error)) from error
+        finally:
+            self._free.put(request)
 
     def close(self) -> None:
-        with self._lock:
-            self._request = None
+        with self._closing:
+            if not self._closed:
+                for _ in range(self._instances):  # waits for the runs under way
+                    self._free.get()
+                self._free.put(None)
+                self._closed = True
+
+    def _tensor_of(self, array: Array) -> openvino.Tensor:
+        """A view of `array`, or a copy where OpenVINO cannot look at it in place."""
+        array = contiguous(array)
+        return self._new_tensor(array, shared_memory=array.flags.writeable)
+
+
+def _with_float32_ports(model: openvino.Model) -> openvino.Model:
+    """`model` with float32 in the place of BF16 inputs and outputs, which no array can hold."""
+    import openvino as ov
+
+    ports = ov.preprocess.PrePostProcessor(model)
+    found = False
+    for count, side in ((len(model.inputs), "input"), (len(model.outputs), "output")):
+        for position in range(count):
+            port = getattr(model, side)(position)
+            if port.get_element_type() == ov.Type.bf16:
+                getattr(ports, side)(position).tensor().set_element_type(ov.Type.f32)
+                found = True
+    return ports.build() if found else model
 
 
 def _last_line(error: BaseException) -> str:

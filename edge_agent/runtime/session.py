@@ -1,11 +1,16 @@
 """The Session port: one opened network, whatever runs it.
 
 Rules for implementers:
-    * `run` may be called from several threads at once.
+    * `run` may be called from several threads at once.  `instances` of them proceed; the others
+      wait their turn.  All share one copy of the weights.
+    * A tensor's array has `numpy_dtype` of its datatype: FP16 is float16, BYTES an object array of
+      `bytes`, and BF16, which numpy lacks, is float32.  The session converts where its runtime
+      wants something else.  No other type is cast: an array of the wrong type fails the run.
     * `run` takes what the network names out of the mapping and ignores the rest, so that a pipeline
       can carry tensors past the network.
     * `provenance` states what really runs: the actual precision, not the wished one.
-    * After `close`, memory is returned; `run` raises `RunFailed`.
+    * After `close`, memory is returned as soon as the last run has ended; `run` raises `RunFailed`.
+      `runtime.memory.give_back` makes the C library return it to the system too.
 """
 
 from __future__ import annotations
@@ -48,6 +53,14 @@ class Session(Protocol):
 
     @property
     def provenance(self) -> Provenance: ...
+
+    @property
+    def instances(self) -> int:
+        """How many runs really proceed at the same time; the spec's number or less.
+
+        More callers than this queue up inside `run` or slow each other down.
+        """
+        ...
 
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
         """Answer one batch.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.pipeline import Pipeline, golden
 from edge_agent.runtime import Session, open_session
@@ -94,6 +95,52 @@ def write_echo(path: Path, datatype: int) -> Path:
         [helper.make_tensor_value_info("y", datatype, ["n", 3])],
     )
     return _save(graph, path)
+
+
+def write_doubling(path: Path, datatype: int) -> Path:
+    """x [n, 3] → y [n, 3], twice as much, computed in float32 and rounded to `datatype`."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["wide", "wide"], ["twice"]),
+            helper.make_node("Cast", ["twice"], ["y"], to=datatype),
+        ],
+        "doubling",
+        [helper.make_tensor_value_info("x", datatype, ["n", 3])],
+        [helper.make_tensor_value_info("y", datatype, ["n", 3])],
+    )
+    return _save(graph, path)
+
+
+def write_deep(path: Path, width: int, layers: int, matrices: int = 1) -> Path:
+    """x FP32 [n, width] → y FP32 [n, width]: `layers` products with `matrices` in turn."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(
+            rng.normal(0, width**-0.5, (width, width)).astype(np.float32), f"weights{matrix}"
+        )
+        for matrix in range(matrices)
+    ]
+    names = ["x", *(f"h{layer}" for layer in range(1, layers)), "y"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [before, f"weights{layer % matrices}"], [after])
+            for layer, (before, after) in enumerate(pairwise(names))
+        ],
+        "deep",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", width])],
+        weights,
+    )
+    return _save(graph, path)
+
+
+def deep_spec(runtime: str, width: int, instances: int = 1) -> ModelSpec:
+    """The spec of what `write_deep` wrote."""
+    x, y = (TensorSpec(name=name, datatype="FP32", shape=(-1, width)) for name in "xy")
+    return ModelSpec(
+        runtime=runtime, file="model.onnx", instances=instances, inputs=(x,), outputs=(y,)
+    )
 
 
 def open_linear(directory: Path, runtime: str = "onnxruntime", seed: int = 0) -> Session:
