@@ -130,7 +130,7 @@ class Agent:
             self._plane,
             host=settings.http_host,
             port=settings.http_port,
-            unix_path=_socket_path(identity.directory),
+            admin_path=_socket_path(identity.directory),
             feedback=self._correct,
             status=self.status,
         )

@@ -41,7 +41,10 @@ class Item:
 
 
 class Observed(Protocol):
-    """What sampling reads of `edge_agent.serve.Prediction`."""
+    """What sampling reads of `edge_agent.serve.Prediction`.
+
+    `items` is the length of the leading axis of all inputs, which the server has checked.
+    """
 
     @property
     def prediction_id(self) -> str: ...
@@ -51,6 +54,8 @@ class Observed(Protocol):
     def inputs(self) -> Tensors: ...
     @property
     def outputs(self) -> Tensors: ...
+    @property
+    def items(self) -> int: ...
 
 
 def item_of(prediction: Observed, index: int, count: int, at: float) -> Item:
@@ -70,16 +75,6 @@ def item_of(prediction: Observed, index: int, count: int, at: float) -> Item:
         scores=None if scores is None else scores.copy(),
         at=at,
     )
-
-
-def batch_size(inputs: Tensors) -> int:
-    """Length of the leading axis that all inputs share; 0 when they share none."""
-    size = -1
-    for array in inputs.values():
-        if not array.ndim or size not in (-1, array.shape[0]):
-            return 0
-        size = array.shape[0]
-    return max(size, 0)
 
 
 def item_id(prediction_id: str, index: int, count: int) -> str:

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -25,7 +25,6 @@ from edge_agent.sampling.items import (
     NotSampleable,
     Observed,
     Ring,
-    batch_size,
     encode_sample,
     item_of,
     tensor_specs,
@@ -140,21 +139,21 @@ class Sampler:
 
     # ── on the answering thread ──────────────────────────────────────────────────────────────────
 
-    def observe(self, prediction: Observed) -> None:
-        """Look at one prediction; cheap, and never raises for what a client sent."""
-        manifest = prediction.manifest
-        outputs = prediction.outputs
-        count = batch_size(prediction.inputs)
-        if not 0 < len(prediction.prediction_id) <= MAX_ID - 4:
-            return
+    def observe(self, predictions: Sequence[Observed]) -> None:
+        """Look at the predictions of a batch; cheap, and never raises for what a client sent."""
         at = self._clock()
         with self._lock:
-            version = self._version(manifest)
-            self._ring.add(prediction, count, at)
-            for index in range(min(count, MAX_BATCH_ITEMS)):
-                kept = version.decision.decide(outputs, index)
-                if kept is not None:
-                    self._hand_over(_Work(version, item_of(prediction, index, count, at), kept))
+            for prediction in predictions:
+                if not 0 < len(prediction.prediction_id) <= MAX_ID - 4:
+                    continue
+                count = prediction.items
+                version = self._version(prediction.manifest)
+                self._ring.add(prediction, count, at)
+                for index in range(count if count < MAX_BATCH_ITEMS else MAX_BATCH_ITEMS):
+                    kept = version.decision.decide(prediction.outputs, index)
+                    if kept is not None:
+                        item = item_of(prediction, index, count, at)
+                        self._hand_over(_Work(version, item, kept))
 
     def _version(self, manifest: Manifest) -> _Version:
         known = self._versions.get(manifest.model)

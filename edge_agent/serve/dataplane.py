@@ -2,21 +2,23 @@
 
 Rules:
     * A model is swapped by one reference assignment.  Requests that began with the old one end with
-      it; the old one stays loaded for a roll-back, the one before it is closed when it is idle.
+      it; the old one stays loaded for a roll-back, the one before it is closed when it is idle, and
+      its memory is given back.
     * A model is loaded, warmed up and checked against its known answers before it is installed.
+    * Requests come on one event loop; versions are installed from any one thread at a time.
     * Whatever the `observe` hook does, the prediction is answered.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -30,59 +32,59 @@ from edge_agent.pipeline import (
     StepError,
     golden,
 )
-from edge_agent.runtime import Array, SessionError, Tensors, numpy_dtype
-from edge_agent.serve.errors import ModelNotServed, NotServable, Overloaded
+from edge_agent.runtime import SessionError, Tensors, numpy_dtype
+from edge_agent.runtime.memory import give_back
+from edge_agent.serve.errors import Expired, ModelNotServed, NotServable, Overloaded
+from edge_agent.serve.lanes import Batch, Lane
 from edge_agent.serve.metrics import MetricsWindow, ModelMetrics, Snapshot
+from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, TensorSpec
+from edge_agent.wire.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    CostModel,
+    Manifest,
+    TensorSpec,
+)
 
 log = logging.getLogger("skerry.serve")
 
-INLINE_LIMIT_US: Final = 300.0
-"""Requests up to this run on the event loop: a hop to a thread costs a good part of it."""
+UNKNOWN_COST_US: Final = 1000.0
+"""Assumed of a model whose cost nobody measured and that takes no zeros: a thread, no batches."""
 
 _WARM_UP_RUNS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One answered request, as observers see it.
-
-    The arrays are the request's and the answer's own; an observer that keeps them copies them.
-    """
-
-    prediction_id: str
-    model: str
-    version: int
-    manifest: Manifest
-    inputs: Tensors
-    outputs: Tensors
-    latency_us: float
+Observe = Callable[[list[Prediction]], None]
 
 
 class ServedModel:
-    """One loaded version, with its use count.  Made by `load`."""
+    """One loaded version.  Made by `load`.
+
+    Attributes:
+        cost: of a batch of n, as measured in the cloud, or roughly at loading.
+        memo: what a transport derived of this version; goes with it.
+    """
 
     def __init__(
         self,
         manifest: Manifest,
         pipeline: Pipeline,
+        cost: CostModel,
         *,
-        service_us: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wrap an opened pipeline, which is owned from here on.
-
-        Args:
-            service_us: time of one item; decides what runs on the event loop.
-        """
+        """Wrap an opened pipeline, which is owned from here on."""
         self.manifest = manifest
         self.pipeline = pipeline
-        self.service_us = service_us
+        self.cost = cost
         self.metrics = ModelMetrics(clock())
+        self.memo: dict[bytes, object] = {}
+        self.lane: Lane | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        self._users = 0
         self._retired = False
+        self._closed = False
 
     @classmethod
     def load(cls, directory: Path, *, check_golden: bool = True) -> ServedModel:
@@ -104,9 +106,8 @@ class ServedModel:
         except (GoldenMismatch, StepError) as error:
             pipeline.close()
             raise NotServable(f"{manifest.model} {manifest.version}: {error}") from error
-        cost = manifest.cost
-        service_us = measured_us if cost is None else cost.per_item_us + cost.fixed_us
-        return cls(manifest, pipeline, service_us=service_us)
+        cost = manifest.cost or CostModel(per_item_us=measured_us, fixed_us=0.0)
+        return cls(manifest, pipeline, cost)
 
     @property
     def name(self) -> str:
@@ -116,66 +117,84 @@ class ServedModel:
     def version(self) -> int:
         return self.manifest.version
 
-    def inline(self, items: int = 1) -> bool:
-        """Whether a request of `items` is fast enough to run on the event loop."""
-        cost = self.manifest.cost
-        more_us = self.service_us if cost is None else cost.per_item_us
-        return self.service_us + (items - 1) * more_us <= INLINE_LIMIT_US
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun to run."""
+        return 0 if self.lane is None else self.lane.waiting
 
-    def __enter__(self) -> ServedModel:
+    def open_lane(self, make: Callable[[Callable[[], None]], Lane]) -> Lane:
+        """The lane, made by `make` if there is none; on the event loop.
+
+        Raises:
+            ModelNotServed: the version is closed already.
+        """
         with self._lock:
-            if self._retired and self._users == 0:
+            if self._closed:
                 raise ModelNotServed(f"{self.name} {self.version} is closed")
-            self._users += 1
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._lock:
-            self._users -= 1
-            idle = self._retired and self._users == 0
-        if idle:
-            self.pipeline.close()
+            if self.lane is None:
+                self._loop = asyncio.get_running_loop()
+                self.lane = make(self._on_idle)
+            return self.lane
 
     def retire(self) -> None:
-        """Close it as soon as nobody uses it."""
+        """Close it as soon as nobody uses it.  From any thread."""
         with self._lock:
             self._retired = True
-            idle = self._users == 0
-        if idle:
-            self.pipeline.close()
+            loop = self._loop
+        if loop is None or not loop.is_running():
+            self._close()
+        else:
+            loop.call_soon_threadsafe(self._on_idle)
+
+    def _on_idle(self) -> None:
+        if self._retired and (self.lane is None or not self.lane.busy):
+            # returning a large network's memory takes milliseconds
+            threading.Thread(target=self._close, name="skerry-close", daemon=True).start()
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self.lane is not None:
+            self.lane.close()
+        self.pipeline.close()
+        give_back()
+        log.info("model.closed model=%s version=%d", self.name, self.version)
 
 
 class DataPlane:
-    """Models by name.  `infer` is safe from several threads; `install` from any one at a time."""
+    """Models by name.  See the module for which thread calls what."""
 
     def __init__(
         self,
-        observe: Callable[[Prediction], None] | None = None,
+        observe: Observe | None = None,
         *,
-        max_waiting: int = 64,
+        max_waiting: int = 1024,
+        queue_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start empty.
 
         Args:
-            observe: called after each prediction, on the thread that answered it; must be cheap.
-            max_waiting: requests that may be in the works for one model before it is overloaded.
+            observe: called with the predictions of each batch, on the event loop, after they were
+                answered; must be cheap.
+            max_waiting: requests that may wait for one model before it is overloaded.
+            queue_s: a request without a time-out of its own is refused when its answer would take
+                longer than this.
             clock: seconds, for windows of metrics.
         """
         self.models: dict[str, ServedModel] = {}
         self.previous: dict[str, ServedModel] = {}
-        self.max_waiting = max_waiting
+        self._max_waiting = max_waiting
+        self._queue_s = queue_s
         self._observe = observe
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: dict[str, int] = {}
         self._id_prefix = os.urandom(5).hex()
-        self._id_count = 0
+        self._ids = itertools.count(1)
+
+    # ── versions ─────────────────────────────────────────────────────────────────────────────────
 
     def install(self, name: str, model: ServedModel) -> None:
         """Serve `model` under `name` from the next request on; the one before stays loaded."""
@@ -231,52 +250,78 @@ class DataPlane:
             raise ModelNotServed(f"model {name!r} is served in version {model.version} only")
         return model
 
-    def admit(self, name: str) -> None:
-        """Count a request that is about to wait; `release` it whatever happens.
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, model: ServedModel, prediction: Prediction) -> None:
+        """Have `model` answer; on the event loop.  The prediction's `done` is called later.
 
         Raises:
-            Overloaded: `max_waiting` requests are in the works already.
+            Overloaded: it would not be answered in time.
+            ModelNotServed: the version was closed.
         """
-        with self._lock:
-            waiting = self._waiting.get(name, 0)
-            if waiting >= self.max_waiting:
-                raise Overloaded(name)
-            self._waiting[name] = waiting + 1
+        lane = model.lane
+        if lane is None:
+            lane = model.open_lane(lambda idle: self._open_lane(model, idle))
+        try:
+            lane.submit(prediction)
+        except Overloaded:
+            model.metrics.shed("overloaded")
+            raise
 
-    def release(self, name: str) -> None:
-        with self._lock:
-            self._waiting[name] -= 1
-
-    def infer(
+    async def predict(
         self,
         name: str,
-        tensors: Mapping[str, Array],
+        tensors: Tensors,
         *,
         version: str | None = None,
         prediction_id: str = "",
-        arrived_s: float | None = None,
+        timeout_s: float | None = None,
+        trace: bool = False,
     ) -> Prediction:
-        """Answer one request on this thread.
+        """Answer one request.
 
         Args:
             prediction_id: the client's id; made up when empty.
-            arrived_s: when the request was accepted (`time.perf_counter`), so that waiting counts.
+            timeout_s: the client is not interested in later answers.
+            trace: keep what each step made.
 
         Raises:
             ModelNotServed: no such model or version.
             InputError: the tensors do not fit.
             Rejected: a checker refused them.
+            Overloaded, Expired: there is no time for it.
             StepFailed: the pipeline failed.
         """
-        start = time.perf_counter() if arrived_s is None else arrived_s
-        while True:
-            try:
-                with self.model(name, version) as model:
-                    return self._infer(model, tensors, prediction_id or self.new_id(), start)
-            except ModelNotServed:
-                if self.models.get(name) is None or version is not None:
-                    raise
-                # closed between look-up and use: two swaps in that moment; look again
+        arrived_s = time.perf_counter()
+        model = self.model(name, version)
+        items = model.pipeline.validate(tensors)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_: Prediction) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        prediction = Prediction(
+            prediction_id or self.new_id(), model.manifest, tensors, items, arrived_s, done
+        )
+        prediction.trace = trace
+        if timeout_s is not None:
+            prediction.deadline_s = arrived_s + timeout_s
+        self.submit(model, prediction)
+        try:
+            await future
+        except asyncio.CancelledError:
+            prediction.cancelled = True
+            raise
+        if prediction.error is not None:
+            raise prediction.error
+        return prediction
+
+    def new_id(self) -> str:
+        """An id for a prediction, unique over restarts; all have the same length."""
+        return f"{self._id_prefix}-{next(self._ids):012x}"
+
+    # ── figures ──────────────────────────────────────────────────────────────────────────────────
 
     def window_metrics(self, name: str, reader: str = "report") -> MetricsWindow:
         """Figures of the version that serves `name`, since `reader` last asked.
@@ -294,42 +339,55 @@ class DataPlane:
         """Counts of all models that serve, for exposition."""
         now = self._clock()
         return [
-            (name, model.version, model.metrics.snapshot(now))
+            (name, model.version, model.metrics.snapshot(now, model.waiting))
             for name, model in sorted(self.models.items())
         ]
 
-    def new_id(self) -> str:
-        """An id for a prediction, unique over restarts."""
-        with self._lock:
-            self._id_count += 1
-            return f"{self._id_prefix}-{self._id_count:x}"
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _infer(
-        self, model: ServedModel, tensors: Mapping[str, Array], prediction_id: str, start: float
-    ) -> Prediction:
-        try:
-            result = model.pipeline.run(tensors)
-        except InputError:
-            raise
-        except Rejected:
-            model.metrics.rejected()
-            raise
-        except PipelineError as error:
-            model.metrics.failed()
-            log.warning("prediction.failed model=%s error=%s", model.name, error)
-            raise
-        latency_us = (time.perf_counter() - start) * 1e6
-        model.metrics.predicted(latency_us)
-        prediction = Prediction(
-            prediction_id, model.name, model.version, model.manifest,
-            dict(tensors), result.tensors, latency_us,
-        )  # fmt: skip
+    def _open_lane(self, model: ServedModel, idle: Callable[[], None]) -> Lane:
+        return Lane(
+            model.manifest,
+            model.pipeline,
+            model.cost,
+            max_waiting=self._max_waiting,
+            queue_s=self._queue_s,
+            finished=lambda batch: self._finish(model, batch),
+            idle=idle,
+        )
+
+    def _finish(self, model: ServedModel, batch: Batch) -> None:
+        """Answer the clients of a batch, then count."""
+        now_s = time.perf_counter()
+        answered: list[Prediction] = []
+        items = 0
+        metrics = model.metrics
+        for each in batch:
+            error = each.error
+            if error is None:
+                each.latency_us = (now_s - each.arrived_s) * 1e6
+                metrics.predicted(each.latency_us)
+                answered.append(each)
+                items += each.items
+            elif isinstance(error, Rejected):
+                metrics.rejected(error.reason)
+            elif isinstance(error, Expired):
+                metrics.shed("expired")
+            elif not isinstance(error, InputError):
+                metrics.failed()
+                log.warning("prediction.failed model=%s error=%s", model.name, error)
+            try:
+                each.done(each)
+            except Exception:
+                log.exception("answer.failed model=%s", model.name)
+        if not answered:
+            return
+        metrics.ran(items)
         if self._observe is not None:
             try:
-                self._observe(prediction)
+                self._observe(answered)
             except Exception:
                 log.exception("observe.failed model=%s", model.name)
-        return prediction
 
 
 def _warm_up(pipeline: Pipeline, directory: Path, manifest: Manifest) -> float:
@@ -343,18 +401,18 @@ def _warm_up(pipeline: Pipeline, directory: Path, manifest: Manifest) -> float:
             inputs = {name: array[:1] for name, array in inputs.items()}
     else:
         inputs = {spec.name: _zeros(spec) for spec in manifest.inputs}
-    fastest = float("inf")
+    fastest_s = float("inf")
     for _ in range(_WARM_UP_RUNS):
         start = time.perf_counter()
         try:
             pipeline.run(inputs)
         except (Rejected, InputError):
-            return INLINE_LIMIT_US + 1  # unknown, so treated as slow
-        fastest = min(fastest, time.perf_counter() - start)
-    return fastest * 1e6
+            return UNKNOWN_COST_US
+        fastest_s = min(fastest_s, time.perf_counter() - start)
+    return fastest_s * 1e6
 
 
-def _zeros(spec: TensorSpec) -> Array:
+def _zeros(spec: TensorSpec) -> np.ndarray:
     shape = [1 if size < 0 else size for size in spec.shape]
     dtype = numpy_dtype(spec.datatype)
     return np.full(shape, b"", dtype=dtype) if dtype.kind == "O" else np.zeros(shape, dtype=dtype)

@@ -3,8 +3,13 @@
 ServeError
 ├── BadRequest       the request is malformed (client)
 │   └── BodyTooLarge it is longer than the bound, inflated or not (client)
+├── Unauthorized     the bearer token is missing or wrong (client)
+├── Forbidden        not for this client: step traces outside of the administrative socket (client)
 ├── ModelNotServed   no such model or version here (client)
-├── Overloaded       the queue is full; try again later (client, operator)
+├── NotOffered       the protocol has it, this server does not (client)
+├── RateLimited      this client asks too often (client)
+├── Overloaded       it would not be answered in time; try again later (client, operator)
+├── Expired          its time was over before it ran (client, operator)
 ├── NotServable      a bundle cannot be served as it is (operator: keep the old one)
 └── CannotListen     the address is taken or not ours (operator)
 """
@@ -28,16 +33,46 @@ class BodyTooLarge(BadRequest):
         self.limit = limit
 
 
+class Unauthorized(ServeError):
+    """The request carries no bearer token, or a wrong one."""
+
+    def __init__(self) -> None:
+        super().__init__("a bearer token is needed: Authorization: Bearer TOKEN")
+
+
+class Forbidden(ServeError):
+    """The client may not ask for this."""
+
+
 class ModelNotServed(ServeError):
     """There is no such model or version."""
 
 
+class NotOffered(ServeError):
+    """The protocol knows the request; this server does not offer it."""
+
+
+class RateLimited(ServeError):
+    """The client's share of requests is used up for now."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__("too many requests from this client; try again later")
+        self.retry_after_s = retry_after_s
+
+
 class Overloaded(ServeError):
-    """Too many requests wait already."""
+    """Too much waits already for this request to be answered in time."""
 
     def __init__(self, model: str, retry_after_s: int = 1) -> None:
         super().__init__(f"model {model!r} is overloaded")
         self.retry_after_s = retry_after_s
+
+
+class Expired(ServeError):
+    """The time that the client gave was over before the request ran."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model {model!r} did not come to the request within its timeout")
 
 
 class NotServable(ServeError):

@@ -1,25 +1,28 @@
 """HTTP/1.1 on an asyncio transport: bounded parsing, pipelining in order, orderly closing.
 
-Knows no route.  A handler answers each request with a response, or with a coroutine for one.
+Knows no route.  A handler answers each request at once, or later through the connection.
 
 Rules:
-    * Heads, bodies and connections are bounded; what exceeds a bound is answered (413, 431, 503)
-      and the connection closed after it.  A client with many requests waiting, or with more bytes
-      of them than one body may have, is not read from until they are answered.
+    * Heads, bodies and connections are bounded, and the bodies of all connections in sum; what
+      exceeds a bound is answered (413, 431, 503) and the connection closed after it.  A client with
+      many requests waiting is not read from until they are answered.
     * Answers leave in the order of their requests, one in the works per connection.
-    * A client that reads slowly stops being read from.
+    * A client that reads slowly stops being read from, and is closed when it reads nothing at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias, cast
 
 import httptools
 import orjson
@@ -31,23 +34,41 @@ log = logging.getLogger("skerry.serve")
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 32
-IDLE_TIMEOUT_S: Final = 120.0
-MESSAGE_TIMEOUT_S: Final = 60.0
-"""A request that is not complete after this long is given up."""
-
 _LINGER_S: Final = 2.0
 _MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 
 _KEPT_HEADERS: Final = frozenset(
-    {b"content-length", b"content-encoding", b"inference-header-content-length", b"expect"}
-)
-_REASONS: Final = {
+    {
+        b"accept-encoding", b"authorization", b"content-encoding", b"content-length",
+        b"content-type", b"expect", b"inference-header-content-length",
+    }
+)  # fmt: skip
+_NAMES: dict[bytes, bytes] = {}
+"""By the spellings that were seen: the lower-case name, empty where it is not used; see `_kept`."""
+
+_STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 _JSON: Final = b"application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one server, shared by its connections.
+
+    Attributes:
+        idle_s: a connection without a request for this long is closed.
+        message_s: a request that is not complete after this long is given up.
+        inflight_bytes: bodies of all connections that have arrived and are not answered yet.
+    """
+
+    max_connections: int = 256
+    max_inflight_bytes: int = 64 * 1024 * 1024
+    idle_s: float = 120.0
+    message_s: float = 60.0
+    inflight_bytes: int = 0
+
+
 class HttpRequest:
     """One complete request.
 
@@ -55,19 +76,32 @@ class HttpRequest:
         target: as in the request line, percent-encoded, with its query.
         headers: the few that are used, by lower-case name.
         arrived_s: when its last byte was read, by `time.perf_counter`.
-        admin: it came over the administrative socket.
     """
 
-    method: str
-    target: str
-    headers: dict[bytes, bytes]
-    body: bytes
-    arrived_s: float
-    admin: bool
-    keep_alive: bool
+    __slots__ = ("arrived_s", "body", "headers", "keep_alive", "method", "target")
+
+    def __init__(
+        self, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes,
+        arrived_s: float, keep_alive: bool,
+    ) -> None:  # fmt: skip
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.arrived_s = arrived_s
+        self.keep_alive = keep_alive
+
+    @property
+    def accepts_encoding(self) -> str:
+        """The encoding that the answer may have: "gzip", "deflate", or empty for none."""
+        value = self.headers.get(b"accept-encoding")
+        if value is None:
+            return ""
+        offered = [item.strip() for item in value.lower().split(b",")]
+        return next((name for name in ("gzip", "deflate") if name.encode() in offered), "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpResponse:
     status: int
     parts: list[bytes]
@@ -75,8 +109,14 @@ class HttpResponse:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
-Reply: TypeAlias = HttpResponse | Coroutine[Any, Any, HttpResponse]
-Handler: TypeAlias = Callable[[HttpRequest], Reply]
+class Cancellable(Protocol):
+    """What is in the works for a connection, and not wanted when its client goes."""
+
+    cancelled: bool
+
+
+Handler: TypeAlias = Callable[[HttpRequest, "HttpConnection"], HttpResponse | None]
+"""Returns the response, or None and calls `HttpConnection.answer` later.  Never raises."""
 
 
 def json_response(value: object, status: int = 200) -> HttpResponse:
@@ -89,24 +129,33 @@ def error_response(status: int, message: str, retry_after_s: int | None = None) 
 
 
 class HttpConnection(asyncio.Protocol):
-    """One client.  All methods run on the event loop."""
+    """One client.  All methods run on the event loop.
+
+    Attributes:
+        admin: it came over the administrative socket.
+        unix: it came over a Unix socket, so the file system has let it in.
+        pending: what is in the works for it, if that can be cancelled.
+    """
 
     def __init__(
         self,
         handler: Handler,
         connections: set[HttpConnection],
+        limits: Limits,
         *,
-        admin: bool,
-        max_connections: int,
+        admin: bool = False,
+        unix: bool = False,
     ) -> None:
+        self.admin = admin
+        self.unix = unix
+        self.pending: Cancellable | None = None
         self._handler = handler
         self._connections = connections
-        self._admin = admin
-        self._max_connections = max_connections
+        self._limits = limits
         self._transport: asyncio.Transport | None = None
         self._queue: deque[HttpRequest | HttpResponse] = deque()
-        self._queued_bytes = 0
-        self._task: asyncio.Task[None] | None = None
+        self._current: HttpRequest | None = None
+        self._held_bytes = 0
         self._can_write = True
         self._reading_paused = False
         self._refused = False
@@ -119,41 +168,60 @@ class HttpConnection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._headers_seen = 0
         self._head_bytes = 0
-        self._body: list[bytes] = []
+        self._body: bytes | list[bytes] = b""
         self._body_bytes = 0
         self._in_head = False
         self._in_message = False
-        self._began_s = 0.0
+
+    @property
+    def client(self) -> str:
+        """Who asks: the address on TCP, the user on a Unix socket."""
+        if self._transport is None:
+            return ""
+        peer = self._transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            return str(peer[0])
+        line = self._transport.get_extra_info("socket")
+        if line is None or not hasattr(socket, "SO_PEERCRED"):
+            return "local"
+        _, uid, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f"uid:{uid}"
 
     # ── asyncio ──────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        if len(self._connections) > self._max_connections:
+        if len(self._connections) > self._limits.max_connections:
             self._refuse(503, "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._transport = None
+        self._limits.inflight_bytes -= self._held_bytes
+        self._held_bytes = 0
         self._queue.clear()
+        self._body = b""
+        if self.pending is not None:
+            self.pending.cancelled = True
+            self.pending = None
 
     def pause_writing(self) -> None:
         self._can_write = False
 
     def resume_writing(self) -> None:
         self._can_write = True
+        self._seen_s = time.monotonic()
         self._pump()
 
     def eof_received(self) -> bool:
-        """Keep the writing side while an answer is owed; the pump closes after it."""
-        if self._task is None and not self._queue:
+        """Keep the writing side while an answer is owed; it is closed after it."""
+        if self._idle():
             return False
         self._closing = True
         return True
 
     def data_received(self, data: bytes) -> None:
-        self._seen_s = time.monotonic()
         if self._refused:
             self._discarded += len(data)
             if self._discarded > _MAX_DISCARDED_BYTES:
@@ -181,31 +249,35 @@ class HttpConnection(asyncio.Protocol):
         self._headers = {}
         self._headers_seen = 0
         self._head_bytes = 0
-        self._body = []
+        self._body = b""
         self._body_bytes = 0
         self._in_head = True
         self._in_message = True
-        self._began_s = time.monotonic()
+        self._seen_s = time.monotonic()
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._count_head(len(url))
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         self._headers_seen += 1
-        self._count_head(len(name) + len(value or b""))
+        self._head_bytes += len(name) + len(value or b"")
         if self._headers_seen > MAX_HEADERS:
             self._refuse(431, f"more than {MAX_HEADERS} headers")
-        lower = name.lower()
-        if lower in _KEPT_HEADERS:
-            self._headers[lower] = value or b""
+        kept = _NAMES.get(name)
+        if kept is None:
+            kept = _kept(name)
+        if kept:
+            self._headers[kept] = value or b""
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, "the head of the request is too long")
         if self._refused:
             return
-        length = self._headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        length = self._headers.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > MAX_BODY_BYTES:
             self._refuse(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
         elif self._headers.get(b"expect", b"").lower() == b"100-continue" and self._idle():
             self._write([b"HTTP/1.1 100 Continue\r\n\r\n"])
@@ -213,42 +285,52 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
-        self._body_bytes += len(body)
+        size = len(body)
+        self._body_bytes += size
+        self._held_bytes += size
+        limits = self._limits
+        limits.inflight_bytes += size
         if self._body_bytes > MAX_BODY_BYTES:
-            self._body.clear()
             self._refuse(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
-            return
-        self._body.append(body)
+        elif limits.inflight_bytes > limits.max_inflight_bytes:
+            self._refuse(503, "too much is in the works for other requests")
+        elif not self._body:
+            self._body = body
+        elif isinstance(self._body, bytes):
+            self._body = [self._body, body]
+        else:
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         self._in_message = False
         if self._refused:
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
-        self._queued_bytes += len(body)
-        self._queue.append(
-            HttpRequest(
-                method=self._parser.get_method().decode("ascii", "replace"),
-                target=self._target.decode("ascii", "replace"),
-                headers=self._headers,
-                body=body,
-                arrived_s=time.perf_counter(),
-                admin=self._admin,
-                keep_alive=self._parser.should_keep_alive(),
-            )
-        )
-        self._pump()
+        body = self._body if isinstance(self._body, bytes) else b"".join(self._body)
+        self._body = b""
+        parser = self._parser
+        request = HttpRequest(
+            parser.get_method(), self._target, self._headers, body, time.perf_counter(),
+            parser.should_keep_alive(),
+        )  # fmt: skip
+        if self._current is None and not self._queue and self._can_write:
+            self._handle(request)
+        else:
+            self._queue.append(request)
+            self._balance()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
 
     def expire(self, now_s: float) -> None:
         """Close if the client has been idle, or busy with one request, for too long."""
-        if self._task is not None:
+        waited_s = now_s - self._seen_s
+        if not self._can_write:
+            if waited_s > self._limits.idle_s:
+                self.abort()  # it does not read what it asked for
+        elif self._current is not None:
             return
-        if self._in_message and now_s - self._began_s > MESSAGE_TIMEOUT_S:
+        elif self._in_message and waited_s > self._limits.message_s:
             self._refuse(408, "the request did not arrive in time")
-        elif now_s - self._seen_s > IDLE_TIMEOUT_S:
+        elif waited_s > self._limits.idle_s:
             self._close()
 
     def drain(self) -> bool:
@@ -263,62 +345,91 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    # ── answers ──────────────────────────────────────────────────────────────────────────────────
+
+    def answer(self, response: HttpResponse) -> None:
+        """Answer the request that is in the works."""
+        request = self._current
+        if request is None or self._transport is None:
+            return  # the client has gone
+        self._done(request)
+        self._answer(request, response)
+        if self._queue:
+            self._pump()
+
+    def answer_ok(self, parts: list[bytes], length: int, head_length: int) -> None:
+        """As `answer`, for a prediction as JSON of `head_length` followed by binary tensors."""
+        request = self._current
+        if request is None or self._transport is None:
+            return
+        self._done(request)
+        if not request.keep_alive or self._closing:
+            lines = [(b"Inference-Header-Content-Length", b"%d" % head_length)]
+            response = HttpResponse(200, parts, b"application/octet-stream", lines)
+            self._respond(response, keep_alive=request.keep_alive)
+        else:
+            self._transport.write(b"".join((_binary_head(length, head_length), *parts)))
+        if self._queue:
+            self._pump()
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
     def _idle(self) -> bool:
-        return self._task is None and not self._queue
+        return self._current is None and not self._queue
 
-    def _count_head(self, length: int) -> None:
-        self._head_bytes += length
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, "the head of the request is too long")
+    def _handle(self, request: HttpRequest) -> None:
+        self._current = request
+        response = self._handler(request, self)
+        if response is not None:
+            self._done(request)
+            self._answer(request, response)
+
+    def _answer(self, request: HttpRequest, response: HttpResponse) -> None:
+        self._respond(
+            response, keep_alive=request.keep_alive, without_body=request.method == b"HEAD"
+        )
+
+    def _done(self, request: HttpRequest) -> None:
+        self._current = self.pending = None
+        self._seen_s = time.monotonic()
+        size = len(request.body)
+        self._held_bytes -= size
+        self._limits.inflight_bytes -= size
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer after what is owed already, then close; what still comes is thrown away."""
         if self._refused:
             return
         self._refused = True
+        self._body = b""
         self._queue.append(error_response(status, message))
         self._pump()
 
     def _pump(self) -> None:
         """Answer what waits, until an answer takes time or the client reads too slowly."""
-        while self._queue and self._task is None and self._can_write:
+        while self._queue and self._current is None and self._can_write:
             item = self._queue.popleft()
             if isinstance(item, HttpResponse):
                 self._respond(item, keep_alive=False)
                 self._linger()
                 return
-            self._queued_bytes -= len(item.body)
-            reply = self._handler(item)
-            if isinstance(reply, HttpResponse):
-                self._respond(reply, keep_alive=item.keep_alive, head=item.method == "HEAD")
-            else:
-                self._task = asyncio.get_running_loop().create_task(self._finish(reply, item))
+            self._handle(item)
         self._balance()
 
-    async def _finish(self, reply: Coroutine[Any, Any, HttpResponse], request: HttpRequest) -> None:
-        try:
-            response = await reply
-        except Exception:
-            log.exception("request.failed")
-            response = error_response(500, "internal error")
-        self._task = None
-        self._respond(response, keep_alive=request.keep_alive, head=request.method == "HEAD")
-        self._pump()
-
-    def _respond(self, response: HttpResponse, *, keep_alive: bool, head: bool = False) -> None:
+    def _respond(
+        self, response: HttpResponse, *, keep_alive: bool, without_body: bool = False
+    ) -> None:
         """Write a response; one to HEAD tells the length of a body that does not follow."""
         last = not keep_alive or (self._closing and not self._queue)
         lines = [
-            _REASONS[response.status],
+            _STATUS_LINES[response.status],
             b"Content-Type: ", response.content_type,
             b"\r\nContent-Length: %d\r\n" % sum(map(len, response.parts)),
         ]  # fmt: skip
         for name, value in response.headers:
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"Connection: close\r\n\r\n" if last else b"\r\n")
-        self._write(lines if head else [*lines, *response.parts])
+        self._write(lines if without_body else [*lines, *response.parts])
         if last and not self._refused:
             self._queue.clear()
             self._close()
@@ -329,7 +440,7 @@ class HttpConnection(asyncio.Protocol):
             return
         crowded = (
             len(self._queue) >= MAX_PIPELINED
-            or self._queued_bytes > MAX_BODY_BYTES
+            or self._held_bytes > MAX_BODY_BYTES
             or not self._can_write
         )
         if crowded and not self._reading_paused:
@@ -357,3 +468,21 @@ class HttpConnection(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER_S, self._close)
+
+
+@lru_cache(maxsize=256)
+def _binary_head(length: int, head_length: int) -> bytes:
+    """Head of a response with binary tensors; servers answer few different lengths."""
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+        b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % (head_length, length)
+    )
+
+
+def _kept(name: bytes) -> bytes:
+    """The lower-case name of a header that is used, else empty; remembered, within a bound."""
+    lower = name.lower()
+    kept = lower if lower in _KEPT_HEADERS else b""
+    if len(_NAMES) < 256:
+        _NAMES[name] = kept
+    return kept

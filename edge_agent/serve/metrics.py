@@ -2,14 +2,16 @@
 
 The histogram has eight buckets per doubling, so a percentile reads at most 9 % high; it is exact in
 its counts, constant in memory, and two snapshots subtract to a window.
+
+Rule: one thread counts, the event loop's; any thread may read.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 _PER_OCTAVE: Final = 8
@@ -18,6 +20,9 @@ _BUCKETS: Final = _PER_OCTAVE * _OCTAVES + 1
 
 _EXPOSED_US: Final = tuple(2**k for k in range(4, 24, 1))
 """Bucket limits in the Prometheus text: 16 µs to 8.4 s, by doubling."""
+
+_EXPOSED_ITEMS: Final = tuple(2**k for k in range(0, 8, 1))
+"""Bucket limits of batch sizes in the Prometheus text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +47,81 @@ class MetricsWindow:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A copy of all counts at one time (seconds on the caller's clock)."""
+    """A copy of all counts at one time (seconds on the caller's clock).
+
+    Attributes:
+        errors: the pipeline's own failures.
+        rejected: requests refused by a checker, by its reason.
+        shed: requests that would not have been answered in time, or were not; by "overloaded" and
+            "expired".
+        batches: batches that ran, by their items.
+        waiting: requests that have not begun to run.
+    """
 
     at: float
     errors: int
-    rejects: int
+    rejected: Mapping[str, int]
     sum_us: float
     buckets: tuple[int, ...]
+    shed: Mapping[str, int] = field(default_factory=dict)
+    batches: Mapping[int, int] = field(default_factory=dict)
+    waiting: int = 0
+
+    @property
+    def predictions(self) -> int:
+        return sum(self.buckets)
+
+    @property
+    def rejects(self) -> int:
+        return sum(self.rejected.values())
 
 
 class ModelMetrics:
-    """Counts of one model version.  Safe from several threads."""
+    """Counts of one model version."""
+
+    MAX_REASONS: Final = 64
+    """Reasons counted apart; a checker that makes up more has the rest counted together."""
 
     def __init__(self, at: float) -> None:
-        self._lock = threading.Lock()
         self._errors = 0
-        self._rejects = 0
+        self._rejected: Counter[str] = Counter()
+        self._shed: Counter[str] = Counter()
+        self._batches: Counter[int] = Counter()
         self._sum_us = 0.0
         self._buckets = [0] * _BUCKETS
-        self._start = Snapshot(at, 0, 0, 0.0, tuple(self._buckets))
+        self._start = Snapshot(at, 0, {}, 0.0, tuple(self._buckets))
         self._readers: dict[str, Snapshot] = {}
 
     def predicted(self, latency_us: float) -> None:
-        index = bucket_of(latency_us)
-        with self._lock:
-            self._buckets[index] += 1
-            self._sum_us += latency_us
+        self._buckets[bucket_of(latency_us)] += 1
+        self._sum_us += latency_us
+
+    def ran(self, items: int) -> None:
+        """Count a batch."""
+        self._batches[items] += 1
 
     def failed(self) -> None:
-        with self._lock:
-            self._errors += 1
+        self._errors += 1
 
-    def rejected(self) -> None:
-        with self._lock:
-            self._rejects += 1
+    def rejected(self, reason: str) -> None:
+        known = reason in self._rejected or len(self._rejected) < self.MAX_REASONS
+        self._rejected[reason if known else "other"] += 1
 
-    def snapshot(self, at: float) -> Snapshot:
-        with self._lock:
-            return Snapshot(at, self._errors, self._rejects, self._sum_us, tuple(self._buckets))
+    def shed(self, kind: str) -> None:
+        """Count a request that was refused for want of time: "overloaded" or "expired"."""
+        self._shed[kind] += 1
+
+    def snapshot(self, at: float, waiting: int = 0) -> Snapshot:
+        return Snapshot(
+            at,
+            self._errors,
+            dict(self._rejected),
+            self._sum_us,
+            tuple(self._buckets),
+            dict(self._shed),
+            dict(self._batches),
+            waiting,
+        )
 
     def window(self, reader: str, version: int, at: float) -> MetricsWindow:
         """Figures since `reader` asked last, or since the version was installed."""
@@ -103,7 +145,8 @@ def bucket_of(latency_us: float) -> int:
     """Index of the bucket whose upper edge is the first at or above `latency_us`."""
     if latency_us <= 1.0:
         return 0
-    return min(math.ceil(math.log2(latency_us) * _PER_OCTAVE - 1e-9), _BUCKETS - 1)
+    index = math.ceil(math.log2(latency_us) * _PER_OCTAVE - 1e-9)
+    return index if index < _BUCKETS else _BUCKETS - 1
 
 
 def edge_us(index: int) -> float:
@@ -124,39 +167,89 @@ def percentile_us(buckets: Sequence[int], fraction: float) -> float:
     return edge_us(_BUCKETS - 1)
 
 
-def prometheus(models: Iterable[tuple[str, int, Snapshot]]) -> str:
+def prometheus(
+    models: Iterable[tuple[str, int, Snapshot]], errors: Mapping[str, int] | None = None
+) -> str:
     """The text format of Prometheus for (model, version, snapshot) triples.
+
+    Args:
+        errors: requests that were not answered with a prediction, by the kind of error.
 
     Source: prometheus.io/docs/instrumenting/exposition_formats, text format 0.0.4.
     """
-    counters: list[str] = []
-    histograms: list[str] = []
+    text = _Exposition()
     for model, version, snapshot in models:
-        labels = f'model="{model}",version="{version}"'
-        predictions = sum(snapshot.buckets)
+        labels = f'model="{escaped(model)}",version="{version}"'
         for outcome, count in (
-            ("predicted", predictions),
+            ("predicted", snapshot.predictions),
             ("rejected", snapshot.rejects),
             ("failed", snapshot.errors),
+            ("overloaded", snapshot.shed.get("overloaded", 0)),
+            ("expired", snapshot.shed.get("expired", 0)),
         ):
-            counters.append(f'skerry_requests_total{{{labels},outcome="{outcome}"}} {count}')
-        cumulative, position = 0, 0
-        for limit_us in _EXPOSED_US:
-            end = bucket_of(limit_us)
-            cumulative += sum(snapshot.buckets[position : end + 1])
-            position = end + 1
-            histograms.append(
-                f'skerry_latency_seconds_bucket{{{labels},le="{limit_us / 1e6:g}"}} {cumulative}'
-            )
-        histograms.append(f'skerry_latency_seconds_bucket{{{labels},le="+Inf"}} {predictions}')
-        histograms.append(f"skerry_latency_seconds_sum{{{labels}}} {snapshot.sum_us / 1e6:.6f}")
-        histograms.append(f"skerry_latency_seconds_count{{{labels}}} {predictions}")
-    lines = [
-        "# HELP skerry_requests_total Inference requests by outcome.",
-        "# TYPE skerry_requests_total counter",
-        *counters,
-        "# HELP skerry_latency_seconds From acceptance of a request to its answer.",
-        "# TYPE skerry_latency_seconds histogram",
-        *histograms,
-    ]
-    return "\n".join(lines) + "\n"
+            text.add("skerry_requests_total", f'{labels},outcome="{outcome}"', count)
+        for reason, count in sorted(snapshot.rejected.items()):
+            text.add("skerry_rejected_total", f'{labels},reason="{escaped(reason)}"', count)
+        text.add("skerry_waiting_requests", labels, snapshot.waiting)
+        _latencies(text, labels, snapshot)
+        _batch_sizes(text, labels, snapshot)
+    for kind, count in sorted((errors or {}).items()):
+        text.add("skerry_errors_total", f'type="{escaped(kind)}"', count)
+    return text.render()
+
+
+def escaped(value: str) -> str:
+    """A label's value between its quotes."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+_FAMILIES: Final = {
+    "skerry_requests_total": ("counter", "Inference requests by outcome."),
+    "skerry_rejected_total": ("counter", "Requests refused by a checker, by its reason."),
+    "skerry_errors_total": ("counter", "Requests that got no prediction, by the kind of error."),
+    "skerry_waiting_requests": ("gauge", "Requests that have not begun to run."),
+    "skerry_latency_seconds": ("histogram", "From acceptance of a request to its answer."),
+    "skerry_batch_items": ("histogram", "Items of the batches that ran."),
+}
+
+
+class _Exposition:
+    """Lines of the text, gathered by family, for a family must stand together."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {family: [] for family in _FAMILIES}
+
+    def add(self, family: str, labels: str, value: float | str, suffix: str = "") -> None:
+        self._lines[family].append(f"{family}{suffix}{{{labels}}} {value}")
+
+    def render(self) -> str:
+        lines: list[str] = []
+        for family, (kind, about) in _FAMILIES.items():
+            if self._lines[family] or kind == "counter":
+                lines += (f"# HELP {family} {about}", f"# TYPE {family} {kind}")
+                lines += self._lines[family]
+        return "\n".join(lines) + "\n"
+
+
+def _latencies(text: _Exposition, labels: str, snapshot: Snapshot) -> None:
+    family = "skerry_latency_seconds"
+    cumulative, position = 0, 0
+    for limit_us in _EXPOSED_US:
+        end = bucket_of(limit_us)
+        cumulative += sum(snapshot.buckets[position : end + 1])
+        position = end + 1
+        text.add(family, f'{labels},le="{limit_us / 1e6:g}"', cumulative, "_bucket")
+    text.add(family, f'{labels},le="+Inf"', snapshot.predictions, "_bucket")
+    text.add(family, labels, f"{snapshot.sum_us / 1e6:.6f}", "_sum")
+    text.add(family, labels, snapshot.predictions, "_count")
+
+
+def _batch_sizes(text: _Exposition, labels: str, snapshot: Snapshot) -> None:
+    family = "skerry_batch_items"
+    for limit in _EXPOSED_ITEMS:
+        count = sum(n for size, n in snapshot.batches.items() if size <= limit)
+        text.add(family, f'{labels},le="{limit}"', count, "_bucket")
+    total = sum(snapshot.batches.values())
+    text.add(family, f'{labels},le="+Inf"', total, "_bucket")
+    text.add(family, labels, sum(size * n for size, n in snapshot.batches.items()), "_sum")
+    text.add(family, labels, total, "_count")

@@ -6,6 +6,8 @@ Rules:
     * A body is JSON, or JSON followed by little-endian tensors in the order of the JSON.
     * A head length of zero means the body is the one input's bytes alone.
     * JSON numbers must fit their datatype; nothing is rounded or wrapped silently.
+    * A client's binary requests differ in their tensors, hardly in their JSON.  So the JSON of a
+      binary request is understood once, as a `Plan`, which then reads every body with that JSON.
 
 Source: github.com/kserve/open-inference-protocol (inference_rest.md); binary extension:
 github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
@@ -14,27 +16,28 @@ github.com/triton-inference-server/server/blob/main/docs/protocol/extension_bina
 from __future__ import annotations
 
 import math
-import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import orjson
 
-from edge_agent.runtime import Array, Tensors, datatype_of, numpy_dtype
+from edge_agent.runtime import Array, Tensors, datatype_of
+from edge_agent.serve import tensors as forms
 from edge_agent.serve.errors import BadRequest, BodyTooLarge
+from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.manifest import Manifest, TensorSpec
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_ID_CHARS: Final = 64
-_MAX_RANK: Final = 8
 
-_U32: Final = struct.Struct("<I")
-_ONLY_BINARY: Final = ("FP16", "BF16")
+MAX_KEPT_HEAD_BYTES: Final = 2048
+MAX_KEPT_PLANS: Final = 64
+_MAX_TIMEOUT_US: Final = 24 * 3600 * 10**6
+_SMALL_BYTES: Final = 4096
 
 
 class _Input(msgspec.Struct):
@@ -61,19 +64,75 @@ _REQUEST: Final = msgspec.json.Decoder(_Request)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A decoded request.
+class Part:
+    """Where an input's bytes stand in the body, and what they are."""
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    count: int
+    start: int
+    stop: int
+    plain: bool
+    """Every pattern of bits is a value, so the bytes need no look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request wants beside its tensors.
 
     Attributes:
         id: the client's id, or empty.
         outputs: names wanted and whether as binary; empty means all, by `binary`.
         binary: whether outputs are binary unless they say otherwise.
+        timeout_s: as the parameter `timeout`, which is in microseconds; None without.
+        trace: the parameter `trace`: every step's tensors are wanted too.
     """
 
-    tensors: Tensors
     id: str = ""
     outputs: tuple[tuple[str, bool], ...] = ()
     binary: bool = False
+    timeout_s: float | None = None
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The JSON of a binary request, understood: how to read its body, and what it wants.
+
+    Attributes:
+        length: of the whole body.
+    """
+
+    ask: Ask
+    parts: tuple[Part, ...]
+    length: int
+
+    def read(self, body: bytes) -> Tensors:
+        """The tensors of a body with this JSON.
+
+        Raises:
+            BadRequest: the body has another length, or a value is none of its type.
+        """
+        if len(body) != self.length:
+            raise BadRequest(f"a body of {len(body)} bytes; its JSON describes {self.length}")
+        tensors: Tensors = {}
+        for part in self.parts:
+            if part.plain:
+                size = part.stop - part.start
+                if size <= _SMALL_BYTES:
+                    # a copy is aligned, and cheaper than finding out whether a view would be
+                    array = np.frombuffer(body[part.start : part.stop], part.dtype)
+                else:
+                    array = np.frombuffer(body, part.dtype, part.count, part.start)
+                    if not array.flags.aligned:
+                        array = array.copy()
+                tensors[part.name] = array.reshape(part.shape)
+            else:
+                data = memoryview(body)[part.start : part.stop]
+                tensors[part.name] = forms.from_bytes(part.name, part.datatype, part.shape, data)
+        return tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +141,59 @@ class Answer:
 
     parts: list[bytes]
     head_length: int | None
+
+
+@dataclass(slots=True)
+class Form:
+    """The answer to one kind of binary request, but for the id and the tensors' bytes.
+
+    Attributes:
+        head_length, length: of the JSON and of the whole body; ids have the same length.
+    """
+
+    prefix: bytes
+    suffix: bytes
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    id_length: int
+    head_length: int
+    length: int
+
+    @classmethod
+    def of(cls, answer: Answer, prediction: Prediction, ask: Ask) -> Form | None:
+        """The form of an answer, if others can have it: binary throughout, of fixed sizes."""
+        names = [name for name, _ in ask.outputs] or list(prediction.outputs)
+        if ask.trace or answer.head_length is None or len(answer.parts) != 1 + len(names):
+            return None
+        by_name = {spec.name: spec.datatype for spec in prediction.manifest.outputs}
+        if any(by_name.get(name) in (None, "BYTES", "BF16") for name in names):
+            return None
+        head = answer.parts[0]
+        prediction_id = prediction.prediction_id.encode()
+        prefix, found, suffix = head.partition(b'"id":"' + prediction_id)
+        if not found:
+            return None  # a client's id that JSON writes otherwise
+        return cls(
+            prefix + b'"id":"',
+            suffix,
+            tuple((name, prediction.outputs[name].shape) for name in names),
+            len(prediction_id),
+            len(head),
+            sum(map(len, answer.parts)),
+        )
+
+    def fill(self, prediction: Prediction) -> list[bytes] | None:
+        """The body's parts; None when this prediction has another form."""
+        prediction_id = prediction.prediction_id.encode()
+        if len(prediction_id) != self.id_length:
+            return None
+        parts = [self.prefix, prediction_id, self.suffix]
+        outputs = prediction.outputs
+        for name, shape in self.outputs:
+            array = outputs[name]
+            if array.shape != shape:
+                return None
+            parts.append(array.tobytes())
+        return parts
 
 
 def inflate(body: bytes, encoding: str) -> bytes:
@@ -107,84 +219,129 @@ def inflate(body: bytes, encoding: str) -> bytes:
     return data
 
 
-def decode(body: bytes, head_length: int | None, inputs: Sequence[TensorSpec]) -> Call:
-    """Decode an inference request.
+def plan(head: bytes, length: int) -> Plan | None:
+    """Understand the JSON of a request of which tensors follow in binary.
 
     Args:
-        head_length: the header `Inference-Header-Content-Length`, if there was one.
-        inputs: the model's interface; used for a raw body only.
+        head: the JSON.
+        length: of the whole body.
+
+    Returns:
+        None when an input stands in the JSON itself, so that every body must be decoded.
 
     Raises:
         BadRequest: the request is malformed.
     """
-    if head_length == 0:
-        return Call(_raw(body, inputs), binary=True)
-    if head_length is not None and not 0 < head_length <= len(body):
-        raise BadRequest(f"a JSON head of {head_length} bytes in a body of {len(body)}")
-    head = body if head_length is None else memoryview(body)[:head_length]
-    try:
-        request = _REQUEST.decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the request is not valid: {_line(error)}") from None
-    if len(request.id) > MAX_ID_CHARS:
-        raise BadRequest(f"id: longer than {MAX_ID_CHARS} characters")
-    tail = memoryview(body)[head_length:] if head_length is not None else memoryview(b"")
+    request = _parse(head)
+    parts: dict[str, Part] = {}
+    offset = len(head)
+    for item in request.inputs:
+        size = item.parameters.get("binary_data_size")
+        if size is None:
+            return None
+        if item.name in parts:
+            raise BadRequest(f"input {item.name!r} is given twice")
+        part = parts[item.name] = _part(item, size, offset, length)
+        offset = part.stop
+    if offset != length:
+        raise BadRequest(f"{length - offset} bytes after the last binary tensor")
+    return Plan(_ask(request), tuple(parts.values()), length)
+
+
+def decode(body: bytes, head_length: int | None) -> tuple[Tensors, Ask]:
+    """Decode any request but a raw one; the tensors may not fit the model.
+
+    Args:
+        head_length: the header `Inference-Header-Content-Length`, if there was one.
+
+    Raises:
+        BadRequest: the request is malformed.
+    """
+    end = len(body) if head_length is None else check_head_length(head_length, body)
+    request = _parse(memoryview(body)[:end])
     tensors: Tensors = {}
-    offset = 0
+    offset = end
     for item in request.inputs:
         if item.name in tensors:
             raise BadRequest(f"input {item.name!r} is given twice")
-        shape = _shape(item)
+        shape = tuple(item.shape)
+        forms.check_shape(item.name, shape)
         size = item.parameters.get("binary_data_size")
         if size is None:
-            tensors[item.name] = _from_json(item, shape)
+            tensors[item.name] = forms.from_json(item.name, item.datatype, shape, bytes(item.data))
             continue
-        if not isinstance(size, int) or not 0 <= size <= len(tail) - offset:
-            raise BadRequest(f"input {item.name!r}: binary_data_size {size!r} exceeds the body")
-        tensors[item.name] = _from_bytes(item, shape, tail[offset : offset + size])
-        offset += size
-    if offset != len(tail):
-        raise BadRequest(f"{len(tail) - offset} bytes after the last binary tensor")
-    binary = bool(request.parameters.get("binary_data_output", False))
-    return Call(
-        tensors,
-        request.id,
-        tuple(_wanted(output, binary) for output in request.outputs),
-        binary,
-    )
+        part = _part(item, size, offset, len(body))
+        data = memoryview(body)[part.start : part.stop]
+        tensors[item.name] = forms.from_bytes(item.name, item.datatype, shape, data)
+        offset = part.stop
+    if offset != len(body):
+        raise BadRequest(f"{len(body) - offset} bytes after the last binary tensor")
+    return tensors, _ask(request)
 
 
-def encode(call: Call, manifest: Manifest, prediction_id: str, outputs: Tensors) -> Answer:
-    """Encode the answer to `call`.
+def check_head_length(head_length: int, body: bytes) -> int:
+    """`head_length`, if a JSON of that length may begin `body`.
+
+    Raises:
+        BadRequest: it may not.
+    """
+    if not 0 < head_length <= len(body):
+        raise BadRequest(f"a JSON head of {head_length} bytes in a body of {len(body)}")
+    return head_length
+
+
+def decode_raw(body: bytes, inputs: Sequence[TensorSpec]) -> tuple[Tensors, Ask]:
+    """The one input of a model from a body without JSON; one free axis follows from the length.
+
+    Raises:
+        BadRequest: the model has more inputs, or the length does not fit.
+    """
+    if len(inputs) != 1:
+        raise BadRequest(f"a raw body needs a model of one input, not {len(inputs)}")
+    spec = inputs[0]
+    if spec.datatype == "BYTES":
+        array = np.empty(1, dtype=np.object_)
+        array[0] = body
+        return {spec.name: array.reshape([1] * len(spec.shape))}, Ask(binary=True)
+    known = math.prod(size for size in spec.shape if size >= 0)
+    known *= forms.item_bytes(spec.name, spec.datatype)
+    free = [size for size in spec.shape if size < 0]
+    if len(free) > 1 or known == 0 or (len(body) % known if free else len(body) != known):
+        raise BadRequest(f"{len(body)} bytes do not make {spec.datatype} {list(spec.shape)}")
+    shape = tuple(len(body) // known if size < 0 else size for size in spec.shape)
+    tensor = forms.from_bytes(spec.name, spec.datatype, shape, memoryview(body))
+    return {spec.name: tensor}, Ask(binary=True)
+
+
+def encode(ask: Ask, prediction: Prediction) -> Answer:
+    """Encode the answer to a request.
 
     Raises:
         BadRequest: it wants an output that the model does not have, or one that JSON cannot carry.
     """
-    wanted = call.outputs or tuple((name, call.binary) for name in outputs)
+    manifest = prediction.manifest
+    outputs = prediction.outputs
+    wanted = ask.outputs or [(name, ask.binary) for name in outputs]
     described: list[dict[str, object]] = []
     tail: list[bytes] = []
     for name, binary in wanted:
         array = outputs.get(name)
         if array is None:
-            raise BadRequest(f"unknown output {name!r}; there are {', '.join(outputs)}")
-        datatype = datatype_of(array.dtype)
-        entry: dict[str, object] = {
-            "name": name,
-            "datatype": datatype,
-            "shape": list(array.shape),
-        }
-        if binary:
-            data = _to_bytes(array)
-            entry["parameters"] = {"binary_data_size": len(data)}
-            tail.append(data)
-        else:
-            entry["data"] = _to_json(name, datatype, array)
-        described.append(entry)
+            raise BadRequest(f"unknown output {name[:80]!r}; there are {', '.join(outputs)}")
+        datatype = _datatype(name, array, manifest.outputs)
+        _describe_output(described, tail, name, datatype, array, binary)
+    for index, (step, made) in enumerate(prediction.steps):
+        for name, array in made.items():
+            datatype = _datatype(name, array, ())
+            as_binary = ask.binary or datatype in forms.ONLY_BINARY
+            _describe_output(
+                described, tail, f"step:{index}:{step}:{name}", datatype, array, as_binary
+            )
     head = orjson.dumps(
         {
             "model_name": manifest.model,
             "model_version": str(manifest.version),
-            "id": prediction_id,
+            "id": prediction.prediction_id,
             "outputs": described,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
@@ -210,146 +367,86 @@ def describe(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _wanted(output: _Output, default: bool) -> tuple[str, bool]:
-    if output.parameters.get("classification"):
-        raise BadRequest("the classification extension is not supported")
-    return output.name, bool(output.parameters.get("binary_data", default))
+def _describe_output(
+    described: list[dict[str, object]],
+    tail: list[bytes],
+    name: str,
+    datatype: str,
+    array: Array,
+    binary: bool,
+) -> None:
+    entry: dict[str, object] = {"name": name, "datatype": datatype, "shape": array.shape}
+    if binary:
+        data = forms.to_bytes(array, datatype)
+        entry["parameters"] = {"binary_data_size": len(data)}
+        tail.append(data)
+    else:
+        entry["data"] = forms.to_json(name, datatype, array)
+    described.append(entry)
 
 
-def _shape(item: _Input) -> tuple[int, ...]:
-    shape = tuple(item.shape)
-    if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
-        raise BadRequest(f"input {item.name!r}: shape {list(shape)[:16]} is not valid")
-    return shape
+def _datatype(name: str, array: Array, specs: Sequence[TensorSpec]) -> str:
+    """As the interface names it, for BF16 is float32 inside; else by the array."""
+    for spec in specs:
+        if spec.name == name:
+            return spec.datatype
+    return datatype_of(array.dtype)
 
 
-def _dtype(name: str, datatype: str) -> np.dtype[Any]:
+def _parse(head: bytes | memoryview) -> _Request:
     try:
-        return numpy_dtype(datatype)
-    except ValueError as error:
-        raise BadRequest(f"input {name!r}: {error}") from None
+        request = _REQUEST.decode(head)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the request is not valid: {forms.first_line(error)}") from None
+    if len(request.id) > MAX_ID_CHARS:
+        raise BadRequest(f"id: longer than {MAX_ID_CHARS} characters")
+    return request
 
 
-def _from_json(item: _Input, shape: tuple[int, ...]) -> Array:
-    raw = bytes(item.data)
-    if not raw:
-        raise BadRequest(f"input {item.name!r} has neither data nor binary_data_size")
-    if item.datatype in _ONLY_BINARY:
-        raise BadRequest(f"input {item.name!r}: {item.datatype} travels as binary only")
-    dtype = _dtype(item.name, item.datatype)
-    nested = raw[1:].lstrip()[:1] == b"["
-    try:
-        values = _decoder(dtype.kind, len(shape) if nested else 1).decode(raw)
-        if dtype.kind == "O":
-            values = _encoded(values)
-        with np.errstate(over="raise"):
-            array = np.array(values, dtype=dtype)
-    except (msgspec.MsgspecError, ValueError, OverflowError, FloatingPointError) as error:
-        raise BadRequest(f"input {item.name!r}: {_line(error)}") from None
-    if array.size != math.prod(shape) or (nested and array.shape != shape):
-        raise BadRequest(
-            f"input {item.name!r}: {array.size} values do not make the shape {list(shape)}"
-        )
-    return _reshaped(item.name, array, shape)
+def _ask(request: _Request) -> Ask:
+    parameters = request.parameters
+    binary = bool(parameters.get("binary_data_output", False))
+    outputs: list[tuple[str, bool]] = []
+    for output in request.outputs:
+        if output.parameters.get("classification"):
+            raise BadRequest("the classification extension is not supported")
+        outputs.append((output.name, bool(output.parameters.get("binary_data", binary))))
+    return Ask(
+        request.id,
+        tuple(outputs),
+        binary,
+        timeout_s_of(parameters.get("timeout")),
+        bool(parameters.get("trace", False)),
+    )
 
 
-@cache
-def _decoder(kind: str, rank: int) -> msgspec.json.Decoder[Any]:
-    """A strict decoder of lists nested `rank` deep: an integer type takes no 1.5, and so on."""
-    kinds: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool, "O": str}
-    element: Any = kinds[kind]
-    for _ in range(max(rank, 1)):
-        element = list[element]
-    return msgspec.json.Decoder(element)
+def timeout_s_of(timeout_us: object) -> float | None:
+    """The parameter `timeout`, in microseconds; None and 0 mean none.
+
+    Raises:
+        BadRequest: not a whole number of up to a day.
+    """
+    if timeout_us is None:
+        return None
+    if isinstance(timeout_us, str) and timeout_us.isdecimal():
+        timeout_us = int(timeout_us[:20])
+    if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
+        raise BadRequest("parameter 'timeout': must be a whole number of microseconds")
+    return min(timeout_us, _MAX_TIMEOUT_US) / 1e6 if timeout_us else None
 
 
-def _encoded(values: Any) -> Any:
-    return [_encoded(value) if isinstance(value, list) else value.encode() for value in values]
-
-
-def _from_bytes(item: _Input, shape: tuple[int, ...], data: memoryview) -> Array:
-    dtype = _dtype(item.name, item.datatype)
+def _part(item: _Input, size: object, offset: int, length: int) -> Part:
+    """The place of an input's bytes."""
+    name, shape = item.name, tuple(item.shape)
+    forms.check_shape(name, shape)
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= length - offset:
+        raise BadRequest(f"input {name!r}: binary_data_size {size!r} exceeds the body")
+    width = forms.item_bytes(name, item.datatype)
     count = math.prod(shape)
-    if dtype.kind == "O":
-        return _reshaped(item.name, _split_bytes(item.name, data, count), shape)
-    if len(data) != count * dtype.itemsize:
+    if width and size != count * width:
         raise BadRequest(
-            f"input {item.name!r}: {len(data)} bytes, "
-            f"{item.datatype} {list(shape)} takes {count * dtype.itemsize}"
+            f"input {name!r}: {size} bytes, {item.datatype} {list(shape)} takes {count * width}"
         )
-    array = _reshaped(item.name, np.frombuffer(data, dtype=dtype), shape)
-    # The JSON before it has any length, and runtimes read through aligned pointers.
-    return array if array.flags.aligned else array.copy()
-
-
-def _reshaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """`array`, whose size is that of `shape`; without elements the axes may still be too long."""
-    try:
-        return array.reshape(shape)
-    except (ValueError, OverflowError) as error:
-        raise BadRequest(f"input {name!r}: shape {list(shape)}: {_line(error)}") from None
-
-
-def _split_bytes(name: str, data: memoryview, count: int) -> Array:
-    if count > len(data) // _U32.size:
-        raise BadRequest(f"input {name!r}: {count} elements do not fit into {len(data)} bytes")
-    array = np.empty(count, dtype=np.object_)
-    offset = 0
-    for index in range(count):
-        if len(data) - offset < _U32.size:
-            raise BadRequest(f"input {name!r}: cut short at element {index}")
-        (length,) = _U32.unpack_from(data, offset)
-        offset += _U32.size
-        if length > len(data) - offset:
-            raise BadRequest(f"input {name!r}: element {index} exceeds the data")
-        array[index] = bytes(data[offset : offset + length])
-        offset += length
-    if offset != len(data):
-        raise BadRequest(f"input {name!r}: {len(data) - offset} bytes too many")
-    return array
-
-
-def _raw(body: bytes, inputs: Sequence[TensorSpec]) -> Tensors:
-    """The one input of a model from a body without JSON; one free axis follows from the length."""
-    if len(inputs) != 1:
-        raise BadRequest(f"a raw body needs a model of one input, not {len(inputs)}")
-    spec = inputs[0]
-    dtype = _dtype(spec.name, spec.datatype)
-    if dtype.kind == "O":
-        array = np.empty(1, dtype=np.object_)
-        array[0] = body
-        return {spec.name: array.reshape([1] * len(spec.shape))}
-    known = math.prod(size for size in spec.shape if size >= 0) * dtype.itemsize
-    free = [size for size in spec.shape if size < 0]
-    if len(free) > 1 or known == 0 or (len(body) % known if free else len(body) != known):
-        raise BadRequest(f"{len(body)} bytes do not make {spec.datatype} {list(spec.shape)}")
-    return {spec.name: np.frombuffer(body, dtype=dtype).reshape(spec.shape)}
-
-
-def _to_bytes(array: Array) -> bytes:
-    if array.dtype.kind != "O":
-        return np.ascontiguousarray(array).tobytes()
-    parts: list[bytes] = []
-    for element in array.ravel():
-        data = element if isinstance(element, bytes) else str(element).encode()
-        parts += (_U32.pack(len(data)), data)
-    return b"".join(parts)
-
-
-def _to_json(name: str, datatype: str, array: Array) -> object:
-    """Flat row-major values.  JSON has no NaN or infinity; those become null."""
-    if datatype in _ONLY_BINARY:
-        raise BadRequest(f"output {name!r}: {datatype} travels as binary only")
-    if array.dtype.kind != "O":
-        return np.ascontiguousarray(array).ravel()
-    try:
-        return [
-            element.decode() if isinstance(element, bytes) else str(element)
-            for element in array.ravel()
-        ]
-    except UnicodeDecodeError:
-        raise BadRequest(f"output {name!r} is not text; ask for it as binary") from None
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    plain = item.datatype not in ("BYTES", "BF16", "BOOL")
+    dtype = forms.dtype_of(name, item.datatype)
+    return Part(name, item.datatype, dtype, shape, count, offset, offset + size, plain)

@@ -1,33 +1,55 @@
 """The routes of the server, and which status each error gets.
 
 GET  /v2, /v2/health/live, /v2/health/ready
-GET  /v2/models/M[/versions/V][/ready]
-POST /v2/models/M[/versions/V]/infer
-POST /v2/models/M/feedback           {"id": prediction id, "label": class name}
+GET  /v2/models/M[/versions/V][/ready|/config|/stats], /v2/models/stats
+POST /v2/models/M[/versions/V]/infer        tensors
+POST /v2/models/M[/versions/V]/predict      JSON or an image, for the model's task
+POST /v2/models/M/feedback                  {"id": prediction id, "label": class name}
 POST /v2/repository/index
-GET  /metrics                        Prometheus text
-GET  /status                         on the administrative socket only
+POST /v2/repository/models/M/{load,unload}  refused: signed updates decide
+GET  /metrics                               Prometheus text
+GET  /status, /openapi.json                 on the administrative socket only
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
-from urllib.parse import unquote
+from functools import partial
+from typing import Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from pydantic import JsonValue
 
 from edge_agent.pipeline import InputError, PipelineError, Rejected
-from edge_agent.pipeline.errors import nearest
-from edge_agent.serve import metrics, oip
-from edge_agent.serve.dataplane import DataPlane, Prediction, ServedModel
-from edge_agent.serve.errors import BadRequest, BodyTooLarge, ModelNotServed, Overloaded
-from edge_agent.serve.http import HttpRequest, HttpResponse, Reply, error_response, json_response
+from edge_agent.pipeline.errors import ImagesUnavailable, ImageTooLarge, nearest
+from edge_agent.serve import metadata, metrics
+from edge_agent.serve.access import Buckets, RateLimit, check_token
+from edge_agent.serve.dataplane import DataPlane
+from edge_agent.serve.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Expired,
+    Forbidden,
+    ModelNotServed,
+    NotOffered,
+    Overloaded,
+    RateLimited,
+    ServeError,
+    Unauthorized,
+)
+from edge_agent.serve.http import (
+    HttpConnection,
+    HttpRequest,
+    HttpResponse,
+    error_response,
+    json_response,
+)
+from edge_agent.serve.inference import Inference
 
 log = logging.getLogger("skerry.serve")
 
@@ -37,9 +59,12 @@ Feedback = Callable[[str, str, str], bool]
 Status = Callable[[], Mapping[str, JsonValue]]
 
 MAX_LABEL_CHARS: Final = 200
+_MAX_KNOWN_TARGETS: Final = 256
 
 _TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"
-_BINARY: Final = b"application/octet-stream"
+_PREDICTING: Final = ("infer", "predict")
+
+_Endpoint: TypeAlias = Callable[[HttpRequest, HttpConnection], None]
 
 
 class _Feedback(msgspec.Struct):
@@ -54,115 +79,149 @@ class Routes:
     """Answers requests from a data plane.  Used on one event loop."""
 
     def __init__(
-        self, data_plane: DataPlane, feedback: Feedback | None, status: Status | None
+        self,
+        data_plane: DataPlane,
+        *,
+        feedback: Feedback | None = None,
+        status: Status | None = None,
+        token: str | None = None,
+        rate: RateLimit | None = None,
+        debug: bool = False,
     ) -> None:
         self._plane = data_plane
         self._feedback = feedback
         self._status = status
-        self._workers: dict[str, ThreadPoolExecutor] = {}
-        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-side")
-        self._version = _agent_version()
+        self._token = token
+        self._buckets = None if rate is None else Buckets(rate)
+        self._errors: Counter[str] = Counter()
+        self._inference = Inference(data_plane, self.refuse, debug=debug)
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-admin")
+        self._predicting: dict[bytes, _Endpoint] = {}
 
-    def handle(self, request: HttpRequest) -> Reply:
-        """Answer one request; never raises."""
+    def handle(self, request: HttpRequest, connection: HttpConnection) -> HttpResponse | None:
+        """Answer one request, now or later; never raises."""
         try:
-            return self._route(request)
+            if self._token is not None and not connection.unix:
+                self._check_token(self._token, request)
+            predict = self._predicting.get(request.target)
+            if predict is None:
+                return self._route(request, connection)
+            if request.method != b"POST":
+                return _only(request, b"POST")
+            if self._buckets is not None and not connection.admin:
+                self._buckets.take(connection.client)
+            predict(request, connection)
         except Exception as error:
-            return to_response(error)
+            return self.refuse(error)
+        return None
+
+    def refuse(self, error: Exception) -> HttpResponse:
+        """The response of an error, which is counted."""
+        self._errors[type(error).__name__] += 1
+        return to_response(error)
 
     def close(self) -> None:
-        """Stop the worker threads; what they compute now is finished."""
-        for worker in (*self._workers.values(), self._side):
-            worker.shutdown(wait=False, cancel_futures=True)
+        """Stop the side threads; what they do now is finished."""
+        self._inference.close()
+        self._side.shutdown(wait=False, cancel_futures=True)
 
-    def _route(self, request: HttpRequest) -> Reply:
-        path = request.target.partition("?")[0]
-        parts = [unquote(part) for part in path.strip("/").split("/")]
-        if parts[:2] == ["v2", "models"] and len(parts) > 2:
-            return self._model_route(request, parts[2], parts[3:])
-        if parts == ["v2", "repository", "index"]:
-            return _only(request, "POST") or json_response(self._index())
-        answers: dict[str, Callable[[], HttpResponse]] = {
-            "v2": lambda: json_response(
-                {
-                    "name": "skerry-agent",
-                    "version": self._version,
-                    "extensions": ["binary_tensor_data"],
-                }
-            ),
-            "v2/health/live": lambda: json_response({"live": True}),
-            "v2/health/ready": self._ready,
-            "metrics": lambda: HttpResponse(
-                200, [metrics.prometheus(self._plane.snapshots()).encode()], _TEXT
-            ),
-        }
-        if parts == ["status"] and request.admin and self._status is not None:
-            return _only(request, "GET") or self._status_in_thread(self._status)
-        answer = answers.get("/".join(parts))
-        if answer is None:
-            return error_response(404, f"no such path: {path[:120]}")
-        return _only(request, "GET") or answer()
+    def _check_token(self, token: str, request: HttpRequest) -> None:
+        if not request.target.startswith(b"/v2/health/"):
+            check_token(token, request.headers.get(b"authorization", b""))
 
-    def _model_route(self, request: HttpRequest, name: str, rest: list[str]) -> Reply:
-        version: str | None = None
-        if len(rest) >= 2 and rest[0] == "versions":
-            version, rest = rest[1], rest[2:]
-        if rest == ["infer"]:
-            return _only(request, "POST") or self._infer(request, name, version)
-        if rest == ["feedback"] and version is None:
-            return _only(request, "POST") or self._correct(request, name)
-        if rest == [] or rest == ["ready"]:
-            refusal = _only(request, "GET")
-            if refusal is not None:
+    def _route(self, request: HttpRequest, connection: HttpConnection) -> HttpResponse | None:
+        path = _path(request.target)
+        parts = [unquote_to_bytes(part).decode("utf-8", "replace") for part in path.split(b"/")]
+        match parts:
+            case ["v2", "models", "stats"]:
+                return self._get(request, lambda: metadata.statistics(self._plane))
+            case ["v2", "models", name, "versions", version, *rest]:
+                return self._model_route(request, connection, name, version, rest)
+            case ["v2", "models", name, *rest]:
+                return self._model_route(request, connection, name, None, rest)
+            case ["v2", "repository", "index"]:
+                return _only(request, b"POST") or json_response(metadata.index(self._plane))
+            case ["v2", "repository", "models", name, "load" | "unload"]:
+                refusal = _only(request, b"POST")
+                return refusal or self.refuse(metadata.refuse_control(name[:80]))
+            case ["v2"]:
+                return self._get(request, metadata.server)
+            case ["v2", "health", "live"]:
+                return self._get(request, lambda: {"live": True})
+            case ["v2", "health", "ready"]:
+                return _only(request, b"GET") or self._ready()
+            case ["metrics"]:
+                return _only(request, b"GET") or self._metrics()
+            case ["openapi.json"] if connection.admin:
+                from edge_agent.serve.openapi import document
+
+                return self._get(request, document)
+            case ["status"] if connection.admin and self._status is not None:
+                status = self._status
+                refusal = _only(request, b"GET")
+                if refusal is None:
+                    self._in_thread(connection, lambda: json_response(dict(status())))
                 return refusal
-            model = self._plane.model(name, version)
-            return json_response({"ready": True} if rest else oip.describe(model.manifest))
-        return error_response(404, f"no such path below model {name!r}")
+            case _:
+                raise ModelNotServed(f"no such path: /{path.decode('utf-8', 'replace')[:120]}")
 
-    def _infer(self, request: HttpRequest, name: str, version: str | None) -> Reply:
-        model = self._plane.model(name, version)
-        encoding = request.headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-        body = oip.inflate(request.body, encoding)
-        call = oip.decode(body, _head_length(request), model.manifest.inputs)
-        if model.inline(_items(call)):
-            return _answer(call, self._predict(request, call, name, version))
-        self._plane.admit(name)
-        return self._infer_in_thread(request, call, model, version)
+    def _model_route(
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        name: str,
+        version: str | None,
+        rest: list[str],
+    ) -> HttpResponse | None:
+        match rest:
+            case ["infer" | "predict" as what]:
+                answer = self._inference.infer if what == "infer" else self._inference.predict
+                endpoint: _Endpoint = partial(answer, name=name, version=version)
+                self._plane.model(name, version)  # paths of models that exist are few
+                if len(self._predicting) >= _MAX_KNOWN_TARGETS:
+                    self._predicting.clear()
+                self._predicting[request.target] = endpoint
+                return self.handle(request, connection)
+            case ["feedback"] if version is None:
+                refusal = _only(request, b"POST")
+                if refusal is None:
+                    self._correct(request, connection, name)
+                return refusal
+            case []:
+                return self._get(
+                    request, lambda: metadata.describe(self._plane.model(name, version))
+                )
+            case ["ready"]:
+                return self._get(request, lambda: {"ready": bool(self._plane.model(name, version))})
+            case ["config"]:
+                return self._get(request, lambda: metadata.config(self._plane.model(name, version)))
+            case ["stats"]:
+                self._plane.model(name, version)
+                return self._get(request, lambda: metadata.statistics(self._plane, name))
+            case _:
+                raise ModelNotServed(f"no such path below model {name[:80]!r}")
 
-    async def _infer_in_thread(
-        self, request: HttpRequest, call: oip.Call, model: ServedModel, version: str | None
-    ) -> HttpResponse:
-        name = model.name
-        worker = self._workers.get(name)
-        if worker is None:
-            worker = ThreadPoolExecutor(1, thread_name_prefix=f"skerry-{name}")
-            self._workers[name] = worker
-        try:
-            prediction = await asyncio.get_running_loop().run_in_executor(
-                worker, self._predict, request, call, name, version
-            )
-            return _answer(call, prediction)
-        except Exception as error:
-            return to_response(error)
-        finally:
-            self._plane.release(name)
+    def _get(self, request: HttpRequest, value: Callable[[], object]) -> HttpResponse:
+        return _only(request, b"GET") or json_response(value())
 
-    def _predict(
-        self, request: HttpRequest, call: oip.Call, name: str, version: str | None
-    ) -> Prediction:
-        return self._plane.infer(
-            name,
-            call.tensors,
-            version=version,
-            prediction_id=call.id,
-            arrived_s=request.arrived_s,
-        )
+    def _ready(self) -> HttpResponse:
+        if self._plane.models:
+            return json_response({"ready": True})
+        return error_response(503, "no model is installed yet")
 
-    def _correct(self, request: HttpRequest, name: str) -> Reply:
+    def _metrics(self) -> HttpResponse:
+        text = metrics.prometheus(self._plane.snapshots(), self._errors)
+        return HttpResponse(200, [text.encode()], _TEXT)
+
+    # ── corrections and status ───────────────────────────────────────────────────────────────────
+
+    def _correct(self, request: HttpRequest, connection: HttpConnection, name: str) -> None:
         model = self._plane.model(name)
         feedback = self._feedback
         if feedback is None:
-            return error_response(501, "feedback is not taken here")
+            raise NotOffered("feedback is not taken here")
+        if self._buckets is not None and not connection.admin:
+            self._buckets.take(connection.client)
         try:
             given = _FEEDBACK.decode(request.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -172,94 +231,74 @@ class Routes:
         labels = model.manifest.labels
         if labels and given.label not in labels:
             raise BadRequest(f"unknown label {given.label[:80]!r}{nearest(given.label, labels)}")
-        return self._correct_in_thread(feedback, name, given)
 
-    async def _correct_in_thread(
-        self, feedback: Feedback, name: str, given: _Feedback
-    ) -> HttpResponse:
-        """Off the event loop, for it is written to disk."""
-        try:
-            known = await asyncio.get_running_loop().run_in_executor(
-                self._side, feedback, name, given.id, given.label
-            )
-        except Exception as error:
-            return to_response(error)
-        if not known:
-            return error_response(404, f"prediction {given.id[:80]!r} is not known (any more)")
-        return json_response({"accepted": True})
+        def correct() -> HttpResponse:
+            if feedback(name, given.id, given.label):
+                return json_response({"accepted": True})
+            raise ModelNotServed(f"prediction {given.id[:80]!r} is not known (any more)")
 
-    async def _status_in_thread(self, status: Status) -> HttpResponse:
-        """Off the event loop, for it reads what an installation holds locked for a while."""
-        try:
-            shown = await asyncio.get_running_loop().run_in_executor(self._side, status)
-        except Exception as error:
-            return to_response(error)
-        return json_response(dict(shown))
+        self._in_thread(connection, correct)
 
-    def _ready(self) -> HttpResponse:
-        if self._plane.models:
-            return json_response({"ready": True})
-        return error_response(503, "no model is installed yet")
+    def _in_thread(self, connection: HttpConnection, work: Callable[[], HttpResponse]) -> None:
+        """Answer with what `work` makes, off the event loop: it reads or writes the disk."""
 
-    def _index(self) -> list[dict[str, str]]:
-        return [
-            {"name": name, "version": str(model.version), "state": "READY", "reason": ""}
-            for name, model in sorted(self._plane.models.items())
-        ]
+        def finished(future: asyncio.Future[HttpResponse]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if isinstance(error, Exception):
+                connection.answer(self.refuse(error))
+            else:
+                connection.answer(future.result())
+
+        future = asyncio.get_running_loop().run_in_executor(self._side, work)
+        future.add_done_callback(finished)
 
 
 def to_response(error: Exception) -> HttpResponse:
     """The status and text of an error.  What is not foreseen says nothing of the inside."""
     match error:
-        case BodyTooLarge():
+        case BodyTooLarge() | ImageTooLarge():
             return error_response(413, str(error))
+        case NotOffered() | ImagesUnavailable():
+            return error_response(501, str(error))
         case BadRequest() | InputError():
             return error_response(400, str(error))
         case Rejected():
             return error_response(400, f"rejected: {error}")
+        case Unauthorized():
+            refusal = error_response(401, str(error))
+            refusal.headers.append((b"WWW-Authenticate", b"Bearer"))
+            return refusal
+        case Forbidden():
+            return error_response(403, str(error))
         case ModelNotServed():
             return error_response(404, str(error))
+        case RateLimited():
+            return error_response(429, str(error), error.retry_after_s)
         case Overloaded():
             return error_response(503, str(error), error.retry_after_s)
-        case PipelineError():
+        case Expired():
+            return error_response(503, str(error))
+        case PipelineError() | ServeError():
             return error_response(500, str(error))
         case _:
             log.error("request.failed", exc_info=error)
             return error_response(500, "internal error")
 
 
-def _answer(call: oip.Call, prediction: Prediction) -> HttpResponse:
-    answer = oip.encode(call, prediction.manifest, prediction.prediction_id, prediction.outputs)
-    if answer.head_length is None:
-        return HttpResponse(200, answer.parts)
-    length = str(answer.head_length).encode()
-    return HttpResponse(200, answer.parts, _BINARY, [(b"Inference-Header-Content-Length", length)])
+def _path(target: bytes) -> bytes:
+    """The path of a request target, absolute form too, without slashes around it."""
+    path = target.partition(b"?")[0]
+    if path[:7].lower() == b"http://":
+        path = path[7:].partition(b"/")[2]
+    return path.strip(b"/")
 
 
-def _items(call: oip.Call) -> int:
-    """Items of a request that may not fit the model yet."""
-    return max((array.shape[0] for array in call.tensors.values() if array.ndim), default=1)
-
-
-def _head_length(request: HttpRequest) -> int | None:
-    value = request.headers.get(b"inference-header-content-length")
-    if value is None:
+def _only(request: HttpRequest, method: bytes) -> HttpResponse | None:
+    if request.method == method or (request.method == b"HEAD" and method == b"GET"):
         return None
-    if not value.isdigit() or len(value) > 12:
-        raise BadRequest("Inference-Header-Content-Length is not a number")
-    return int(value)
-
-
-def _only(request: HttpRequest, method: str) -> HttpResponse | None:
-    if request.method == method or (request.method == "HEAD" and method == "GET"):
-        return None
-    refusal = error_response(405, f"{request.method} is not allowed here; use {method}")
-    refusal.headers.append((b"Allow", method.encode()))
+    used = request.method.decode("ascii", "replace")
+    refusal = error_response(405, f"{used} is not allowed here; use {method.decode()}")
+    refusal.headers.append((b"Allow", method))
     return refusal
-
-
-def _agent_version() -> str:
-    try:
-        return importlib.metadata.version("skerry-agent")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -1,7 +1,8 @@
 """The server: sockets, their life, and nothing else.
 
-TCP (loopback unless told otherwise) carries inference.  The Unix socket, readable by its owner
-alone, carries the same and the administrative routes.
+TCP (loopback unless told otherwise) and a Unix socket carry predictions; a second Unix socket,
+readable by its owner alone, carries the same and the administrative routes.  Unix sockets are no
+faster than loopback: they are there because the file system says who may connect.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 import stat
 import time
 from pathlib import Path
 from typing import Final
 
+from edge_agent.serve.access import RateLimit
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import CannotListen
-from edge_agent.serve.http import HttpConnection
+from edge_agent.serve.http import HttpConnection, Limits
 from edge_agent.serve.routes import Feedback, Routes, Status
 
 log = logging.getLogger("skerry.serve")
@@ -33,30 +36,46 @@ class Server:
     def __init__(
         self,
         data_plane: DataPlane,
+        *,
         host: str | None = "127.0.0.1",
         port: int = 0,
-        unix_path: Path | None = None,
+        admin_path: Path | None = None,
+        predict_path: Path | None = None,
+        predict_group: str | None = None,
+        token: str | None = None,
+        rate: RateLimit | None = None,
         feedback: Feedback | None = None,
         status: Status | None = None,
-        *,
-        max_connections: int = 256,
+        debug: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare; nothing listens yet.
 
         Args:
             host: address to listen on; None for no TCP.
             port: 0 lets the system choose; see `port`.
-            unix_path: path of the administrative socket, or None.
+            admin_path: path of the administrative socket, or None.
+            predict_path: path of a Unix socket for predictions, or None.
+            predict_group: members of this group may connect to it too.
+            token: bearer token that every request over TCP needs, but for health.
+            rate: how often one client may predict.
             feedback: takes (model, prediction id, label), in a thread.
-            status: what `/status` shows.
+            status: what `/status` shows; called in a thread.
+            debug: step traces for everybody, not on the administrative socket alone.
+            limits: bounds; None takes the defaults.
         """
         self._host = host
         self._wanted_port = port
-        self._unix_path = unix_path
-        self._max_connections = max_connections
-        self._routes = Routes(data_plane, feedback, status)
+        self._admin_path = admin_path
+        self._predict_path = predict_path
+        self._predict_group = predict_group
+        self._limits = limits or Limits()
+        self._routes = Routes(
+            data_plane, feedback=feedback, status=status, token=token, rate=rate, debug=debug
+        )
         self._connections: set[HttpConnection] = set()
         self._servers: list[asyncio.Server] = []
+        self._sockets: list[Path] = []
         self._sweeper: asyncio.Task[None] | None = None
         self._port = 0
 
@@ -77,13 +96,15 @@ class Server:
                 server = await self._listen_tcp(loop, self._host)
                 self._servers.append(server)
                 self._port = server.sockets[0].getsockname()[1]
-            if self._unix_path is not None:
-                self._servers.append(await self._listen_unix(loop, self._unix_path))
+            if self._admin_path is not None:
+                await self._listen_unix(loop, self._admin_path, group=None, admin=True)
+            if self._predict_path is not None:
+                await self._listen_unix(loop, self._predict_path, group=self._predict_group)
         except CannotListen:
             await self.stop()
             raise
         self._sweeper = loop.create_task(self._sweep())
-        log.info("server.listening host=%s port=%d unix=%s", self._host, self.port, self._unix_path)
+        log.info("server.listening host=%s port=%d", self._host, self.port)
 
     async def stop(self) -> None:
         """Accept nothing new, answer what was asked, close.  Idempotent."""
@@ -94,9 +115,10 @@ class Server:
             self._sweeper = None
         for server in self._servers:
             server.close()
-        if self._servers and self._unix_path is not None:
+        for path in self._sockets:
             with contextlib.suppress(OSError):
-                self._unix_path.unlink()
+                path.unlink()
+        self._sockets.clear()
         self._servers.clear()
         for connection in list(self._connections):
             connection.drain()
@@ -109,28 +131,27 @@ class Server:
 
     async def _listen_tcp(self, loop: asyncio.AbstractEventLoop, host: str) -> asyncio.Server:
         try:
-            return await loop.create_server(
-                lambda: self._connection(admin=False), host, self._wanted_port, backlog=256
-            )
+            return await loop.create_server(self._connection, host, self._wanted_port, backlog=256)
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotListen(f"cannot listen on {host}:{self._wanted_port}: {reason}") from error
 
-    async def _listen_unix(self, loop: asyncio.AbstractEventLoop, path: Path) -> asyncio.Server:
+    async def _listen_unix(
+        self, loop: asyncio.AbstractEventLoop, path: Path, *, group: str | None, admin: bool = False
+    ) -> None:
         try:
-            listener = _bind_unix(path)
-            return await loop.create_unix_server(
-                lambda: self._connection(admin=True), sock=listener, backlog=64
+            listener = _bind_unix(path, group)
+            self._sockets.append(path)
+            server = await loop.create_unix_server(
+                lambda: self._connection(admin=admin, unix=True), sock=listener, backlog=256
             )
+            self._servers.append(server)
         except OSError as error:
             raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from error
 
-    def _connection(self, *, admin: bool) -> HttpConnection:
+    def _connection(self, *, admin: bool = False, unix: bool = False) -> HttpConnection:
         return HttpConnection(
-            self._routes.handle,
-            self._connections,
-            admin=admin,
-            max_connections=self._max_connections,
+            self._routes.handle, self._connections, self._limits, admin=admin, unix=unix
         )
 
     async def _sweep(self) -> None:
@@ -141,8 +162,8 @@ class Server:
                 connection.expire(now)
 
 
-def _bind_unix(path: Path) -> socket.socket:
-    """A bound socket that only its owner may connect to; a dead one in its place is removed.
+def _bind_unix(path: Path, group: str | None) -> socket.socket:
+    """A bound socket for its owner, and a group if one is named; a dead one there is removed.
 
     Raises:
         CannotListen: somebody listens there, or the path is no socket.
@@ -157,7 +178,15 @@ def _bind_unix(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
-        path.chmod(0o600)  # before it listens, so nobody else ever gets in
+        # before it listens, so nobody else ever gets in
+        path.chmod(0o600)
+        if group is not None:
+            shutil.chown(path, group=group)
+            path.chmod(0o660)
+    except LookupError:
+        listener.close()
+        path.unlink()
+        raise CannotListen(f"cannot listen on {path}: there is no group {group!r}") from None
     except OSError:
         listener.close()
         raise

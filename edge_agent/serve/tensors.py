@@ -17,13 +17,15 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from edge_agent.runtime import Array, numpy_dtype
+from edge_agent.pipeline.interface import interface_dtype
+from edge_agent.runtime import Array
 from edge_agent.serve.errors import BadRequest
 
 MAX_RANK: Final = 8
+ONLY_BINARY: Final = ("FP16", "BF16")
+"""Types that JSON does not carry."""
 
 _U32: Final = struct.Struct("<I")
-_ONLY_BINARY: Final = ("FP16", "BF16")
 _BF16: Final = "BF16"
 _FLOAT32: Final = np.dtype("<f4")
 _UINT16: Final = np.dtype("<u2")
@@ -35,10 +37,8 @@ def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
     Raises:
         BadRequest: the protocol has no such type.
     """
-    if datatype == _BF16:
-        return _FLOAT32
     try:
-        return numpy_dtype(datatype)
+        return interface_dtype(datatype)
     except ValueError as error:
         raise BadRequest(f"input {name!r}: {error}") from None
 
@@ -111,7 +111,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> A
     """
     if not raw:
         raise BadRequest(f"input {name!r} has neither data nor binary_data_size")
-    if datatype in _ONLY_BINARY:
+    if datatype in ONLY_BINARY:
         raise BadRequest(f"input {name!r}: {datatype} travels as binary only")
     dtype = dtype_of(name, datatype)
     nested = raw[1:].lstrip()[:1] == b"["
@@ -124,9 +124,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> A
     except (msgspec.MsgspecError, ValueError, OverflowError, FloatingPointError) as error:
         raise BadRequest(f"input {name!r}: {first_line(error)}") from None
     if array.size != math.prod(shape) or (nested and array.shape != shape):
-        raise BadRequest(
-            f"input {name!r}: {array.size} values do not make the shape {list(shape)}"
-        )
+        raise BadRequest(f"input {name!r}: {array.size} values do not make the shape {list(shape)}")
     return reshaped(name, array, shape)
 
 
@@ -136,7 +134,7 @@ def to_json(name: str, datatype: str, array: Array) -> object:
     Raises:
         BadRequest: the type travels as binary only, or bytes are no text.
     """
-    if datatype in _ONLY_BINARY:
+    if datatype in ONLY_BINARY:
         raise BadRequest(f"output {name!r}: {datatype} travels as binary only")
     if array.dtype.kind not in "OSU":
         return np.ascontiguousarray(array).ravel()

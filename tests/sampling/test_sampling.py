@@ -56,6 +56,7 @@ class Prediction:
     manifest: Manifest
     inputs: Tensors
     outputs: Tensors
+    items: int
 
 
 def prediction(of: Manifest, *, name: str = "p", n: int = 1, best: int = 7, sure: float = 0.9):
@@ -63,7 +64,7 @@ def prediction(of: Manifest, *, name: str = "p", n: int = 1, best: int = 7, sure
     scores[:, best] = sure
     image = np.arange(n * 64, dtype=np.float32).reshape(n, 8, 8)
     return Prediction(
-        name, of, {"image": image}, {"scores": scores, "label": np.full(n, best, np.int64)}
+        name, of, {"image": image}, {"scores": scores, "label": np.full(n, best, np.int64)}, n
     )
 
 
@@ -75,7 +76,7 @@ def sampled():
         journal = options.pop("journal", None) or Journal()
         sampler = Sampler(journal, key=b"k" * 32, rng=random.Random(1), **options)
         for each in predictions:
-            sampler.observe(each)
+            sampler.observe([each])
         sampler.stop()
         return journal, sampler
 
@@ -103,7 +104,7 @@ def test_the_tensors_are_copied_when_they_are_kept():
     journal = Journal()
     sampler = Sampler(journal, key=b"", rng=random.Random(1))
     one = prediction(manifest())
-    sampler.observe(one)
+    sampler.observe([one])
     one.inputs["image"][:] = -1
     sampler.stop()
     ((_, raw),) = journal.samples()
@@ -189,7 +190,7 @@ def test_a_correction_is_journalled_with_a_sample_of_its_input(sampled):
     quiet = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
     journal = Journal()
     sampler = Sampler(journal, key=b"")
-    sampler.observe(prediction(quiet))
+    sampler.observe([prediction(quiet)])
     assert sampler.correct("digits", "p", "1")
     assert not sampler.correct("digits", "unknown", "1")
     assert not sampler.correct("digits", "p", "not a class")
@@ -207,7 +208,7 @@ def test_an_item_of_a_batch_is_corrected_by_its_own_id():
     journal = Journal()
     sampler = Sampler(journal, key=b"")
     quiet = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
-    sampler.observe(prediction(quiet, n=3))
+    sampler.observe([prediction(quiet, n=3)])
     for wrong in ("p", "p.3", "p.01", "p.x", "p.", "p.-1", ".1"):
         assert not sampler.correct("digits", wrong, "1"), wrong
     assert sampler.correct("digits", "p.2", "1")
@@ -221,7 +222,7 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes_first():
     quiet = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
     sampler = Sampler(Journal(), key=b"", ring_bytes=20_000)
     for number in range(100):
-        sampler.observe(prediction(quiet, name=f"p{number}"))
+        sampler.observe([prediction(quiet, name=f"p{number}")])
     assert not sampler.correct("digits", "p0", "1")
     assert sampler.correct("digits", "p99", "1")
     sampler.stop()
@@ -310,8 +311,8 @@ def test_a_prepared_version_keeps_its_own_hook_whatever_is_registered_later():
     for value, each in ((1.0, first), (2.0, second)):
         register(value)
         sampler.prepare(each)
-    sampler.observe(prediction(first))
-    sampler.observe(prediction(second))
+    sampler.observe([prediction(first)])
+    sampler.observe([prediction(second)])
     sampler.stop()
     kept = {header.model: float(np.frombuffer(raw, "<f4")[0]) for header, raw in journal.samples()}
     assert kept == {"digits": 1.0, "letters": 2.0}
@@ -322,6 +323,6 @@ def test_a_version_whose_hook_is_unknown_is_not_sampled():
     sampler = Sampler(journal, key=b"k" * 32)
     of = manifest(privacy=(StepSpec(name="test.nowhere"),))
     sampler.prepare(of)
-    sampler.observe(prediction(of))
+    sampler.observe([prediction(of)])
     sampler.stop()
     assert journal.samples() == [] and sampler.counts["refused"] == 1

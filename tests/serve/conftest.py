@@ -104,7 +104,7 @@ def serve(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Running]:
     write_bundle(tmp_path / "slot-1", cost_us=50)
     observed: list[Prediction] = []
     feedback: list[tuple[str, str, str]] = []
-    plane = DataPlane(observe=observed.append)
+    plane = DataPlane(observe=observed.extend)
     plane.install("digits", ServedModel.load(tmp_path / "slot-1"))
 
     def take(model: str, prediction_id: str, label: str) -> bool:
@@ -113,7 +113,10 @@ def serve(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Running]:
 
     unix_path = tmp_path / "agent.sock"
     server = Server(
-        plane, "127.0.0.1", 0, unix_path, take, lambda: {"model": "digits", "online": False}
+        plane,
+        admin_path=unix_path,
+        feedback=take,
+        status=lambda: {"model": "digits", "online": False},
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

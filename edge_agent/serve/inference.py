@@ -1,0 +1,348 @@
+"""The routes that predict: tensors (`infer`), and JSON or an image for a task (`predict`).
+
+Both hand valid tensors to the data plane, and write the answer when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+from pydantic import JsonValue
+
+from edge_agent.pipeline import InputError
+from edge_agent.pipeline.image_file import decode_image
+from edge_agent.pipeline.task import answer as answer_items
+from edge_agent.pipeline.task import decode_request
+from edge_agent.runtime import Tensors
+from edge_agent.serve import oip
+from edge_agent.serve.dataplane import DataPlane, ServedModel
+from edge_agent.serve.errors import BadRequest, Forbidden, NotOffered
+from edge_agent.serve.http import HttpConnection, HttpRequest, HttpResponse, json_response
+from edge_agent.serve.prediction import Prediction
+
+_BINARY: Final = b"application/octet-stream"
+_LEAST_COMPRESSED_BYTES: Final = 1024
+_LARGE_BYTES: Final = 64 * 1024
+"""From here on compressing or inflating takes longer than a hop to a thread."""
+
+T = TypeVar("T")
+
+
+class Refuse(Protocol):
+    """Makes the response of an error, and counts it."""
+
+    def __call__(self, error: Exception) -> HttpResponse: ...
+
+
+@dataclass(slots=True)
+class _Known:
+    """A plan that fits the model's interface, its batch size, and the form of its answers."""
+
+    plan: oip.Plan
+    items: int
+    form: oip.Form | None = None
+
+
+class Inference:
+    """Answers predictions.  Used on one event loop."""
+
+    def __init__(self, plane: DataPlane, refuse: Refuse, *, debug: bool) -> None:
+        """Prepare.
+
+        Args:
+            debug: step traces are for everybody, not for the administrative socket alone.
+        """
+        self._plane = plane
+        self._refuse = refuse
+        self._debug = debug
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-side")
+
+    def close(self) -> None:
+        self._side.shutdown(wait=False, cancel_futures=True)
+
+    # ── tensors ──────────────────────────────────────────────────────────────────────────────────
+
+    def infer(
+        self, request: HttpRequest, connection: HttpConnection, name: str, version: str | None
+    ) -> None:
+        """`POST /v2/models/M[/versions/V]/infer`.
+
+        Raises:
+            ServeError, InputError: the request is at fault, or cannot be taken now.
+        """
+        model = self._plane.model(name, version)
+        headers = request.headers
+        if b"content-encoding" in headers:
+            then = partial(self._infer, request, connection, model)
+            self._inflated(request, connection, then)
+        else:
+            self._infer(request, connection, model, request.body)
+
+    def _infer(
+        self, request: HttpRequest, connection: HttpConnection, model: ServedModel, body: bytes
+    ) -> None:
+        head_length = _head_length(request)
+        if head_length == 0:
+            tensors, ask = oip.decode_raw(body, model.manifest.inputs)
+        elif head_length is not None:
+            head = body[: oip.check_head_length(head_length, body)]
+            known = model.memo.get(head)
+            if known is None:
+                known = self._understand(model, head, body)
+            if isinstance(known, _Known):
+                prediction = Prediction(
+                    known.plan.ask.id or self._plane.new_id(),
+                    model.manifest,
+                    known.plan.read(body),
+                    known.items,
+                    request.arrived_s,
+                    _Reply(self, request, connection, known.plan.ask, known),
+                )
+                self._submit(model, prediction, connection, known.plan.ask)
+                return
+            tensors, ask = oip.decode(body, head_length)
+        else:
+            tensors, ask = oip.decode(body, None)
+        prediction = Prediction(
+            ask.id or self._plane.new_id(),
+            model.manifest,
+            tensors,
+            model.pipeline.validate(tensors),
+            request.arrived_s,
+            _Reply(self, request, connection, ask),
+        )
+        self._submit(model, prediction, connection, ask)
+
+    def _understand(self, model: ServedModel, head: bytes, body: bytes) -> _Known | None:
+        """The plan of a JSON that was not met before; remembered where others may have the same."""
+        plan = oip.plan(head, len(body))
+        if plan is None:
+            return None
+        known = _Known(plan, model.pipeline.validate(plan.read(body)))
+        if not plan.ask.id and len(head) <= oip.MAX_KEPT_HEAD_BYTES:
+            if len(model.memo) >= oip.MAX_KEPT_PLANS:
+                model.memo.clear()
+            model.memo[head] = known
+        return known
+
+    def _submit(
+        self, model: ServedModel, prediction: Prediction, connection: HttpConnection, ask: oip.Ask
+    ) -> None:
+        if ask.timeout_s is not None:
+            prediction.deadline_s = prediction.arrived_s + ask.timeout_s
+        if ask.trace:
+            if not (connection.admin or self._debug):
+                raise Forbidden(
+                    "parameter 'trace': step traces are for the administrative socket, "
+                    "or for everybody with 'debug = true' in agent.toml"
+                )
+            prediction.trace = True
+        connection.pending = prediction
+        self._plane.submit(model, prediction)
+
+    def reply(
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        ask: oip.Ask,
+        known: _Known | None,
+        prediction: Prediction,
+    ) -> None:
+        """Answer the client of a prediction that is done."""
+        if prediction.error is not None:
+            connection.answer(self._refuse(prediction.error))
+            return
+        if known is not None and known.form is not None and not request.accepts_encoding:
+            parts = known.form.fill(prediction)
+            if parts is not None:
+                connection.answer_ok(parts, known.form.length, known.form.head_length)
+                return
+        try:
+            answer = oip.encode(ask, prediction)
+        except BadRequest as error:
+            connection.answer(self._refuse(error))
+            return
+        if known is not None:
+            known.form = oip.Form.of(answer, prediction, ask)
+        headers: list[tuple[bytes, bytes]] = []
+        if answer.head_length is not None:
+            headers.append((b"Inference-Header-Content-Length", b"%d" % answer.head_length))
+        kind = b"application/json" if answer.head_length is None else _BINARY
+        self._send(request, connection, HttpResponse(200, answer.parts, kind, headers))
+
+    # ── tasks ────────────────────────────────────────────────────────────────────────────────────
+
+    def predict(
+        self, request: HttpRequest, connection: HttpConnection, name: str, version: str | None
+    ) -> None:
+        """`POST /v2/models/M[/versions/V]/predict`.
+
+        Raises:
+            ServeError, InputError: the request is at fault, or cannot be taken now.
+        """
+        model = self._plane.model(name, version)
+        if b"content-encoding" in request.headers:
+            then = partial(self._predict, request, connection, model)
+            self._inflated(request, connection, then)
+        else:
+            self._predict(request, connection, model, request.body)
+
+    def _predict(
+        self, request: HttpRequest, connection: HttpConnection, model: ServedModel, body: bytes
+    ) -> None:
+        if not _is_image(request, body):
+            asked = decode_request(body, model.manifest.inputs)
+            if len(asked.id) > oip.MAX_ID_CHARS:
+                raise BadRequest(f"id: longer than {oip.MAX_ID_CHARS} characters")
+            timeout_s = oip.timeout_s_of(asked.parameters.get("timeout"))
+            ask = oip.Ask(asked.id, timeout_s=timeout_s)
+            self._submit_task(request, connection, model, asked.tensors, ask)
+            return
+        image = model.manifest.image
+        if image is None:
+            raise InputError(f"model {model.name!r} takes no images; send JSON")
+        spec = next((spec for spec in model.manifest.inputs if spec.name == image.input), None)
+        if spec is None or len(model.manifest.inputs) > 1:
+            raise NotOffered(f"model {model.name!r} takes images beside other inputs; send tensors")
+        self._aside(
+            connection,
+            partial(decode_image, body, image, spec),
+            lambda tensors: self._submit_task(request, connection, model, tensors, oip.Ask()),
+        )
+
+    def _submit_task(
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        model: ServedModel,
+        tensors: Tensors,
+        ask: oip.Ask,
+    ) -> None:
+        prediction = Prediction(
+            ask.id or self._plane.new_id(),
+            model.manifest,
+            tensors,
+            model.pipeline.validate(tensors),
+            request.arrived_s,
+            partial(self._reply_task, request, connection),
+        )
+        self._submit(model, prediction, connection, ask)
+
+    def _reply_task(
+        self, request: HttpRequest, connection: HttpConnection, prediction: Prediction
+    ) -> None:
+        try:
+            if prediction.error is not None:
+                raise prediction.error
+            items: list[JsonValue] = list(answer_items(prediction.outputs, prediction.manifest))
+        except Exception as error:
+            connection.answer(self._refuse(error))
+            return
+        response = json_response(
+            {
+                "model_name": prediction.model,
+                "model_version": str(prediction.version),
+                "id": prediction.prediction_id,
+                "predictions": items,
+            }
+        )
+        self._send(request, connection, response)
+
+    # ── bodies ───────────────────────────────────────────────────────────────────────────────────
+
+    def _inflated(
+        self, request: HttpRequest, connection: HttpConnection, then: Callable[[bytes], None]
+    ) -> None:
+        """Undo the body's encoding, then go on."""
+        encoding = request.headers[b"content-encoding"].decode("latin-1").strip().lower()
+        if len(request.body) < _LARGE_BYTES // 8:
+            then(oip.inflate(request.body, encoding))
+        else:
+            self._aside(connection, partial(oip.inflate, request.body, encoding), then)
+
+    def _send(
+        self, request: HttpRequest, connection: HttpConnection, response: HttpResponse
+    ) -> None:
+        """Answer, compressed if the client likes and it pays."""
+        coding = request.accepts_encoding
+        size = sum(map(len, response.parts))
+        if not coding or size < _LEAST_COMPRESSED_BYTES:
+            connection.answer(response)
+            return
+
+        def finish(body: bytes) -> None:
+            response.parts = [body]
+            response.headers.append((b"Content-Encoding", coding.encode()))
+            connection.answer(response)
+
+        work = partial(_compressed, response.parts, coding)
+        if size < _LARGE_BYTES:
+            finish(work())
+        else:
+            self._aside(connection, work, finish)
+
+    def _aside(
+        self, connection: HttpConnection, work: Callable[[], T], then: Callable[[T], None]
+    ) -> None:
+        """Do `work` in a thread, then go on with its result on the event loop."""
+
+        def finished(future: asyncio.Future[T]) -> None:
+            try:
+                then(future.result())
+            except (asyncio.CancelledError, Exception) as error:
+                if isinstance(error, Exception):
+                    connection.answer(self._refuse(error))
+
+        future = asyncio.get_running_loop().run_in_executor(self._side, work)
+        future.add_done_callback(finished)
+
+
+class _Reply:
+    """The `done` of one prediction over the raw route."""
+
+    __slots__ = ("_ask", "_connection", "_inference", "_known", "_request")
+
+    def __init__(
+        self,
+        inference: Inference,
+        request: HttpRequest,
+        connection: HttpConnection,
+        ask: oip.Ask,
+        known: _Known | None = None,
+    ) -> None:
+        self._inference = inference
+        self._request = request
+        self._connection = connection
+        self._ask = ask
+        self._known = known
+
+    def __call__(self, prediction: Prediction) -> None:
+        self._inference.reply(self._request, self._connection, self._ask, self._known, prediction)
+
+
+def _compressed(parts: list[bytes], coding: str) -> bytes:
+    engine = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == "gzip" else 15)
+    return b"".join([*(engine.compress(part) for part in parts), engine.flush()])
+
+
+def _is_image(request: HttpRequest, body: bytes) -> bool:
+    """By the content type; a client that names none sends JSON if it begins like JSON."""
+    kind = request.headers.get(b"content-type", b"").lower()
+    if kind.startswith(b"image/"):
+        return True
+    return b"json" not in kind and body.lstrip()[:1] not in (b"{", b"[", b"")
+
+
+def _head_length(request: HttpRequest) -> int | None:
+    value = request.headers.get(b"inference-header-content-length")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 12:
+        raise BadRequest("Inference-Header-Content-Length is not a number")
+    return int(value)
