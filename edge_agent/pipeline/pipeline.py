@@ -26,7 +26,7 @@ from edge_agent.pipeline.errors import (
     StepFailed,
 )
 from edge_agent.pipeline.interface import Interface, Request, Steps, spec_dtype
-from edge_agent.pipeline.steps import MODEL_STEP, BoundStep, Step, bind, registered
+from edge_agent.pipeline.steps import MODEL_STEP, BoundStep, Step, bind, bind_model, registered
 from edge_agent.runtime import Provenance, Session, open_session
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import Manifest, StepSpec, TensorSpec
@@ -77,9 +77,7 @@ class Pipeline:
         self._outputs = tuple(outputs)
         self._answers = tuple((spec.name, spec_dtype(spec)) for spec in outputs)
         bound = tuple(
-            BoundStep(MODEL_STEP, "model", session.run)
-            if spec.name == MODEL_STEP
-            else bind(spec, known)
+            bind_model(spec, session.run) if spec.name == MODEL_STEP else bind(spec, known)
             for spec in steps
         )
         _check_order(bound)

@@ -71,7 +71,8 @@ class Scope:
     def _protects(self, present: Step, new: Step) -> bool:
         if not self._shared:
             return True
-        return present.function.__module__ == _BUILTIN_MODULE != new.function.__module__
+        builtin = present.function.__module__ in _BUILTIN_MODULES
+        return builtin and present.function.__module__ != new.function.__module__
 
     def add(self, step: Step) -> None:
         if step.name == MODEL_STEP:
@@ -83,7 +84,10 @@ class Scope:
 
 
 _lock = threading.Lock()
-_BUILTIN_MODULE: Final = "edge_agent.pipeline.builtin"
+_BUILTIN_MODULES: Final = frozenset(
+    f"edge_agent.pipeline.{module}"
+    for module in ("checkers", "processors", "image_steps", "services")
+)
 _builtins: Final = Scope(shared=True)
 _scopes: Final[dict[str, Scope]] = {}
 _current: Final[ContextVar[Scope]] = ContextVar("skerry_step_scope", default=_builtins)
@@ -144,6 +148,23 @@ def bind(spec: StepSpec, steps: Mapping[str, Step]) -> BoundStep:
         return function(tensors, **arguments)
 
     return BoundStep(step.name, step.kind, call)
+
+
+def bind_model(spec: StepSpec, run: Callable[[Tensors], Tensors]) -> BoundStep:
+    """The network as a step; its config may name tensors to carry past it.
+
+    Raises:
+        StepConfigError: a key is unknown or of the wrong type.
+    """
+
+    def model(tensors: Tensors, *, carry: tuple[str, ...] = ()) -> Tensors:
+        outputs = run(tensors)
+        return {**{name: tensors[name] for name in carry}, **outputs}
+
+    arguments = check_config(spec.name, model, spec.config)
+    if not arguments.get("carry"):
+        return BoundStep(MODEL_STEP, "model", run)
+    return BoundStep(MODEL_STEP, "model", lambda tensors: model(tensors, **arguments))
 
 
 def check_config(

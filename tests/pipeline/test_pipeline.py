@@ -270,6 +270,18 @@ def test_a_step_that_returns_nothing_is_named() -> None:
         Pipeline(steps, Doubler(), (X,), (Y,), registry=registry).answer(ones())
 
 
+def test_an_input_may_be_carried_past_the_network() -> None:
+    seen = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
+    carrying = StepSpec(name="model", config={"carry": ["x"]})
+    answer = doubling(carrying, outputs=(Y, seen)).run(ones()).tensors
+    np.testing.assert_array_equal(answer["x"], [[1, 1]])
+    np.testing.assert_array_equal(answer["y"], [[2, 2]])
+    with pytest.raises(StepFailed, match="step 'model' failed: KeyError: 'z'"):
+        doubling(StepSpec(name="model", config={"carry": ["z"]})).run(ones())
+    with pytest.raises(StepConfigError, match="unknown key 'cary'; did you mean 'carry'"):
+        doubling(StepSpec(name="model", config={"cary": ["x"]}))
+
+
 def test_the_interface_is_readable(tmp_path: Path) -> None:
     pipeline = digits_pipeline(tmp_path)
     assert pipeline.inputs == (IMAGE,)
