@@ -1,16 +1,18 @@
-"""Projects, jobs, drift and what has been collected."""
+"""Projects, jobs, datasets, drift and what has been collected."""
 
 from __future__ import annotations
 
+import io
 from typing import Annotated
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
-from cloud import drift, registry
+from cloud import datasets, drift, registry
 from cloud import project as projects
 from cloud.api.auth import Caller, Operator, Viewer
 from cloud.api.context import Context, ContextDep
@@ -116,6 +118,24 @@ def job_report(job_id: str, context: ContextDep, caller: Viewer) -> Response:
     if not sha:
         raise NotFound(f"job {job_id} has no report (state {job.state})")
     return HTMLResponse(context.services.blobs.get(str(sha)))
+
+
+# ── datasets ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get("/datasets/{dataset}/inputs")
+def held_out_inputs(
+    dataset: str,
+    context: ContextDep,
+    _: Operator,
+    limit: Annotated[int, Query(ge=1, le=datasets.MAX_HELD_OUT_ROWS)] = 256,
+) -> Response:
+    """Inputs that were never trained on, as an `.npz` of one array per tensor."""
+    with context.readers() as session:
+        inputs = datasets.held_out(session, context.services.blobs, dataset, limit)
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **{f"input:{name}": each for name, each in inputs.items()})
+    return Response(file.getvalue(), media_type="application/zip")
 
 
 # ── drift and collection ─────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import httpx
 import typer
 from pydantic import ValidationError
 
-from cloud.cli import control, fleet_commands, learning_commands, model_commands
+from cloud.cli import control, fleet_commands, learning_commands, model_commands, parity
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
 from edge_agent.wire.base import describe
@@ -37,6 +37,7 @@ app.command()(learning_commands.retrain)
 app.command()(learning_commands.report)
 app.command()(fleet_commands.status)
 app.command()(fleet_commands.audit)
+app.command()(parity.parity)
 app.add_typer(learning_commands.jobs, name="jobs")
 app.add_typer(learning_commands.drift, name="drift")
 app.add_typer(learning_commands.profiles, name="profiles")

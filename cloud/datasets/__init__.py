@@ -20,9 +20,10 @@ from cloud.datasets.field import collect_field, labelled_predictions
 from cloud.datasets.rows import SPLITS, assign_splits, tabulate
 from cloud.datasets.samples import decode_sample
 from cloud.datasets.tensors import Tensors, row_digests
-from cloud.datasets.versions import Data, create, get, read
+from cloud.datasets.versions import MAX_HELD_OUT_ROWS, Data, create, get, held_out, read
 
 __all__ = [
+    "MAX_HELD_OUT_ROWS",
     "SPLITS",
     "BadRows",
     "BadSample",
@@ -38,6 +39,7 @@ __all__ = [
     "create",
     "decode_sample",
     "get",
+    "held_out",
     "labelled_predictions",
     "read",
     "row_digests",

@@ -29,10 +29,13 @@ from sqlalchemy.orm import Session
 from cloud.blobs import Blobs
 from cloud.datasets.errors import BadRows, GoldenChanged, Leak, UnknownDataset
 from cloud.datasets.rows import JUDGING_SPLITS, TENSOR_PREFIX, classes_of
-from cloud.datasets.tensors import Tensors, dtype_of
+from cloud.datasets.tensors import Tensors, concatenate, dtype_of
 from cloud.db.tables import DatasetVersion
 
 log = logging.getLogger("skerry.datasets")
+
+MAX_HELD_OUT_ROWS = 4096
+"""Most rows that are handed out at once."""
 
 SHARD_BYTES = 64 * 1024 * 1024
 """Uncompressed bytes a shard holds about."""
@@ -175,6 +178,29 @@ def read_table(session: Session, blobs: Blobs, dataset: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def held_out(session: Session, blobs: Blobs, dataset: str, limit: int) -> Tensors:
+    """Inputs of up to `limit` rows that were never trained on, in their order; one shard in memory.
+
+    Raises:
+        UnknownDataset: no version has this id.
+        BadRows: it holds none.
+    """
+    parts: list[Tensors] = []
+    left = limit
+    for shard in get(session, dataset).manifest["shards"]:
+        table = pq.read_table(io.BytesIO(blobs.get(shard["sha256"])))
+        judging = np.isin(table.column("split").to_pylist(), sorted(JUDGING_SPLITS))
+        chosen = table.take(np.flatnonzero(judging)[:left]).combine_chunks()
+        if chosen.num_rows:
+            parts.append(_inputs(chosen))
+            left -= chosen.num_rows
+        if left <= 0:
+            break
+    if not parts:
+        raise BadRows(f"dataset {dataset[:12]} holds no rows out of training")
+    return concatenate(parts)
+
+
 def read(session: Session, blobs: Blobs, dataset: str) -> Data:
     """All rows of a version as arrays.
 
@@ -191,11 +217,7 @@ def read(session: Session, blobs: Blobs, dataset: str) -> Data:
     return Data(
         dataset=dataset,
         classes=classes,
-        inputs={
-            field.name.removeprefix(TENSOR_PREFIX): _array(table.column(field.name), field)
-            for field in table.schema
-            if field.name.startswith(TENSOR_PREFIX)
-        },
+        inputs=_inputs(table),
         labels=np.array([index[name] for name in table.column("label").to_pylist()], np.int64),
         split=texts["split"],
         source=texts["source"],
@@ -203,6 +225,14 @@ def read(session: Session, blobs: Blobs, dataset: str) -> Data:
         prediction_id=texts["prediction_id"],
         weight=np.array(table.column("weight").to_pylist(), np.float64),
     )
+
+
+def _inputs(table: pa.Table) -> Tensors:
+    return {
+        field.name.removeprefix(TENSOR_PREFIX): _array(table.column(field.name), field)
+        for field in table.schema
+        if field.name.startswith(TENSOR_PREFIX)
+    }
 
 
 def _array(column: pa.ChunkedArray, field: pa.Field) -> NDArray[Any]:

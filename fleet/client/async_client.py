@@ -137,6 +137,10 @@ class AsyncClient:
     async def collection(self, model: str = "") -> schemas.CollectionOut:
         return await self.send(calls.collection(model))
 
+    async def held_out_inputs(self, dataset: str, *, limit: int) -> bytes:
+        """Inputs of a dataset version that were never trained on: an `.npz` of `input:NAME`."""
+        return await self.send(calls.held_out_inputs(dataset, limit=limit))
+
     async def jobs(self) -> list[schemas.JobOut]:
         return await self.send(calls.jobs())
 

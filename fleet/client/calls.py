@@ -246,6 +246,12 @@ def collection(model: str) -> Call[schemas.CollectionOut]:
     return Call(method="GET", path=_path("collection"), params=params, read=_COLLECTION)
 
 
+def held_out_inputs(dataset: str, *, limit: int) -> Call[bytes]:
+    params = (("limit", str(limit)),)
+    path = _path("datasets", dataset, "inputs")
+    return Call(method="GET", path=path, params=params, read=_bytes, timeout_s=300.0)
+
+
 def jobs() -> Call[list[schemas.JobOut]]:
     return Call(method="GET", path=_path("jobs"), read=_JOBS)
 

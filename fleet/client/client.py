@@ -150,6 +150,10 @@ class Client:
     def collection(self, model: str = "") -> schemas.CollectionOut:
         return self.send(calls.collection(model))
 
+    def held_out_inputs(self, dataset: str, *, limit: int) -> bytes:
+        """Inputs of a dataset version that were never trained on: an `.npz` of `input:NAME`."""
+        return self.send(calls.held_out_inputs(dataset, limit=limit))
+
     def jobs(self) -> list[schemas.JobOut]:
         return self.send(calls.jobs())
 

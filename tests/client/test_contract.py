@@ -47,6 +47,7 @@ def _calls() -> list[Call]:
         calls.drift("m"),
         calls.check_drift("m"),
         calls.collection("m"),
+        calls.held_out_inputs("d", limit=1),
         calls.jobs(),
         calls.job("j"),
         calls.start_job(schemas.JobIn(kind="build", project="p")),
