@@ -31,6 +31,18 @@ class ByteBudget:
             policy: rate * 60.0 * BURST_MINUTES for policy, rate in self._per_second.items()
         }
         self._at = clock()
+        self._refused: dict[Policy, float] = dict.fromkeys(SHARES, 0.0)
+
+    def exhausted(self, policy: Policy) -> bool:
+        """Whether an item as long as the one refused last would be refused again.
+
+        It changes nothing, so any thread may ask before it goes to the length of making the item.
+        """
+        wanted = self._refused[policy]
+        if not wanted:
+            return False
+        gained = (self._clock() - self._at) * self._per_second[policy]
+        return self._left[policy] + gained < wanted
 
     def take(self, policy: Policy, length: int) -> bool:
         """Whether `length` bytes of `policy` may be sent; if so they are paid for."""
@@ -41,6 +53,8 @@ class ByteBudget:
             full = rate * 60.0 * BURST_MINUTES
             self._left[stratum] = min(full, self._left[stratum] + rate * elapsed_s)
         if self._left[policy] < length:
+            self._refused[policy] = length
             return False
+        self._refused[policy] = 0.0
         self._left[policy] -= length
         return True

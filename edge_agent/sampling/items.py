@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import zstandard
@@ -111,23 +111,25 @@ def predicted_of(manifest: Manifest, outputs: Tensors, index: int) -> str:
     return str(number)
 
 
-@dataclass(slots=True)
-class _Recent:
-    """A copy of a prediction, as the ring keeps it; items are made of it when asked for."""
+class _Recent(NamedTuple):
+    """What the ring keeps of a prediction; items are made of it when asked for."""
 
     prediction_id: str
     manifest: Manifest
     inputs: Tensors
     outputs: Tensors
-    count: int
+    items: int
     at: float
     cost_bytes: int
 
 
 class Ring:
-    """The most recent predictions by id, bounded in bytes.  Not thread-safe."""
+    """The most recent predictions by id, bounded in bytes.  Not thread-safe.
 
-    OVERHEAD_BYTES: Final = 900
+    It holds on to the arrays that were answered with, which nobody writes to any more.
+    """
+
+    OVERHEAD_BYTES: Final = 1200
     """What an entry costs beside its arrays, roughly."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -135,38 +137,32 @@ class Ring:
         self._recent: OrderedDict[tuple[str, str], _Recent] = OrderedDict()
         self._bytes = 0
 
-    def add(self, prediction: Observed, count: int, at: float) -> None:
-        """Remember a prediction of `count` items; of a very large one without its inputs.
+    def add(self, prediction: Observed, at: float) -> None:
+        """Remember a prediction; of a very large one not the inputs.
 
-        Called for every prediction, so it does little: it copies, and leaves the rest to `get`.
+        Called for every prediction, so it does little, and leaves the rest to `get`.
         """
-        outputs: Tensors = {}
-        cost_bytes = self.OVERHEAD_BYTES
-        for name in ("scores", "label"):
-            array = prediction.outputs.get(name)
-            if array is not None:
-                outputs[name] = array.copy()
-                cost_bytes += array.nbytes
-        inputs: Tensors = {}
+        inputs = prediction.inputs
         input_bytes = 0
-        for array in prediction.inputs.values():
+        for array in inputs.values():
             input_bytes += array.nbytes
-        if input_bytes <= self._max_bytes // 16:
-            for name, array in prediction.inputs.items():
-                inputs[name] = array.copy()
-            cost_bytes += input_bytes
+        if input_bytes > self._max_bytes // 16:
+            inputs, input_bytes = {}, 0
+        cost_bytes = self.OVERHEAD_BYTES + input_bytes
+        for array in prediction.outputs.values():
+            cost_bytes += array.nbytes
         manifest = prediction.manifest
+        recent = self._recent
         key = (manifest.model, prediction.prediction_id)
-        old = self._recent.pop(key, None)
-        if old is not None:
-            self._bytes -= old.cost_bytes
-        self._recent[key] = _Recent(
-            prediction.prediction_id, manifest, inputs, outputs, count, at, cost_bytes
-        )
+        if key in recent:
+            self._bytes -= recent.pop(key).cost_bytes
+        recent[key] = _Recent(
+            prediction.prediction_id, manifest, inputs, prediction.outputs, prediction.items, at,
+            cost_bytes,
+        )  # fmt: skip
         self._bytes += cost_bytes
-        while self._bytes > self._max_bytes and self._recent:
-            _, dropped = self._recent.popitem(last=False)
-            self._bytes -= dropped.cost_bytes
+        while self._bytes > self._max_bytes and recent:
+            self._bytes -= recent.popitem(last=False)[1].cost_bytes
 
     def get(self, model: str, name: str) -> Item | None:
         """The item with this id, if it is still remembered."""
@@ -177,11 +173,11 @@ class Ring:
             if recent is None or not number.isascii() or not number.isdigit():
                 return None
             index = int(number[:9])
-        elif recent.count != 1:
+        elif recent.items != 1:
             return None  # which item of the batch is meant?
-        if index >= recent.count or item_id(recent.prediction_id, index, recent.count) != name:
+        if index >= recent.items or item_id(recent.prediction_id, index, recent.items) != name:
             return None
-        return item_of(recent, index, recent.count, recent.at)
+        return item_of(recent, index, recent.items, recent.at)
 
 
 class NotSampleable(ValueError):

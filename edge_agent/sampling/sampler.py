@@ -121,8 +121,16 @@ class Sampler:
         """Look the privacy hooks of a version up; after its code was loaded, before it is served.
 
         Hooks of all bundles share their names, and the newest registration counts: later another
-        bundle's code may have taken the name of one of these.
+        bundle's code may have taken the name of one of these.  So a version that comes back without
+        being loaded anew keeps what was looked up for it.
         """
+        with self._lock:
+            prepared = self._prepared.setdefault(manifest.model, deque(maxlen=_PREPARED))
+            for known in prepared:
+                if known.manifest is manifest:
+                    prepared.remove(known)
+                    prepared.append(known)
+                    return
         version = self._new_version(manifest)
         try:
             version.privacy = Privacy(manifest.privacy, self._key)
@@ -130,7 +138,7 @@ class Sampler:
             version.broken = version.warned = True
             log.warning("sample.refused model=%s cause=%s", manifest.model, error)
         with self._lock:
-            self._prepared.setdefault(manifest.model, deque(maxlen=_PREPARED)).append(version)
+            prepared.append(version)
 
     def stop(self) -> None:
         """Journal what was kept, and end."""
@@ -148,12 +156,17 @@ class Sampler:
                     continue
                 count = prediction.items
                 version = self._version(prediction.manifest)
-                self._ring.add(prediction, count, at)
+                self._ring.add(prediction, at)
+                outputs = prediction.outputs
                 for index in range(count if count < MAX_BATCH_ITEMS else MAX_BATCH_ITEMS):
-                    kept = version.decision.decide(prediction.outputs, index)
-                    if kept is not None:
-                        item = item_of(prediction, index, count, at)
-                        self._hand_over(_Work(version, item, kept))
+                    kept = version.decision.decide(outputs, index)
+                    if kept is None:
+                        continue
+                    if version.budget.exhausted(kept.policy):
+                        self.counts["over_budget"] += 1
+                        continue
+                    item = item_of(prediction, index, count, at)
+                    self._hand_over(_Work(version, item, kept))
 
     def _version(self, manifest: Manifest) -> _Version:
         known = self._versions.get(manifest.model)
