@@ -6,22 +6,19 @@ adds about a microsecond to what is compiled; whoever changes it measures it.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable
+from edge_agent.runtime.onnx_file import has_integer_arithmetic
 from edge_agent.runtime.ort_values import Call, converting_run
 from edge_agent.runtime.session import Array, Provenance, Tensors
 from edge_agent.wire.manifest import ModelSpec
 
 if TYPE_CHECKING:
     import onnxruntime
-
-_QUANTISED_OPS: Final = (b"QLinear", b"DequantizeLinear", b"MatMulInteger", b"ConvInteger")
-"""Operators (or their prefixes) that only a network with integer arithmetic holds."""
 
 _FLOATS: Final = {
     "tensor(float)": "fp32",
@@ -163,18 +160,9 @@ def missing_input(error: KeyError, tensors: Mapping[str, Array]) -> RunFailed:
 
 
 def _precision(path: Path, declared: list[str]) -> str:
-    """What the CPU provider computes in: it keeps the file's types, so the file tells.
-
-    Operator names stand in the file as plain text, which spares a device the onnx package.
-    """
-    with path.open("rb") as file:
-        try:
-            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            return "unknown"
-        with view:
-            if any(view.find(name) >= 0 for name in _QUANTISED_OPS):
-                return "int8"
+    """What the CPU provider computes in: it keeps the file's types, so the file tells."""
+    if has_integer_arithmetic(path):
+        return "int8"
     return next((_FLOATS[kind] for kind in declared if kind in _FLOATS), "unknown")
 
 

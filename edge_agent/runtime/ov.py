@@ -6,8 +6,6 @@ precision is what the spec names and never lower: f32 unless the spec says bf16 
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable
 from edge_agent.runtime.ort import missing_input, require_names
+from edge_agent.runtime.pool import Pool
 from edge_agent.runtime.session import Array, Provenance, Tensors, contiguous
 from edge_agent.runtime.telemetry import forbid_telemetry
 from edge_agent.wire.manifest import ModelSpec
@@ -77,11 +76,7 @@ class OpenVinoSession:
         self._outputs = tuple(port.get_any_name() for port in compiled.outputs)
         require_names(path.name, "inputs", [t.name for t in spec.inputs], self._inputs)
         require_names(path.name, "outputs", [t.name for t in spec.outputs], self._outputs)
-        self._free: queue.SimpleQueue[openvino.InferRequest | None] = queue.SimpleQueue()
-        for request in requests:
-            self._free.put(request)
-        self._closing = threading.Lock()
-        self._closed = False
+        self._requests: Pool[openvino.InferRequest] = Pool(requests)
         self._new_tensor = ov.Tensor
         precision = _NAMES.get(hint, hint)
         if quantised:
@@ -108,10 +103,7 @@ class OpenVinoSession:
             arrays = [tensors[name] for name in self._inputs]
         except KeyError as error:
             raise missing_input(error, tensors) from None
-        request = self._free.get()
-        if request is None:
-            self._free.put(None)  # for the next one that waits
-            raise RunFailed("the session is closed")
+        request = self._requests.take()
         try:
             for position, array in enumerate(arrays):
                 request.set_input_tensor(position, self._tensor_of(array))
@@ -123,15 +115,10 @@ class OpenVinoSession:
         except Exception as error:
             raise RunFailed(_last_line(error)) from error
         finally:
-            self._free.put(request)
+            self._requests.give(request)
 
     def close(self) -> None:
-        with self._closing:
-            if not self._closed:
-                for _ in range(self._instances):  # waits for the runs under way
-                    self._free.get()
-                self._free.put(None)
-                self._closed = True
+        self._requests.close()
 
     def _tensor_of(self, array: Array) -> openvino.Tensor:
         """A view of `array`, or a copy where OpenVINO cannot look at it in place."""
