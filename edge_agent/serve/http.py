@@ -34,13 +34,18 @@ log = logging.getLogger("skerry.serve")
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 32
+_MAX_FRAMING_BYTES: Final = 1024 * 1024
+"""What may arrive of chunk heads and trailers without a byte of the body."""
+_MAX_ERROR_CHARS: Final = 1000
+_RETRY_AFTER_S: Final = 1
 _LINGER_S: Final = 2.0
 _MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 
 _KEPT_HEADERS: Final = frozenset(
     {
         b"accept-encoding", b"authorization", b"content-encoding", b"content-length",
-        b"content-type", b"expect", b"inference-header-content-length",
+        b"content-type", b"expect", b"inference-header-content-length", b"transfer-encoding",
+        b"upgrade",
     }
 )  # fmt: skip
 _NAMES: dict[bytes, bytes] = {}
@@ -124,6 +129,9 @@ def json_response(value: object, status: int = 200) -> HttpResponse:
 
 
 def error_response(status: int, message: str, retry_after_s: int | None = None) -> HttpResponse:
+    """An error as the protocol has it; of a client's own words that fill megabytes, a few lines."""
+    if len(message) > _MAX_ERROR_CHARS:
+        message = f"{message[:_MAX_ERROR_CHARS]}…"
     headers = [] if retry_after_s is None else [(b"Retry-After", str(retry_after_s).encode())]
     return HttpResponse(status, [orjson.dumps({"error": message})], headers=headers)
 
@@ -168,10 +176,12 @@ class HttpConnection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._headers_seen = 0
         self._head_bytes = 0
+        self._framing_bytes = 0
         self._body: bytes | list[bytes] = b""
         self._body_bytes = 0
         self._in_head = False
         self._in_message = False
+        self._offered = False
 
     @property
     def client(self) -> str:
@@ -227,18 +237,19 @@ class HttpConnection(asyncio.Protocol):
             if self._discarded > _MAX_DISCARDED_BYTES:
                 self._close()
             return
-        messages = self._messages
+        messages, body_bytes = self._messages, self._body_bytes
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._closing = True  # answered as HTTP/1.1; what follows is another protocol
+        except httptools.HttpParserUpgrade as error:
+            self._pass_over_upgrade(data[error.args[0] :])
+            return
         except httptools.HttpParserError as error:
             if not self._refused:
                 self._refuse(400, f"not a valid HTTP request: {error}")
-        if self._in_head and self._messages == messages:
+        if self._in_message and self._messages == messages and self._body_bytes == body_bytes:
             # the parser keeps an unfinished header to itself, so its callbacks do not count it
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > (MAX_HEAD_BYTES if self._in_head else _MAX_FRAMING_BYTES):
                 self._refuse(431, "the head of the request is too long")
 
     # ── httptools ────────────────────────────────────────────────────────────────────────────────
@@ -248,7 +259,7 @@ class HttpConnection(asyncio.Protocol):
         self._target = b""
         self._headers = {}
         self._headers_seen = 0
-        self._head_bytes = 0
+        self._head_bytes = self._framing_bytes = 0
         self._body = b""
         self._body_bytes = 0
         self._in_head = True
@@ -261,13 +272,13 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         self._headers_seen += 1
-        self._head_bytes += len(name) + len(value or b"")
+        self._head_bytes += len(name) + len(value or b"") + 4
         if self._headers_seen > MAX_HEADERS:
             self._refuse(431, f"more than {MAX_HEADERS} headers")
         kept = _NAMES.get(name)
         if kept is None:
             kept = _kept(name)
-        if kept:
+        if kept and self._in_head:  # trailers say nothing
             self._headers[kept] = value or b""
 
     def on_headers_complete(self) -> None:
@@ -276,10 +287,13 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(431, "the head of the request is too long")
         if self._refused:
             return
-        length = self._headers.get(b"content-length")
+        headers = self._headers
+        length = headers.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > MAX_BODY_BYTES:
             self._refuse(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
-        elif self._headers.get(b"expect", b"").lower() == b"100-continue" and self._idle():
+        elif b"upgrade" in headers and self._parser.should_upgrade():
+            self._offered = True
+        elif b"expect" in headers and self._wants_to_be_asked():
             self._write([b"HTTP/1.1 100 Continue\r\n\r\n"])
 
     def on_body(self, body: bytes) -> None:
@@ -303,7 +317,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._in_message = False
-        if self._refused:
+        if self._refused or self._offered:
             return
         body = self._body if isinstance(self._body, bytes) else b"".join(self._body)
         self._body = b""
@@ -331,6 +345,8 @@ class HttpConnection(asyncio.Protocol):
         elif self._in_message and waited_s > self._limits.message_s:
             self._refuse(408, "the request did not arrive in time")
         elif waited_s > self._limits.idle_s:
+            if self._transport is not None and self._transport.is_closing():
+                self.abort()  # what is left to be written is not read
             self._close()
 
     def drain(self) -> bool:
@@ -377,6 +393,35 @@ class HttpConnection(asyncio.Protocol):
     def _idle(self) -> bool:
         return self._current is None and not self._queue
 
+    def _wants_to_be_asked(self) -> bool:
+        return (
+            self._headers[b"expect"].lower() == b"100-continue"
+            and self._parser.get_http_version() == "1.1"
+            and self._idle()
+        )
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1 after an offer to speak another protocol.
+
+        The parser takes the request for complete after its head, and what follows for the other
+        protocol.  Clients that offer HTTP/2 with each first request (Java's) send the body all the
+        same and keep the connection, so the request is begun again without the offer.
+        """
+        if not self._offered:  # CONNECT; it has its answer
+            self._closing = self._refused = True
+            if self._idle():
+                self._linger()
+            return
+        self._offered = False
+        old, self._parser = self._parser, httptools.HttpRequestParser(self)
+        kept = b"keep-alive" if old.should_keep_alive() else b"close"
+        lines = [
+            old.get_method() + b" " + self._target + b" HTTP/" + old.get_http_version().encode(),
+            *(b"%s: %s" % pair for pair in self._headers.items() if pair[0] != b"upgrade"),
+            b"connection: " + kept,
+        ]
+        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+
     def _handle(self, request: HttpRequest) -> None:
         self._current = request
         response = self._handler(request, self)
@@ -402,7 +447,8 @@ class HttpConnection(asyncio.Protocol):
             return
         self._refused = True
         self._body = b""
-        self._queue.append(error_response(status, message))
+        retry_after_s = _RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        self._queue.append(error_response(status, message, retry_after_s))
         self._pump()
 
     def _pump(self) -> None:

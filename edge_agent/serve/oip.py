@@ -19,7 +19,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -33,6 +33,8 @@ from edge_agent.wire.manifest import Manifest, TensorSpec
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_ID_CHARS: Final = 64
+MAX_TENSORS: Final = 1024
+"""Inputs that a request may give, and outputs that it may name."""
 
 MAX_KEPT_HEAD_BYTES: Final = 2048
 MAX_KEPT_PLANS: Final = 64
@@ -54,10 +56,10 @@ class _Output(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
-    inputs: list[_Input]
+    inputs: Annotated[list[_Input], msgspec.Meta(max_length=MAX_TENSORS)]
     id: str = ""
     parameters: dict[str, object] = {}
-    outputs: list[_Output] = []
+    outputs: Annotated[list[_Output], msgspec.Meta(max_length=MAX_TENSORS)] = []
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
@@ -216,6 +218,8 @@ def inflate(body: bytes, encoding: str) -> bytes:
         raise BodyTooLarge(MAX_BODY_BYTES)
     if not engine.eof:
         raise BadRequest(f"the {encoding} body is cut short")
+    if engine.unused_data:
+        raise BadRequest(f"{len(engine.unused_data)} bytes after the {encoding} body")
     return data
 
 
@@ -406,14 +410,16 @@ def _parse(head: bytes | memoryview) -> _Request:
 def _ask(request: _Request) -> Ask:
     parameters = request.parameters
     binary = bool(parameters.get("binary_data_output", False))
-    outputs: list[tuple[str, bool]] = []
+    outputs: dict[str, bool] = {}
     for output in request.outputs:
         if output.parameters.get("classification"):
             raise BadRequest("the classification extension is not supported")
-        outputs.append((output.name, bool(output.parameters.get("binary_data", binary))))
+        if output.name in outputs:  # a few bytes for each copy would fill the memory
+            raise BadRequest(f"output {output.name!r} is wanted twice")
+        outputs[output.name] = bool(output.parameters.get("binary_data", binary))
     return Ask(
         request.id,
-        tuple(outputs),
+        tuple(outputs.items()),
         binary,
         timeout_s_of(parameters.get("timeout")),
         bool(parameters.get("trace", False)),
@@ -447,6 +453,8 @@ def _part(item: _Input, size: object, offset: int, length: int) -> Part:
         raise BadRequest(
             f"input {name!r}: {size} bytes, {item.datatype} {list(shape)} takes {count * width}"
         )
+    if count == 0:  # without elements the axes may still be too long for any array
+        forms.reshaped(name, np.empty(0), shape)
     plain = item.datatype not in ("BYTES", "BF16", "BOOL")
     dtype = forms.dtype_of(name, item.datatype)
     return Part(name, item.datatype, dtype, shape, count, offset, offset + size, plain)

@@ -27,7 +27,7 @@ from pydantic import JsonValue
 
 from edge_agent.pipeline import InputError, PipelineError, Rejected
 from edge_agent.pipeline.errors import ImagesUnavailable, ImageTooLarge, nearest
-from edge_agent.serve import metadata, metrics
+from edge_agent.serve import metadata, metrics, oip
 from edge_agent.serve.access import Buckets, RateLimit, check_token
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import (
@@ -226,6 +226,8 @@ class Routes:
             given = _FEEDBACK.decode(request.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"feedback is not valid: {error}") from None
+        if len(given.id) > oip.MAX_ID_CHARS:
+            raise BadRequest(f"id: longer than {oip.MAX_ID_CHARS} characters")
         if len(given.label) > MAX_LABEL_CHARS:
             raise BadRequest(f"label: longer than {MAX_LABEL_CHARS} characters")
         labels = model.manifest.labels

@@ -155,8 +155,9 @@ class Server:
         )
 
     async def _sweep(self) -> None:
+        pause_s = min(_SWEEP_S, self._limits.idle_s / 4, self._limits.message_s / 4)
         while True:
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(pause_s)
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.expire(now)
