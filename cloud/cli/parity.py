@@ -161,5 +161,5 @@ def _address(url: str, socket: Path | None, agent: Path | None) -> DeviceAddress
     if url:
         return DeviceAddress.of_url(url)
     if socket is not None:
-        return DeviceAddress(socket=socket)
+        return DeviceAddress.of_socket(socket)
     return None if agent is None else DeviceAddress.of_directory(agent)

@@ -66,6 +66,17 @@ class DeviceAddress:
         return cls(url=full)
 
     @classmethod
+    def of_socket(cls, path: Path) -> Self:
+        """A Unix socket of an agent on this machine.
+
+        Raises:
+            DeviceUnreachable: there is none.
+        """
+        if not path.is_socket():
+            raise DeviceUnreachable(f"no device answers at {path}: there is no socket")
+        return cls(socket=path)
+
+    @classmethod
     def of_directory(cls, directory: Path) -> Self:
         """The administrative socket of the agent that runs in `directory`.
 
@@ -75,12 +86,13 @@ class DeviceAddress:
         about = directory / "run" / "agent.json"
         try:
             told = json.loads(about.read_text(encoding="utf-8"))
-            return cls(socket=Path(told["unix_socket"]))
+            path = Path(told["unix_socket"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeviceUnreachable(
                 f"no agent runs in {directory} ({about} cannot be read); "
                 f"start it with 'skerry-agent run --dir {directory}'"
             ) from error
+        return cls.of_socket(path)
 
 
 class Device:
