@@ -6,7 +6,9 @@ import asyncio
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,19 @@ class Running:
         """Run on the server's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=20)
 
+    def seen(self) -> list[Prediction]:
+        """What the observer was given; it comes right after the answer, so let it come."""
+        self.call(asyncio.sleep(0))
+        return self.observed
+
+
+def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
+    """Wait for a condition that is about to hold."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.001)
+
 
 def send(
     connection: http.client.HTTPConnection,
@@ -100,11 +115,24 @@ def quick_serving(tmp_path: Path) -> Iterator[Running]:
     yield from serve(uvloop.new_event_loop(), tmp_path)
 
 
-def serve(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Running]:
+@contextmanager
+def served(directory: Path, **settings: Any) -> Iterator[Running]:
+    """As `quick_serving`, with settings of the server or the data plane."""
+    yield from serve(uvloop.new_event_loop(), directory, **settings)
+
+
+def serve(
+    loop: asyncio.AbstractEventLoop,
+    tmp_path: Path,
+    *,
+    max_waiting: int = 1024,
+    queue_s: float = 1.0,
+    **settings: Any,
+) -> Iterator[Running]:
     write_bundle(tmp_path / "slot-1", cost_us=50)
     observed: list[Prediction] = []
     feedback: list[tuple[str, str, str]] = []
-    plane = DataPlane(observe=observed.extend)
+    plane = DataPlane(observe=observed.extend, max_waiting=max_waiting, queue_s=queue_s)
     plane.install("digits", ServedModel.load(tmp_path / "slot-1"))
 
     def take(model: str, prediction_id: str, label: str) -> bool:
@@ -117,6 +145,7 @@ def serve(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Running]:
         admin_path=unix_path,
         feedback=take,
         status=lambda: {"model": "digits", "online": False},
+        **settings,
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.runtime import numpy_dtype
+from edge_agent.runtime import Array, Tensors, numpy_dtype
 from edge_agent.serve import oip
 from edge_agent.serve.errors import BadRequest
+from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.manifest import Datatype, Manifest, ModelSpec, StepSpec, TensorSpec
 
 NUMERIC = [name for name in get_args(Datatype) if name not in ("BF16", "BYTES", "FP16")]
@@ -30,6 +32,22 @@ def manifest() -> Manifest:
         network=ModelSpec(runtime="onnxruntime", file="f", inputs=(), outputs=()),
         files=(),
     )
+
+
+def prediction(outputs: Tensors) -> Prediction:
+    """An answered one."""
+    answered = Prediction("p1", manifest(), {}, 1, 0.0, lambda _: None)
+    answered.outputs = outputs
+    return answered
+
+
+def encoded(outputs: Tensors, *, binary: bool = False) -> oip.Answer:
+    return oip.encode(oip.Ask(binary=binary), prediction(outputs))
+
+
+def decoded(body: bytes, head_length: int | None) -> Array:
+    """The tensor x of a request."""
+    return oip.decode(body, head_length)[0]["x"]
 
 
 def request(name: str, array: np.ndarray, binary: bool) -> tuple[bytes, int | None]:  # type: ignore[type-arg]
@@ -58,10 +76,10 @@ def values(name: str) -> np.ndarray:  # type: ignore[type-arg]
 @pytest.mark.parametrize("name", NUMERIC)
 def test_every_datatype_survives_both_ways(name: str, binary: bool) -> None:
     array = values(name)
-    call = oip.decode(*request(name, array, binary), inputs=())
-    assert call.tensors["x"].dtype == array.dtype
-    np.testing.assert_array_equal(call.tensors["x"], array)
-    reply = oip.encode(oip.Call({}, binary=binary), manifest(), "p1", {"x": array})
+    arrived = decoded(*request(name, array, binary))
+    assert arrived.dtype == array.dtype
+    np.testing.assert_array_equal(arrived, array)
+    reply = encoded({"x": array}, binary=binary)
     head = json.loads(reply.parts[0])
     assert head["outputs"][0]["datatype"] == name
     if binary:
@@ -75,11 +93,10 @@ def test_every_datatype_survives_both_ways(name: str, binary: bool) -> None:
 
 def test_half_precision_travels_as_binary_only() -> None:
     array = np.array([[1.5, -2.0]], np.float16)
-    np.testing.assert_array_equal(
-        oip.decode(*request("FP16", array, True), inputs=()).tensors["x"], array
-    )
+    np.testing.assert_array_equal(decoded(*request("FP16", array, True)), array)
+    assert encoded({"x": array}, binary=True).parts[1] == array.tobytes()
     with pytest.raises(BadRequest, match="binary only"):
-        oip.encode(oip.Call({}), manifest(), "p", {"x": array})
+        encoded({"x": array})
 
 
 def test_text_travels_in_both_forms() -> None:
@@ -87,7 +104,7 @@ def test_text_travels_in_both_forms() -> None:
     as_json = json.dumps(
         {"inputs": [{"name": "x", "shape": [3], "datatype": "BYTES", "data": ["a", "", "에지"]}]}
     ).encode()
-    assert oip.decode(as_json, None, ()).tensors["x"].tolist() == words
+    assert decoded(as_json, None).tolist() == words
     data = b"".join(len(word).to_bytes(4, "little") + word for word in words)
     head = json.dumps(
         {
@@ -101,11 +118,10 @@ def test_text_travels_in_both_forms() -> None:
             ]
         }
     ).encode()
-    array = oip.decode(head + data, len(head), ()).tensors["x"]
+    array = decoded(head + data, len(head))
     assert array.tolist() == words
-    reply = oip.encode(oip.Call({}, binary=True), manifest(), "p", {"x": array})
-    assert reply.parts[1] == data
-    text = oip.encode(oip.Call({}), manifest(), "p", {"x": array})
+    assert encoded({"x": array}, binary=True).parts[1] == data
+    text = encoded({"x": array})
     assert json.loads(text.parts[0])["outputs"][0]["data"] == ["a", "", "에지"]
 
 
@@ -126,23 +142,25 @@ def test_damaged_text_tensors_are_refused(data: bytes) -> None:
         }
     ).encode()
     with pytest.raises(BadRequest):
-        oip.decode(head + data, len(head), ())
+        decoded(head + data, len(head))
 
 
 def test_a_raw_body_needs_one_input_and_one_free_axis() -> None:
     one = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
     free = TensorSpec(name="x", datatype="FP32", shape=(-1, -1))
     body = np.ones((3, 2), np.float32).tobytes()
-    assert oip.decode(body, 0, (one,)).tensors["x"].shape == (3, 2)
+    tensors, ask = oip.decode_raw(body, (one,))
+    assert tensors["x"].shape == (3, 2)
+    assert ask.binary
     for inputs in ((), (one, one), (free,)):
         with pytest.raises(BadRequest):
-            oip.decode(body, 0, inputs)
+            oip.decode_raw(body, inputs)
     with pytest.raises(BadRequest):
-        oip.decode(body[:-1], 0, (one,))
+        oip.decode_raw(body[:-1], (one,))
 
 
 def test_json_has_null_where_numbers_are_not_finite() -> None:
-    reply = oip.encode(oip.Call({}), manifest(), "p", {"x": np.array([np.nan, np.inf, 1.0])})
+    reply = encoded({"x": np.array([np.nan, np.inf, 1.0])})
     assert json.loads(reply.parts[0])["outputs"][0]["data"] == [None, None, 1.0]
 
 
@@ -150,10 +168,16 @@ def test_json_has_null_where_numbers_are_not_finite() -> None:
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(-5, 300)))
 def test_no_body_does_more_than_be_refused(body: bytes, head_length: int | None) -> None:
     spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
-    try:
-        oip.decode(body, head_length, (spec,))
-    except BadRequest as error:
-        assert "\n" not in str(error)
+    readings: list[Callable[[], object]] = [
+        lambda: oip.decode(body, head_length),
+        lambda: oip.decode_raw(body, (spec,)),
+        lambda: oip.plan(body[: oip.check_head_length(head_length or 0, body)], len(body)),
+    ]
+    for read in readings:
+        try:
+            read()
+        except BadRequest as error:
+            assert "\n" not in str(error)
 
 
 def test_binary_tensors_are_cut_in_the_order_of_the_json() -> None:
@@ -168,6 +192,9 @@ def test_binary_tensors_are_cut_in_the_order_of_the_json() -> None:
         for name, datatype, array in (("a", "FP32", first), ("b", "INT64", second))
     ]
     head = json.dumps({"inputs": entries}).encode()
-    call = oip.decode(head + first.tobytes() + second.tobytes(), len(head), ())
-    np.testing.assert_array_equal(call.tensors["a"], first)
-    np.testing.assert_array_equal(call.tensors["b"], second)
+    body = head + first.tobytes() + second.tobytes()
+    plan = oip.plan(head, len(body))
+    assert plan is not None
+    for tensors in (oip.decode(body, len(head))[0], plan.read(body)):
+        np.testing.assert_array_equal(tensors["a"], first)
+        np.testing.assert_array_equal(tensors["b"], second)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.serve import CannotListen, DataPlane, Server
+from edge_agent.serve import CannotListen, DataPlane, Limits, Server
 from edge_agent.serve.http import MAX_HEAD_BYTES, MAX_HEADERS
 from edge_agent.serve.oip import MAX_BODY_BYTES
 
@@ -227,7 +227,7 @@ def test_a_client_that_does_not_read_is_not_read_from(serving: Running) -> None:
 
 def test_connections_are_bounded() -> None:
     async def flood() -> tuple[int, int]:
-        server = Server(DataPlane(), "127.0.0.1", 0, max_connections=3)
+        server = Server(DataPlane(), limits=Limits(max_connections=3))
         await server.start()
         streams = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
         answers = []
@@ -255,13 +255,13 @@ def test_the_unix_socket_is_its_owner_s_and_has_the_status(serving: Running) -> 
 
 
 def test_a_taken_port_is_one_clear_error(quick_serving: Running) -> None:
-    other = Server(DataPlane(), "127.0.0.1", quick_serving.port)
+    other = Server(DataPlane(), port=quick_serving.port)
     with pytest.raises(CannotListen, match=rf"cannot listen on 127\.0\.0\.1:{other._wanted_port}"):
         quick_serving.call(other.start())
 
 
 def test_a_living_agent_s_socket_is_not_taken_over(quick_serving: Running) -> None:
-    other = Server(DataPlane(), None, 0, quick_serving.unix_path)
+    other = Server(DataPlane(), host=None, admin_path=quick_serving.unix_path)
     with pytest.raises(CannotListen, match="another agent does already"):
         quick_serving.call(other.start())
     assert quick_serving.unix_path.exists()
@@ -273,7 +273,7 @@ def test_a_dead_agent_s_socket_is_replaced_and_removed_at_the_end(
     path = quick_serving.unix_path.with_name("dead.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    server = Server(DataPlane(), None, 0, path)
+    server = Server(DataPlane(), host=None, admin_path=path)
     quick_serving.call(server.start())
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(path))
@@ -285,7 +285,7 @@ def test_a_file_in_the_socket_s_place_is_left_alone(quick_serving: Running) -> N
     path = quick_serving.unix_path.with_name("precious.txt")
     path.write_text("mine")
     with pytest.raises(CannotListen, match="no socket"):
-        quick_serving.call(Server(DataPlane(), None, 0, path).start())
+        quick_serving.call(Server(DataPlane(), host=None, admin_path=path).start())
     assert path.read_text() == "mine"
 
 
@@ -309,7 +309,7 @@ def test_a_status_that_takes_long_holds_up_nobody(tmp_path: Path) -> None:
         return {"model": "digits"}
 
     async def ask() -> bytes:
-        server = Server(DataPlane(), "127.0.0.1", 0, tmp_path / "s.sock", status=status)
+        server = Server(DataPlane(), admin_path=tmp_path / "s.sock", status=status)
         await server.start()
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s.sock")
         writer.write(b"GET /status HTTP/1.1\r\nConnection: close\r\n\r\n")

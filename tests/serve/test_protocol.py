@@ -69,7 +69,7 @@ def test_nested_data_means_the_same_as_flat(serving: Running) -> None:
 def test_a_prediction_without_an_id_gets_one(serving: Running) -> None:
     ids = {serving.ask("POST", INFER, json_request()).json["id"] for _ in range(5)}
     assert len(ids) == 5
-    assert ids == {prediction.prediction_id for prediction in serving.observed}
+    assert ids == {prediction.prediction_id for prediction in serving.seen()}
 
 
 def test_binary_in_json_out(serving: Running) -> None:
@@ -132,7 +132,7 @@ def test_a_body_that_inflates_beyond_the_bound_is_refused(quick_serving: Running
 
 
 def test_metadata_health_and_index(serving: Running) -> None:
-    assert serving.ask("GET", "/v2").json["extensions"] == ["binary_tensor_data"]
+    assert "binary_tensor_data" in serving.ask("GET", "/v2").json["extensions"]
     for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/digits/ready"):
         assert serving.ask("GET", path).status == 200
     metadata = serving.ask("GET", "/v2/models/digits").json
