@@ -11,6 +11,7 @@ from edge_agent.pipeline import builtin, golden
 from edge_agent.pipeline.code import load_code
 from edge_agent.pipeline.errors import (
     CodeNotLoadable,
+    DatasetError,
     DuplicateStep,
     GoldenMismatch,
     InputError,
@@ -19,6 +20,7 @@ from edge_agent.pipeline.errors import (
     StepConfigError,
     StepError,
     StepFailed,
+    TaskError,
     UnknownStep,
 )
 from edge_agent.pipeline.interface import Interface, Request, Steps, interface_dtype, validate
@@ -38,6 +40,7 @@ __all__ = [
     "MODEL_STEP",
     "Array",
     "CodeNotLoadable",
+    "DatasetError",
     "DuplicateStep",
     "GoldenMismatch",
     "InputError",
@@ -52,6 +55,7 @@ __all__ = [
     "StepError",
     "StepFailed",
     "Steps",
+    "TaskError",
     "Tensors",
     "UnknownStep",
     "builtin",

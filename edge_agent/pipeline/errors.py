@@ -7,6 +7,8 @@ PipelineError
 │       ├── BadImage    no image, a damaged one, or one of too many bits (client)
 │       ├── ImageTooLarge      more pixels than the manifest allows (client)
 │       └── ImagesUnavailable  nothing here decodes images (operator: install the extra)
+├── DatasetError        a data set cannot be read at all (user)
+│   └── ParquetUnavailable     nothing here reads Parquet (operator: install the extra)
 ├── Rejected            a checker refused the request, with a reason (client)
 ├── StepError           a step cannot be found, configured or run (engineer)
 │   ├── UnknownStep     no step has this name
@@ -49,6 +51,14 @@ class ImageTooLarge(TaskError):
 
 class ImagesUnavailable(TaskError):
     """Pillow, which decodes images, is not installed here."""
+
+
+class DatasetError(PipelineError):
+    """A data set is missing, damaged, or of another form than the model's inputs."""
+
+
+class ParquetUnavailable(DatasetError):
+    """pyarrow, which reads Parquet, is not installed here."""
 
 
 class Rejected(PipelineError):
