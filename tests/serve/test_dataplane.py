@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
-import json
 import socket
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_agent.pipeline import Array, Pipeline, StepFailed, Tensors, golden
-from edge_agent.runtime import Provenance, RunFailed
-from edge_agent.serve import (
-    DataPlane,
-    ModelNotServed,
-    NotServable,
-    Overloaded,
-    Prediction,
-    ServedModel,
-)
-from edge_agent.wire.manifest import CostModel, StepSpec
-from tests.runtime.networks import (
-    IMAGE,
-    LABEL,
-    LABELS,
-    SCORES,
-    STEPS,
-    images,
-    write_bundle,
-)
+from edge_agent.pipeline import StepFailed, golden
+from edge_agent.serve import DataPlane, ModelNotServed, NotServable, Prediction, ServedModel
+from edge_agent.wire.manifest import StepSpec
+from tests.runtime.networks import LABELS, STEPS, images, write_bundle
 
-from .conftest import Running, send
+from .conftest import Running, send, served, until
+from .gates import gated
 from .test_protocol import INFER, binary_request, json_request
 
-
-class Gate:
-    """A network that waits until it is let go."""
-
-    provenance = Provenance("gate", "0", "CPU", "fp32", 1)
-
-    def __init__(self) -> None:
-        self.entered = threading.Semaphore(0)
-        self.open = threading.Event()
-        self.closed = False
-        self.fail = False
-
-    def run(self, tensors: Mapping[str, Array]) -> Tensors:
-        self.entered.release()
-        if not self.open.wait(10) or self.closed or self.fail:
-            raise RunFailed("closed under a request" if self.closed else "told to fail")
-        return {"logits": np.zeros((len(tensors["x"]), 10), np.float32)}
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def gated(
-    directory: Path, version: int = 1, *, service_us: float = 1e6
-) -> tuple[ServedModel, Gate]:
-    gate = Gate()
-    manifest = write_bundle(directory / f"gated-{version}", version=version)
-    pipeline = Pipeline(STEPS, gate, (IMAGE,), (SCORES, LABEL))
-    return ServedModel(manifest, pipeline, service_us=service_us), gate
+ONE = {"image": images(1)}
 
 
 def bundle(directory: Path, version: int, seed: int = 0, cost_us: float = 50.0) -> ServedModel:
@@ -131,21 +87,24 @@ def test_no_request_is_dropped_or_mixed_while_models_are_swapped(
 def test_a_request_ends_with_the_model_it_began_with(tmp_path: Path) -> None:
     plane = DataPlane()
     old, gate = gated(tmp_path)
-    plane.install("digits", old)
-    answers: list[Prediction] = []
-    client = threading.Thread(
-        target=lambda: answers.append(plane.infer("digits", {"image": images(1)}))
-    )
-    client.start()
-    assert gate.entered.acquire(timeout=5)
-    plane.install("digits", bundle(tmp_path, 2))
-    plane.install("digits", bundle(tmp_path, 3))  # the old one is now two versions back
-    assert plane.infer("digits", {"image": images(1)}).version == 3
-    assert not gate.closed
-    gate.open.set()
-    client.join()
-    assert [answer.version for answer in answers] == [1]
-    assert gate.closed
+
+    async def swap() -> tuple[int, int]:
+        plane.install("digits", old)
+        asked = asyncio.create_task(plane.predict("digits", ONE))
+        await asyncio.to_thread(gate.entered.acquire, timeout=5)
+        plane.install("digits", bundle(tmp_path, 2))
+        plane.install("digits", bundle(tmp_path, 3))  # the old one is now two versions back
+        new = await plane.predict("digits", ONE)
+        assert not gate.closed
+        gate.open.set()
+        return (await asked).version, new.version
+
+    async def swap_and_settle() -> tuple[int, int]:
+        versions = await swap()
+        await asyncio.to_thread(until, lambda: gate.closed)
+        return versions
+
+    assert asyncio.run(swap_and_settle()) == (1, 3)
 
 
 def test_the_previous_version_is_kept_and_comes_back_at_once(tmp_path: Path) -> None:
@@ -155,10 +114,10 @@ def test_the_previous_version_is_kept_and_comes_back_at_once(tmp_path: Path) -> 
         plane.install("digits", model)
     assert plane.previous["digits"] is models[0]
     assert plane.revert("digits")
-    assert plane.infer("digits", {"image": images(1)}).version == 1
+    assert asyncio.run(plane.predict("digits", ONE)).version == 1
     assert not plane.revert("digits")
     with pytest.raises(StepFailed, match="closed"):
-        models[1].pipeline.run({"image": images(1)})
+        models[1].pipeline.run(ONE)
 
 
 def test_a_removed_model_is_not_served(tmp_path: Path) -> None:
@@ -167,7 +126,7 @@ def test_a_removed_model_is_not_served(tmp_path: Path) -> None:
     assert plane.remove("digits")
     assert not plane.remove("digits")
     with pytest.raises(ModelNotServed, match="no model 'digits'"):
-        plane.infer("digits", {"image": images(1)})
+        asyncio.run(plane.predict("digits", ONE))
 
 
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────
@@ -209,41 +168,8 @@ def test_a_damaged_bundle_is_one_clear_error(
 def test_a_bundle_without_known_answers_is_warmed_up_with_zeros(tmp_path: Path) -> None:
     write_bundle(tmp_path / "slot", with_golden=False)
     model = ServedModel.load(tmp_path / "slot")
-    assert model.service_us > 0
+    assert model.cost.per_item_us > 0
     assert model.name == "digits"
-
-
-def test_the_manifest_s_cost_decides_where_a_model_runs(tmp_path: Path) -> None:
-    assert bundle(tmp_path, 1, cost_us=299).inline()
-    assert not bundle(tmp_path, 2, cost_us=301).inline()
-
-
-def test_a_large_batch_of_a_fast_model_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "slot", cost_us=100)
-    cost = {"per_item_us": 10, "fixed_us": 90}
-    manifest = json.loads((tmp_path / "slot" / "manifest.json").read_text()) | {"cost": cost}
-    (tmp_path / "slot" / "manifest.json").write_text(json.dumps(manifest))
-    model = ServedModel.load(tmp_path / "slot")
-    assert model.inline(1) and model.inline(21)
-    assert not model.inline(22)
-
-
-def test_a_large_batch_runs_in_a_thread(quick_serving: Running) -> None:
-    threads: list[str] = []
-    infer = quick_serving.plane.infer
-
-    def spy(*arguments: object, **named: object) -> object:
-        threads.append(threading.current_thread().name)
-        return infer(*arguments, **named)  # type: ignore[arg-type]
-
-    quick_serving.plane.infer = spy  # type: ignore[assignment]
-    model = quick_serving.plane.model("digits")
-    model.manifest = model.manifest.model_copy(
-        update={"cost": CostModel(per_item_us=100, fixed_us=0)}
-    )
-    quick_serving.ask("POST", INFER, json_request(1))
-    quick_serving.ask("POST", INFER, json_request(8))
-    assert threads[1] == "skerry-digits_0" != threads[0]
 
 
 # ── observing ────────────────────────────────────────────────────────────────────────────────────
@@ -251,7 +177,7 @@ def test_a_large_batch_runs_in_a_thread(quick_serving: Running) -> None:
 
 def test_observers_see_what_was_asked_and_answered(serving: Running) -> None:
     reply = serving.ask("POST", INFER, json_request(2, id="seen"))
-    (prediction,) = serving.observed
+    (prediction,) = serving.seen()
     assert (prediction.prediction_id, prediction.model, prediction.version) == ("seen", "digits", 1)
     np.testing.assert_array_equal(prediction.inputs["image"], images(2))
     assert prediction.outputs["label"].tolist() == reply.json["outputs"][1]["data"]
@@ -262,12 +188,12 @@ def test_observers_see_what_was_asked_and_answered(serving: Running) -> None:
 def test_an_observer_that_fails_costs_no_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: Prediction) -> None:
+    def fail(_: list[Prediction]) -> None:
         raise OSError("disk full")
 
     plane = DataPlane(fail)
     plane.install("digits", bundle(tmp_path, 1))
-    assert plane.infer("digits", {"image": images(1)}).version == 1
+    assert asyncio.run(plane.predict("digits", ONE)).version == 1
     assert "observe.failed" in caplog.text
 
 
@@ -275,56 +201,72 @@ def test_rejected_requests_are_counted_and_not_observed(serving: Running) -> Non
     bad = json_request()
     bad["inputs"][0]["data"] = [99.0] * 64  # type: ignore[index]
     assert serving.ask("POST", INFER, bad).status == 400
-    assert serving.observed == []
+    assert serving.seen() == []
     assert serving.plane.window_metrics("digits").rejects == 1
 
 
 # ── overload and failure ─────────────────────────────────────────────────────────────────────────
 
 
-def test_more_requests_than_may_wait_are_turned_away(serving: Running, tmp_path: Path) -> None:
+def test_more_requests_than_may_wait_are_turned_away(tmp_path: Path) -> None:
     model, gate = gated(tmp_path)
-    serving.plane.max_waiting = 3
-    serving.plane.install("digits", model)
-    statuses: list[int] = []
-    clients = [
-        threading.Thread(
-            target=lambda: statuses.append(serving.ask("POST", INFER, json_request()).status)
-        )
-        for _ in range(3)
-    ]
-    for client in clients:
-        client.start()
-    deadline = time.monotonic() + 5
-    while serving.plane._waiting.get("digits", 0) < 3 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    refused = serving.ask("POST", INFER, json_request())
-    assert refused.status == 503
-    assert refused.headers["retry-after"] == "1"
-    assert refused.error == "model 'digits' is overloaded"
-    assert serving.ask("GET", "/v2/health/live").status == 200  # the loop is free meanwhile
-    gate.open.set()
-    for client in clients:
-        client.join()
-    assert statuses == [200, 200, 200]
-    assert serving.ask("POST", INFER, json_request()).status == 200
+    with served(tmp_path, max_waiting=2) as serving:
+        serving.plane.install("digits", model)
+        statuses: list[int] = []
+        clients = [
+            threading.Thread(
+                target=lambda: statuses.append(serving.ask("POST", INFER, json_request()).status)
+            )
+            for _ in range(3)
+        ]
+        clients[0].start()
+        assert gate.entered.acquire(timeout=5)
+        for client in clients[1:]:
+            client.start()
+        until(lambda: model.waiting == 2)
+        refused = serving.ask("POST", INFER, json_request())
+        assert refused.status == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.error == "model 'digits' is overloaded"
+        assert serving.ask("GET", "/v2/health/live").status == 200  # the loop is free meanwhile
+        text = serving.ask("GET", "/metrics").body.decode()
+        labels = 'model="digits",version="1"'
+        assert f"skerry_waiting_requests{{{labels}}} 2" in text
+        assert f'skerry_requests_total{{{labels},outcome="overloaded"}} 1' in text
+        gate.open.set()
+        for client in clients:
+            client.join()
+        assert statuses == [200, 200, 200]
+        assert serving.ask("POST", INFER, json_request()).status == 200
 
 
-def test_waiting_requests_are_counted_per_model() -> None:
+def test_waiting_requests_are_counted_per_model(tmp_path: Path) -> None:
     plane = DataPlane(max_waiting=1)
-    plane.admit("a")
-    plane.admit("b")
-    with pytest.raises(Overloaded):
-        plane.admit("a")
-    plane.release("a")
-    plane.admit("a")
+    (one, gate), (other, other_gate) = gated(tmp_path, 1), gated(tmp_path, 2)
+    plane.install("one", one)
+    plane.install("other", other)
+
+    async def ask() -> list[object]:
+        first = asyncio.create_task(plane.predict("one", ONE))
+        await asyncio.to_thread(gate.entered.acquire, timeout=5)
+        waiting = asyncio.create_task(plane.predict("one", ONE))
+        await asyncio.sleep(0)
+        refused = await asyncio.gather(plane.predict("one", ONE), return_exceptions=True)
+        assert [type(each).__name__ for each in refused] == ["Overloaded"]
+        elsewhere = asyncio.create_task(plane.predict("other", ONE))
+        await asyncio.to_thread(other_gate.entered.acquire, timeout=5)
+        gate.open.set()
+        other_gate.open.set()
+        return [each.version for each in await asyncio.gather(first, waiting, elsewhere)]
+
+    assert asyncio.run(ask()) == [1, 1, 2]
 
 
-@pytest.mark.parametrize("service_us", [1.0, 1e6], ids=["inline", "thread"])
+@pytest.mark.parametrize("cost_us", [1.0, 1000.0], ids=["inline", "thread"])
 def test_a_network_that_fails_is_500_and_an_error_of_the_version(
-    service_us: float, serving: Running, tmp_path: Path
+    cost_us: float, serving: Running, tmp_path: Path
 ) -> None:
-    model, gate = gated(tmp_path, service_us=service_us)
+    model, gate = gated(tmp_path, cost_us=cost_us)
     gate.fail = True
     gate.open.set()
     serving.plane.install("digits", model)
@@ -395,25 +337,30 @@ def test_wrong_feedback_is_refused(
 def test_windows_count_since_the_same_reader_asked_last(tmp_path: Path) -> None:
     now = [100.0]
     plane = DataPlane(clock=lambda: now[0])
+
+    async def ask() -> None:
+        for _ in range(5):
+            await plane.predict("digits", ONE)
+        now[0] += 10_000_000
+        first = plane.window_metrics("digits", "report")
+        assert (first.version, first.requests, first.errors, first.rejects) == (1, 5, 0, 0)
+        assert 0 < first.p50_us <= first.p99_us
+        await plane.predict("digits", ONE)
+        now[0] += 7
+        second = plane.window_metrics("digits", "report")
+        assert (second.requests, second.window_s) == (1, 7)
+        assert plane.window_metrics("digits", "probation").requests == 6
+        assert plane.window_metrics("digits", "report").p99_us == 0
+
     plane.install("digits", bundle(tmp_path, 1))
-    for _ in range(5):
-        plane.infer("digits", {"image": images(1)})
-    now[0] += 10_000_000
-    first = plane.window_metrics("digits", "report")
-    assert (first.version, first.requests, first.errors, first.rejects) == (1, 5, 0, 0)
-    assert 0 < first.p50_us <= first.p99_us
-    plane.infer("digits", {"image": images(1)})
-    now[0] += 7
-    second = plane.window_metrics("digits", "report")
-    assert (second.requests, second.window_s) == (1, 7)
-    assert plane.window_metrics("digits", "probation").requests == 6
-    assert plane.window_metrics("digits", "report").p99_us == 0
+    asyncio.run(ask())
 
 
 def test_a_new_version_starts_counting_anew(tmp_path: Path) -> None:
     plane = DataPlane()
     plane.install("digits", bundle(tmp_path, 1))
-    plane.infer("digits", {"image": images(1)})
+    asyncio.run(plane.predict("digits", ONE))
+    assert plane.window_metrics("digits").requests == 1
     plane.install("digits", bundle(tmp_path, 2))
     window = plane.window_metrics("digits")
     assert (window.version, window.requests) == (2, 0)
