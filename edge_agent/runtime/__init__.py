@@ -15,6 +15,7 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
+from edge_agent.runtime import trt_api
 from edge_agent.runtime.bfloat16 import from_bfloat16, to_bfloat16
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.datatypes import datatype_of, numpy_dtype
@@ -42,17 +43,25 @@ __all__ = [
     "to_bfloat16",
 ]
 
+MAX_BATCH: Final = 64
+
 _DISTRIBUTIONS: Final = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
     "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
 
 
-def open_session(path: Path, spec: ModelSpec) -> Session:
+def open_session(
+    path: Path, spec: ModelSpec, *, max_batch: int = MAX_BATCH, cache_dir: Path | None = None
+) -> Session:
     """Open the network in `path` as `spec` says.
 
     Args:
         path: the entry file (`model.onnx`, or `model.xml` beside `model.bin`).
+        max_batch: most items of a run; only TensorRT, which compiles for it, holds to it.
+        cache_dir: where a runtime that compiles keeps the result (TensorRT); by default the
+            service's or the user's cache.
 
     Raises:
         RuntimeUnavailable: the runtime is not installed or cannot work here.
@@ -68,7 +77,7 @@ def open_session(path: Path, spec: ModelSpec) -> Session:
         return OpenVinoSession(path, spec)
     from edge_agent.runtime.trt import open_tensorrt
 
-    return open_tensorrt(path, spec)
+    return open_tensorrt(path, spec, max_batch=max_batch, cache_dir=cache_dir)
 
 
 def available() -> dict[str, str]:
@@ -77,6 +86,8 @@ def available() -> dict[str, str]:
     for runtime, distributions in _DISTRIBUTIONS.items():
         if importlib.util.find_spec(runtime) is None:
             continue
+        if runtime == "tensorrt" and trt_api.obstacle() is not None:
+            continue  # the package is of no use without a GPU
         for distribution in distributions:
             try:
                 found[runtime] = importlib.metadata.version(distribution)

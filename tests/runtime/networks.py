@@ -86,13 +86,13 @@ def write_quantised(path: Path) -> Path:
     return _save(graph, path)
 
 
-def write_echo(path: Path, datatype: int) -> Path:
+def write_echo(path: Path, datatype: int, axes: tuple[int | str, ...] = ("n", 3)) -> Path:
     """x [n, 3] → y [n, 3] unchanged, of any ONNX element type."""
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
         "echo",
-        [helper.make_tensor_value_info("x", datatype, ["n", 3])],
-        [helper.make_tensor_value_info("y", datatype, ["n", 3])],
+        [helper.make_tensor_value_info("x", datatype, axes)],
+        [helper.make_tensor_value_info("y", datatype, axes)],
     )
     return _save(graph, path)
 

@@ -11,7 +11,6 @@ import pytest
 from edge_agent.runtime import (
     ModelNotLoadable,
     RunFailed,
-    RuntimeUnavailable,
     available,
     open_session,
 )
@@ -123,10 +122,3 @@ def test_a_network_with_other_names_than_its_manifest_is_refused(
     spec = NETWORK.model_copy(update={"runtime": runtime, "inputs": (renamed,)})
     with pytest.raises(ModelNotLoadable, match="its inputs are x, the manifest says pixels"):
         open_session(path, spec)
-
-
-def test_tensorrt_is_refused_rather_than_replaced(tmp_path: Path) -> None:
-    path = write_linear(tmp_path / "model.onnx")
-    with pytest.raises(RuntimeUnavailable, match="runtime tensorrt is unavailable"):
-        open_session(path, NETWORK.model_copy(update={"runtime": "tensorrt"}))
-    assert "tensorrt" not in available()
