@@ -23,7 +23,7 @@ from cloud.errors import UserError
 from cloud.gates import GateSpec
 from cloud.project_checks import check_references
 from edge_agent.wire.ids import Slug
-from edge_agent.wire.manifest import RelativePath, SamplingSpec, StepSpec, TensorSpec
+from edge_agent.wire.manifest import ImageSpec, RelativePath, SamplingSpec, StepSpec, TensorSpec
 from optimizer.budget import Budget, MetricName
 from optimizer.config_file import Document
 from optimizer.errors import ConfigError
@@ -137,6 +137,7 @@ class Project(_Part):
         steps: files shipped to devices; they register the pipeline's own steps.
         pipeline: steps in their order; "model" is the network.
         metrics: the primary metric of budgets and gates alike.
+        image: how devices take images for the model; without it they take tensors and JSON.
         recipes: what the optimizer tries, each a name with its config; empty tries all.
         profiles: a budget for each hardware profile that the project serves.
     """
@@ -154,6 +155,7 @@ class Project(_Part):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     pipeline: tuple[PipelineStep, ...] = Field(min_length=1)
+    image: ImageSpec | None = None
     metrics: MetricsSpec = MetricsSpec()
     recipes: tuple[PipelineStep, ...] = ()
     measure: MeasureSpec = MeasureSpec()

@@ -48,6 +48,7 @@ def check_references(document: Document, project: Project, directory: Path) -> N
     _check_steps(document, project.pipeline, project.steps, sources)
     _check_profiles(document, project)
     _check_labels(document, project)
+    _check_image(document, project)
     for key, specs in (("inputs", project.inputs), ("outputs", project.outputs)):
         for index, spec in enumerate(specs):
             if not spec.shape or spec.shape[0] != _ROW_AXIS:
@@ -177,6 +178,28 @@ def _check_labels(document: Document, project: Project) -> None:
         _check_label(document, ("gates", "recall_floors", label), label, project.labels)
     if "metric" in project.gates.model_fields_set:
         raise document.error(("gates", "metric"), "gates.metric: the metric is metrics.primary")
+
+
+def _check_image(document: Document, project: Project) -> None:
+    """The image must fill the one input, of a type and rank that decoded pixels have."""
+    image = project.image
+    if image is None:
+        return
+    specs = {spec.name: spec for spec in project.inputs}
+    spec = specs.get(image.input)
+    if spec is None:
+        hint = did_you_mean(image.input, list(specs))
+        raise document.error(("image", "input"), f"no input '{image.input}'{hint}")
+    if len(specs) > 1:
+        raise document.error(("image",), "image: a model with several inputs takes tensors only")
+    rank = 3 if image.mode == "L" else 4
+    if len(spec.shape) != rank or spec.datatype not in ("UINT8", "FP32"):
+        shape = "[-1, height, width]" if image.mode == "L" else "[-1, height, width, 3]"
+        raise document.error(
+            ("image", "input"),
+            f"image in mode {image.mode} fills an input of UINT8 or FP32 {shape}, "
+            f"'{spec.name}' is {spec.datatype} {list(spec.shape)}",
+        )
 
 
 def _check_label(document: Document, place: Place, label: str, labels: Sequence[str]) -> None:

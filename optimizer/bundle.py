@@ -80,6 +80,7 @@ def draft_manifest(
         golden_atol=GOLDEN_ATOL[artifact.precision],
         sampling=task.sampling,
         privacy=task.privacy,
+        image=task.image,
         files=(),
     )
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edge_agent.measure import Measurement
 from edge_agent.runtime import Tensors
-from edge_agent.wire.manifest import CostModel, SamplingSpec, StepSpec, TensorSpec
+from edge_agent.wire.manifest import CostModel, ImageSpec, SamplingSpec, StepSpec, TensorSpec
 from optimizer.budget import Budget, MetricName, Outcome
 from optimizer.errors import BudgetNotMet
 from optimizer.evaluate import Accuracy, EvalData
@@ -39,6 +39,7 @@ class OptimizeTask:
         profiles: budget by the name of the hardware profile.
         pipeline: steps in their order; "model" is the network.
         inputs: interface of the pipeline, as are `outputs`.
+        image: how devices take images for the model.
         code: step files that are shipped with each bundle; their names must differ.
         calibration: inputs of the pipeline that quantisers take their ranges from; no labels.
         data: labelled inputs by which variants are compared.
@@ -61,6 +62,7 @@ class OptimizeTask:
     data: EvalData
     golden: Tensors
     out_dir: Path
+    image: ImageSpec | None = None
     code: tuple[Path, ...] = ()
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     privacy: tuple[StepSpec, ...] = ()

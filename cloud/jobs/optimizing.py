@@ -64,6 +64,7 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         data=EvalData(judged.inputs, judged.labels, project.labels),
         golden={name: array[:GOLDEN_ROWS] for name, array in rows.part("golden").inputs.items()},
         out_dir=directory / "bundles",
+        image=project.image,
         code=tuple(Path(request["project_dir"]) / name for name in project.steps),
         sampling=project.sampling,
         privacy=project.privacy,

@@ -82,6 +82,9 @@ def test_the_retrain_section_is_the_policys() -> None:
         ('"8", "9"]', '"8", "8"]', "labels: '8' is listed twice"),
         ("shape: [-1, 8, 8]", "shape: [1, 8, 8]", "shape of 'image': the first axis is rows, -1"),
         ("seed: 7}", "seed: seven}", "training.seed"),
+        ("metrics: {", "image: {input: imag, mode: L}\nmetrics: {", "no input 'imag'; did you mean 'image'?"),
+        ("metrics: {", "image: {input: image, mode: RGB}\nmetrics: {", "[-1, height, width, 3], 'image' is FP32 [-1, 8, 8]"),
+        ("metrics: {", "image: {input: image, mod: L}\nmetrics: {", "unknown key 'mod'; did you mean 'mode'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_blamed_on_its_line(project: Path, old: str, new: str, complaint: str) -> None:
@@ -90,6 +93,12 @@ def test_a_mistake_is_blamed_on_its_line(project: Path, old: str, new: str, comp
     assert complaint in text
     if "pipeline: the step" not in complaint:
         assert text.startswith(f"skerry.yaml:{line}: ")
+
+
+def test_a_model_may_take_images(project: Path) -> None:
+    change(project, "metrics: {", "image: {input: image, mode: L}\nmetrics: {")
+    image = load_project(project).image
+    assert image is not None and (image.input, image.mode) == ("image", "L")
 
 
 def test_a_file_that_python_cannot_parse_is_named_with_its_line(project: Path) -> None:
