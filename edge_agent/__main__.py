@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import socket
 import sqlite3
@@ -89,6 +88,7 @@ def _enrol(directory: Path, claim_path: Path, name: str | None) -> int:
 
 
 def _serve(directory: Path) -> int:
+    from edge_agent import logs
     from edge_agent.agent import run_agent
     from edge_agent.device.config import load_settings
     from edge_agent.device.identity import load_identity
@@ -97,10 +97,7 @@ def _serve(directory: Path) -> int:
 
     settings = load_settings(directory)
     identity = load_identity(directory)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    logs.configure(settings.log_level, settings.log_format)
     try:
         run_agent(identity, settings)
     except (LinkError, ServeError) as error:

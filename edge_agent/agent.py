@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import importlib.metadata
 import json
 import logging
 import os
-import secrets
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +27,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from edge_agent.device.config import AgentSettings
-from edge_agent.device.errors import DeviceError
+from edge_agent.device.config import AgentSettings, read_token
+from edge_agent.device.directory import admin_socket_path, device_secret, held
 from edge_agent.device.identity import Identity
 from edge_agent.device.inventory import collect, rss_mib
 from edge_agent.device.twin import Served, Twin
@@ -44,9 +40,19 @@ from edge_agent.link.mqtt import Link, Retry, Will
 from edge_agent.link.outbox import Outbox
 from edge_agent.link.uplink import Uplink
 from edge_agent.sampling import Sampler
-from edge_agent.serve import DataPlane, ModelNotServed, Overloaded, ServedModel, Server
+from edge_agent.serve import (
+    DataPlane,
+    Limits,
+    ModelNotServed,
+    Overloaded,
+    RateLimit,
+    ServedModel,
+    Server,
+)
+from edge_agent.serve.grpc import GrpcServer
+from edge_agent.update.errors import UpdateError
 from edge_agent.update.ports import HealthSample
-from edge_agent.update.reading import require_intact
+from edge_agent.update.reading import read_manifest, require_intact
 from edge_agent.update.trust import Trust
 from edge_agent.update.updater import open_updater
 from edge_agent.wire import topics
@@ -55,13 +61,9 @@ from edge_agent.wire.messages import Desired, MetricsReport, UpdateReport
 
 log = logging.getLogger("skerry.agent")
 
-MAX_UNIX_PATH: Final = 100
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_TIMEOUT_S: Final = 20.0
 JOURNAL_FULL_RETRY_S: Final = 60
-
-
-class AgentRunning(DeviceError):
-    """Another process holds the directory."""
 
 
 class Agent:
@@ -101,10 +103,10 @@ class Agent:
         self._uplink = Uplink(self._outbox, self._link, member.device_id)
         self._sampler = Sampler(
             self._outbox,
-            key=_device_secret(identity.directory / "sampling.key"),
+            key=device_secret(identity.directory / "sampling.key"),
             ring_bytes=settings.memory_of_predictions_bytes,
         )
-        self._plane = DataPlane(self._sampler.observe)
+        self._plane = DataPlane(self._sampler.observe, queue_s=settings.http_queue_ms / 1000.0)
         fetch = FetchPort(self._link, member.device_id)
         self._trust = Trust(
             identity.directory / "trust",
@@ -126,13 +128,42 @@ class Agent:
         )
         self._link.subscribe(topics.desired(member.device_id), self._on_desired)
         self._link.on_connected(self._on_connected)
+        secret = read_token(settings, identity.directory)
+        token = None if secret is None else secret.get_secret_value()
+        rate = (
+            RateLimit(settings.http_rate_per_client, settings.burst_per_client)
+            if settings.http_rate_per_client
+            else None
+        )
+        self._predict_path = settings.socket_path(identity.directory)
         self._server = Server(
             self._plane,
             host=settings.http_host,
             port=settings.http_port,
-            admin_path=_socket_path(identity.directory),
+            admin_path=admin_socket_path(identity.directory),
+            predict_path=self._predict_path,
+            predict_group=settings.http_socket_group or None,
+            token=token,
+            rate=rate,
             feedback=self._correct,
             status=self.status,
+            debug=settings.debug,
+            limits=Limits(
+                max_connections=settings.http_max_connections,
+                max_inflight_bytes=settings.http_max_inflight_bytes,
+            ),
+        )
+        self._grpc = (
+            GrpcServer(
+                self._plane,
+                settings.http_host,
+                settings.grpc_port,
+                token=token,
+                rate=rate,
+                max_inflight_bytes=settings.http_max_inflight_bytes,
+            )
+            if settings.grpc_port
+            else None
         )
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
@@ -148,10 +179,10 @@ class Agent:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
-        with _held(self._directory):
+        with held(self._directory):
             # from the disk alone: whether there is a network does not matter here
             await asyncio.to_thread(self._updater.restore)
-            await self._server.start()
+            await self._listen()
             threads = [
                 threading.Thread(target=self._updater.run, name="updater", daemon=True),
                 threading.Thread(target=self._publish_twin, name="twin", daemon=True),
@@ -167,9 +198,26 @@ class Agent:
                 await self._report_metrics_until(stop)
             finally:
                 about.unlink(missing_ok=True)
-                await self._server.stop()
+                await self._hang_up()
                 await asyncio.to_thread(self._stop, threads)
                 log.info("agent.stopped device=%s", self._device_id)
+
+    async def _listen(self) -> None:
+        await self._server.start()
+        if self._grpc is not None:
+            try:
+                await self._grpc.start()
+            except BaseException:
+                await self._server.stop()
+                raise
+        settings = self._settings
+        if not settings.http_token_file and settings.http_host not in LOOPBACK:
+            log.warning("server.open_to_the_network host=%s", settings.http_host)
+
+    async def _hang_up(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.stop()
+        await self._server.stop()
 
     def _stop(self, threads: list[threading.Thread]) -> None:
         self._stopping.set()
@@ -195,7 +243,9 @@ class Agent:
             "device": self._device_id,
             "http_host": self._settings.http_host,
             "http_port": self._server.port,
-            "unix_socket": str(_socket_path(self._directory)),
+            "grpc_port": 0 if self._grpc is None else self._grpc.port,
+            "unix_socket": str(admin_socket_path(self._directory)),
+            "predict_socket": str(self._predict_path or ""),
         }
 
     def status(self) -> dict[str, JsonValue]:
@@ -229,6 +279,9 @@ class Agent:
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
 
     def _activate(self, model: str, directory: Path) -> None:
+        if self._goes_back(model, directory):
+            self._twin_changed.set()
+            return
         try:
             require_intact(directory)
             served = ServedModel.load(directory)
@@ -241,6 +294,22 @@ class Agent:
         self._journal_metrics([model])  # the last figures of the version that served until now
         self._plane.install(model, served)
         self._twin_changed.set()
+
+    def _goes_back(self, model: str, directory: Path) -> bool:
+        """Serve what is in `directory` at once if it is in memory still, as in a roll-back."""
+        try:
+            manifest = read_manifest(directory)
+        except (UpdateError, OSError):
+            return False
+        serves, before = self._plane.models.get(model), self._plane.previous.get(model)
+        if serves is not None and serves.manifest == manifest:
+            self._faults.pop(model, None)  # it was another that did not load
+            return True
+        if before is None or before.manifest != manifest:
+            return False
+        self._sampler.prepare(before.manifest)
+        self._journal_metrics([model])
+        return self._plane.revert(model)
 
     def _deactivate(self, model: str) -> None:
         self._plane.remove(model)
@@ -359,7 +428,7 @@ def run_agent(identity: Identity, settings: AgentSettings) -> None:
     Raises:
         DeviceError, LinkError, ServeError: it cannot start; one line for a person.
     """
-    with _held(identity.directory):
+    with held(identity.directory):
         pass  # before anything is opened that belongs to the process that runs
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Agent(identity, settings).run())
@@ -379,36 +448,3 @@ def agent_version() -> str:
         return importlib.metadata.version("skerry-agent")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-@contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock.
-
-    Raises:
-        AgentRunning: another process has it.
-    """
-    run = directory / "run"
-    run.mkdir(exist_ok=True, mode=0o700)
-    with (run / "agent.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AgentRunning(f"{directory}: another agent runs here") from None
-        yield
-
-
-def _socket_path(directory: Path) -> Path:
-    """Where the administrative socket is; the name of a Unix socket has 108 bytes at most."""
-    path = directory.resolve() / "run" / "agent.sock"
-    if len(os.fsencode(path)) < MAX_UNIX_PATH:
-        return path
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"skerry-agent-{os.getuid()}-{digest}.sock"
-
-
-def _device_secret(path: Path) -> bytes:
-    """The device's own secret for keyed pseudonyms; drawn once, never sent."""
-    if not path.exists():
-        write_whole(path, secrets.token_bytes(32))
-    return path.read_bytes()

@@ -6,7 +6,8 @@ DeviceError
 ├── NotEnrolled       (user) the directory holds no identity
 ├── AlreadyEnrolled   (user) the directory holds one already
 ├── EnrolmentRefused  (operator) the control plane said no
-└── Unreachable       (operator) the control plane does not answer
+├── Unreachable       (operator) the control plane does not answer
+└── AgentRunning      (user) another process holds the directory
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class EnrolmentRefused(DeviceError):
 
 class Unreachable(DeviceError):
     """The control plane does not answer."""
+
+
+class AgentRunning(DeviceError):
+    """Another process holds the directory."""

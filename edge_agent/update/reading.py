@@ -76,6 +76,22 @@ def _query(address: str) -> list[tuple[str, int, str]]:
         return database.execute(_QUERY).fetchall()
 
 
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of an unpacked bundle.
+
+    Raises:
+        BadBundle: there is none, or it cannot be read as one.
+        OSError: the disk refused.
+    """
+    try:
+        data = (directory / MANIFEST_NAME).read_bytes()
+        return Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise BadBundle(f"{directory.name[:16]}: there is no {MANIFEST_NAME}") from None
+    except WireError as error:
+        raise BadBundle(f"{MANIFEST_NAME}: {error}") from error
+
+
 def require_intact(directory: Path) -> Manifest:
     """The manifest of an unpacked bundle whose every file has the digest listed there.
 
@@ -83,13 +99,7 @@ def require_intact(directory: Path) -> Manifest:
         BadBundle: a file is missing or is not what the manifest says.
         OSError: the disk refused.
     """
-    try:
-        data = (directory / MANIFEST_NAME).read_bytes()
-        manifest = Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
-    except FileNotFoundError:
-        raise BadBundle(f"{directory.name[:16]}: there is no {MANIFEST_NAME}") from None
-    except WireError as error:
-        raise BadBundle(f"{MANIFEST_NAME}: {error}") from error
+    manifest = read_manifest(directory)
     for listed in manifest.files:
         try:
             with (directory / listed.name).open("rb") as file:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,25 +65,30 @@ class Plane:
         path.write_text(ClaimFile.model_validate(claim.model_dump()).model_dump_json())
         return path
 
-    def release(self, version: int, tmp_path: Path) -> Release:
-        bundle = self.services.blobs.put(tiny_bundle(tmp_path / f"bundle-{version}", version))
+    def release(self, version: int, tmp_path: Path, model: str = MODEL, code: str = "") -> Release:
+        directory = tmp_path / f"bundle-{model}-{version}"
+        bundle = self.services.blobs.put(tiny_bundle(directory, version, model, code))
         with self.services.sessions.begin() as session:
             return publish_release(
                 session, self.services.blobs, self.services.image_repository,
-                MODEL, version, PROFILE, bundle,
+                model, version, PROFILE, bundle,
             )  # fmt: skip
 
-    def assign(self, device: str, release: Release) -> None:
+    def assign(self, device: str, *releases: Release) -> None:
+        """Assign these releases, one a model, and no others."""
         generation = self.generations[device] = self.generations.get(device, 0) + 1
-        target = director_target(release, generation=generation, probation_s=0.3)
-        self.services.director.assign(device, [target])
+        targets = [
+            director_target(release, generation=generation, probation_s=0.3) for release in releases
+        ]
+        self.services.director.assign(device, targets)
         desired = Desired(
             version=generation,
             models={
-                MODEL: DesiredModel(
+                release.model: DesiredModel(
                     target=release.target, version=release.version, counter=release.counter,
                     generation=generation, probation_s=0.3,
                 )
+                for release in releases
             },
         )  # fmt: skip
         self.connection.publish(topics.desired(device), desired.encode(), retain=True)
@@ -93,6 +100,9 @@ class Process:
 
     directory: Path
     process: subprocess.Popen[bytes] | None = None
+    prefix: tuple[str, ...] = ()
+    """Command that the agent is started through, such as one that sets its clock."""
+    environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "edge_agent", *arguments, "--dir", str(self.directory)]
@@ -101,10 +111,19 @@ class Process:
     def start(self) -> None:
         with (self.directory / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge_agent", "run", "--dir", str(self.directory)],
+                [
+                    *self.prefix,
+                    sys.executable, "-m", "edge_agent", "run", "--dir", str(self.directory),
+                ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **self.environment},
             )  # fmt: skip
-        until(lambda: (self.directory / "run" / "agent.json").exists(), what=self.log())
+        running = self.process
+        until(
+            lambda: running.poll() is not None or (self.directory / "run" / "agent.json").exists(),
+            what="the agent's start",
+        )
+        assert running.poll() is None, self.log()
 
     def stop(self) -> int:
         assert self.process is not None
@@ -120,19 +139,37 @@ class Process:
         path = self.directory / "agent.log"
         return path.read_text() if path.exists() else ""
 
-    def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        about = json.loads((self.directory / "run" / "agent.json").read_text())
-        connection = http.client.HTTPConnection("127.0.0.1", about["http_port"], timeout=5)
-        connection.request(method, path, None if body is None else json.dumps(body))
+    def about(self) -> dict[str, Any]:
+        """Where the running agent says it is."""
+        about: dict[str, Any] = json.loads((self.directory / "run" / "agent.json").read_text())
+        return about
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: dict[str, str] | None = None,
+        unix: Path | str | None = None,
+    ) -> tuple[int, Any]:
+        """Ask over TCP, or over the Unix socket at `unix`."""
+        port = self.about()["http_port"]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        if unix is not None:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(5)
+            connection.sock.connect(str(unix))
+        sent = None if body is None else json.dumps(body)
+        connection.request(method, path, sent, headers or {})
         response = connection.getresponse()
         data = response.read()
         connection.close()
         return response.status, json.loads(data) if data else None
 
-    def ready(self, version: int) -> bool:
+    def ready(self, version: int, model: str = MODEL) -> bool:
         try:
-            return self.call("GET", f"/v2/models/{MODEL}/versions/{version}/ready")[0] == 200
-        except (OSError, ValueError):
+            return self.call("GET", f"/v2/models/{model}/versions/{version}/ready")[0] == 200
+        except (OSError, ValueError, http.client.HTTPException):
             return False
 
     def predict(self, prediction_id: str, x: list[float]) -> int:
@@ -152,15 +189,19 @@ class Process:
         return status
 
 
-def tiny_bundle(directory: Path, version: int) -> bytes:
-    """A classifier of four numbers: the largest wins."""
+def tiny_bundle(directory: Path, version: int, model: str = MODEL, code: str = "") -> bytes:
+    """A classifier of four numbers: the largest wins.
+
+    Args:
+        code: source of a step file, executed whenever the bundle is loaded.
+    """
     directory.mkdir()
     kind = TensorProto.FLOAT
     weights = numpy_helper.from_array(np.eye(4, dtype=np.float32) * (1 + version), "w")
     network = helper.make_model(
         helper.make_graph(
             [helper.make_node("MatMul", ["x", "w"], ["logits"])],
-            MODEL,
+            model,
             [helper.make_tensor_value_info("x", kind, ["n", 4])],
             [helper.make_tensor_value_info("logits", kind, ["n", 4])],
             [weights],
@@ -176,10 +217,12 @@ def tiny_bundle(directory: Path, version: int) -> bytes:
         {"x": x},
         {"scores": scores.astype(np.float32), "label": np.array([2])},
     )
+    if code:
+        (directory / "steps.py").write_text(code)
     inputs = (TensorSpec(name="x", datatype="FP32", shape=(-1, 4)),)
     logits = (TensorSpec(name="logits", datatype="FP32", shape=(-1, 4)),)
     manifest = Manifest(
-        model=MODEL, version=version, profile=PROFILE, variant="tiny/fp32",
+        model=model, version=version, profile=PROFILE, variant="tiny/fp32",
         inputs=inputs,
         outputs=(
             TensorSpec(name="scores", datatype="FP32", shape=(-1, 4)),
@@ -190,6 +233,7 @@ def tiny_bundle(directory: Path, version: int) -> bytes:
         network=ModelSpec(
             runtime="onnxruntime", file="model.onnx", inputs=inputs, outputs=logits
         ),
+        code=("steps.py",) if code else (),
         golden="golden.npz",
         sampling=SamplingSpec(uniform_rate=1.0, max_bytes_per_minute=50_000_000),
         files=(),
