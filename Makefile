@@ -23,7 +23,7 @@ define need
 	command -v $(1) >/dev/null 2>&1 || { echo "$(2) is installed but $(1) is not on the path" >&2; exit 1; }
 endef
 
-.PHONY: help demo test check format bench clean install broker browser load
+.PHONY: help demo test check format bench clean install broker browser load clock
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ help:  ## this list
 demo: install broker  ## the whole loop on real parts, about three minutes (KEEP=1 leaves it running)
 	@python -m examples.demo
 
-test: install broker browser  ## all tests, the demo and the browser among them
+test: install broker browser clock  ## all tests, the demo and the browser among them
 	@python -m pytest tests
 
 check: install broker  ## format, lint, types, import contracts, fast tests
@@ -68,6 +68,9 @@ load:
 
 broker:
 	$(call need,mosquitto,mosquitto)
+
+clock:
+	$(call need,faketime,faketime)
 
 browser:
 	$(call need,chromium,chromium)
