@@ -94,8 +94,15 @@ class ImageDirectory:
 class NpzFile:
     """Arrays of an `.npz`, read a batch at a time whether it is compressed or not."""
 
-    def __init__(self, path: Path, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: Sequence[TensorSpec],
+        *,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
+    ) -> None:
         self._path = path
+        self._max_batch_bytes = max_batch_bytes
         with ExitStack() as stack:
             archive = self._open(stack)
             plain = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -117,7 +124,7 @@ class NpzFile:
         self._has_ids = ID in self._members and all(spec.name != ID for spec in inputs)
 
     def chunks(self, size: int, on_bad: OnBad) -> Iterator[Batch]:
-        size = min(size, max(1, MAX_BATCH_BYTES // max(1, self._row_bytes)))
+        size = min(size, max(1, self._max_batch_bytes // self._row_bytes))
         with ExitStack() as stack:
             arrays = self._arrays(stack, self._open(stack))
             for start in range(0, self.rows, size):

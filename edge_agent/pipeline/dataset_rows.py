@@ -103,7 +103,9 @@ def convertible(dtype: np.dtype[Any], spec: TensorSpec) -> bool:
     return dtype.kind in _CONVERTIBLE[interface_dtype(spec.datatype).kind]
 
 
-def grouped(items: Iterable[tuple[str, Tensors]], size: int) -> Iterator[Batch]:
+def grouped(
+    items: Iterable[tuple[str, Tensors]], size: int, *, max_bytes: int = MAX_BATCH_BYTES
+) -> Iterator[Batch]:
     """Neighbouring single rows together, as long as their shapes agree and their bytes allow."""
     waiting: list[Batch] = []
     form: object = None
@@ -111,7 +113,7 @@ def grouped(items: Iterable[tuple[str, Tensors]], size: int) -> Iterator[Batch]:
     for name, tensors in items:
         own = [(key, array.shape, array.dtype) for key, array in tensors.items()]
         own_bytes = sum(array.nbytes for array in tensors.values())
-        full = len(waiting) >= size or held_bytes + own_bytes > MAX_BATCH_BYTES
+        full = len(waiting) >= size or held_bytes + own_bytes > max_bytes
         if waiting and (full or own != form):
             yield joined(waiting)
             waiting, held_bytes = [], 0

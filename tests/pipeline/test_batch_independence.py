@@ -26,6 +26,12 @@ def pixels(*shape: int) -> Make:
     return lambda rng, count: {"x": rng.integers(0, 256, (count, *shape)).astype(np.uint8)}
 
 
+def uneven(rng: np.random.Generator, count: int) -> Tensors:
+    """Rows of which one may dwarf the others."""
+    level = rng.choice([0.0, 500.0, -500.0], (count, 1))
+    return {"x": (level + rng.normal(0, 4, (count, 10))).astype(np.float32)}
+
+
 def scored(rng: np.random.Generator, count: int) -> Tensors:
     scores = rng.uniform(size=(count, 5)).astype(np.float32)
     return {"scores": scores, "label": scores.argmax(axis=1), "x": scores[:, :2]}
@@ -55,7 +61,7 @@ CASES: dict[str, list[tuple[dict[str, Any], Make]]] = {
         ({"reference": TRAINED, "max": 3.4}, floats(4)),
         ({"reference": VALUES, "max": 2.0}, floats(2, 2)),
     ],
-    "check.energy": [({"max": -2.0}, floats(6))],
+    "check.energy": [({"max": -2.0}, floats(6)), ({"max": 0.0}, uneven)],
     "scale": [({"factor": 0.0625}, pixels(3))],
     "normalize": [({"mean": [1, 2, 3], "std": [4, 5, 6]}, floats(2, 3, scale=9))],
     "cast": [({"datatype": "FP16"}, floats(3))],
@@ -69,7 +75,7 @@ CASES: dict[str, list[tuple[dict[str, Any], Make]]] = {
     "image.center_crop": [({"height": 2, "width": 3}, pixels(5, 4, 3))],
     "image.to_float": [({}, pixels(2, 2, 3))],
     "image.to_chw": [({}, pixels(2, 3, 3)), ({}, pixels(2, 3))],
-    "classify": [({"temperature": 2.0}, floats(10, scale=4))],
+    "classify": [({"temperature": 2.0}, floats(10, scale=4)), ({}, uneven)],
     "label": [({"top": 3, "threshold": 0.8}, scored)],
     "boxes": [({"scores": "scores", "threshold": 0.5, "most": 6}, candidates)],
     "grade": [({"thresholds": [0.2, 0.6], "score": "scores", "column": 3}, scored)],

@@ -16,6 +16,8 @@ from PIL import Image
 
 from edge_agent.pipeline import Array, DatasetError, Tensors
 from edge_agent.pipeline.dataset import BadRow, Dataset, of_arrays, open_dataset
+from edge_agent.pipeline.dataset_files import NpzFile
+from edge_agent.pipeline.dataset_rows import grouped
 from edge_agent.wire.manifest import Datatype, ImageSpec, TensorSpec
 
 
@@ -334,6 +336,16 @@ def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert count == 20_000
     assert peak_bytes < 4_000_000
+
+
+def test_a_batch_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    rows = np.zeros((5, 5_000_000), np.uint8)
+    wide = spec("x", "UINT8", -1, 5_000_000)
+    np.savez_compressed(tmp_path / "a.npz", x=rows)
+    items = ((str(row), {"x": rows[row : row + 1]}) for row in range(5))
+    assert [len(batch) for batch in grouped(items, 64, max_bytes=12_000_000)] == [2, 2, 1]
+    lean = NpzFile(tmp_path / "a.npz", (wide,), max_batch_bytes=12_000_000)
+    assert [len(chunk) for chunk in lean.chunks(64, lambda row: None)] == [2, 2, 1]
 
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path) -> None:
