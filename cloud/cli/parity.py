@@ -123,10 +123,20 @@ def _row(each: Comparison) -> tuple[object, ...]:
     items = f"{each.items}" + (f" ({each.refused} refused)" if each.refused else "")
     flips = "–" if each.label_flips is None else each.label_flips
     if first is None:
-        return each.against, each.batch, items, each.verdict, "–", "–", "–", "–", flips
+        return each.against, each.batch, items, each.verdict, "–", *_largest(each), "–", flips
     where = f"{first.index} {first.step}" + (f" ({first.tensor})" if first.tensor else "")
     kind = "" if first.differs == "values" else f": {first.differs}"
     return each.against, each.batch, items, each.verdict, where + kind, *_figures(first), flips
+
+
+def _largest(comparison: Comparison) -> tuple[str, str]:
+    """How far apart it is within the tolerance, over all steps."""
+    absolute = [each.max_abs for each in comparison.findings if each.max_abs is not None]
+    relative = [each.max_rel for each in comparison.findings if each.max_rel is not None]
+    return (
+        f"{max(absolute):.3g}" if absolute else "–",
+        f"{max(relative):.3g}" if relative else "–",
+    )
 
 
 def _figures(finding: Finding) -> tuple[str, str, str]:

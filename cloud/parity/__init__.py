@@ -13,7 +13,7 @@ that differs is named, because what comes after it differs on its account.
     check      every batch size, and the device
     examine    from a model's name to the report
 
-It changes nothing, neither here nor on the device.
+It changes nothing here.  To a device its questions are requests like any other.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ def test_a_viewer_reads_and_changes_nothing(plane: Plane) -> None:
         with pytest.raises(ApiError, match="role viewer may not") as caught:
             viewer.create_claims(ClaimIn(profile="generic-x86-64"))
         assert caught.value.status == 403
+        with pytest.raises(ApiError, match="role viewer may not"):
+            viewer.held_out_inputs("any", limit=1)  # what the field sent is not for everybody
 
 
 def test_an_operator_makes_no_tokens(plane: Plane) -> None:
@@ -55,6 +57,7 @@ def test_every_change_is_in_the_audit(api: Client) -> None:
         ("/v1/jobs/ghost", "no job 'ghost'"),
         ("/v1/projects/ghost", "no project 'ghost'"),
         ("/v1/variants/999/bundle", "no bundle of a variant 999"),
+        ("/v1/datasets/ghost/inputs", "no dataset version ghost"),
         ("/v1/nothing", "Not Found"),
     ],
 )
@@ -69,6 +72,7 @@ def test_what_does_not_exist_is_404_with_one_line(plane: Plane, path: str, what:
     [
         ("/v1/devices?limit=0", "limit"),
         ("/v1/devices?offset=-1", "offset"),
+        ("/v1/datasets/any/inputs?limit=5000", "limit"),
         ("/v1/devices?label=site", "not KEY=VALUE"),
     ],
 )

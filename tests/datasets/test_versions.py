@@ -132,3 +132,29 @@ def test_rows_that_do_not_fit_are_refused(
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(datasets.BadRows, match=", ".join(rows_module.SPLITS)):
         datasets.tabulate({"a": np.zeros((1, 2))}, [0], classes=CLASSES, split=["test"])
+
+
+def test_held_out_rows_are_those_that_were_never_trained_on(
+    sessions: Sessions, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "SHARD_BYTES", 10_000)  # so that they lie in several shards
+    with sessions.begin() as session:
+        table = datasets.tabulate(inputs(), labels(), classes=CLASSES)
+        version = datasets.create(session, blobs, "digits", "labelled", table)
+        data = datasets.read(session, blobs, version.id)
+        held_out = datasets.held_out(session, blobs, version.id, 10_000)
+        few = datasets.held_out(session, blobs, version.id, 7)
+    wanted = data.part("eval", "golden", "field").inputs
+    for name in wanted:
+        np.testing.assert_array_equal(held_out[name], wanted[name])
+        np.testing.assert_array_equal(few[name], wanted[name][:7])
+
+
+def test_a_version_without_held_out_rows_says_so(sessions: Sessions, blobs: Blobs) -> None:
+    with sessions.begin() as session:
+        table = datasets.tabulate(inputs(9), labels(9), classes=CLASSES, split=["train"] * 9)
+        version = datasets.create(session, blobs, "digits", "labelled", table)
+        with pytest.raises(datasets.BadRows, match="no rows out of training"):
+            datasets.held_out(session, blobs, version.id, 10)
+        with pytest.raises(datasets.UnknownDataset):
+            datasets.held_out(session, blobs, "none", 10)
