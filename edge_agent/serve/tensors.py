@@ -1,7 +1,7 @@
 """Tensors as the protocol carries them: little-endian bytes, and JSON values.
 
 One place for every transport.  BF16 has no numpy type: inside, it is float32, which holds each of
-its values; outgoing values are rounded to the nearest, ties to even.
+its values.
 
 Source: github.com/kserve/open-inference-protocol, "Tensor Data"; BYTES elements in binary form:
 github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from edge_agent.pipeline.interface import interface_dtype
-from edge_agent.runtime import Array
+from edge_agent.runtime import Array, from_bfloat16, to_bfloat16
 from edge_agent.serve.errors import BadRequest
 
 MAX_RANK: Final = 8
@@ -27,7 +27,6 @@ ONLY_BINARY: Final = ("FP16", "BF16")
 
 _U32: Final = struct.Struct("<I")
 _BF16: Final = "BF16"
-_FLOAT32: Final = np.dtype("<f4")
 _UINT16: Final = np.dtype("<u2")
 
 
@@ -80,7 +79,7 @@ def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryvie
             f"input {name!r}: {len(data)} bytes, {datatype} {list(shape)} takes {count * size}"
         )
     if datatype == _BF16:
-        array = _widened(np.frombuffer(data, dtype=_UINT16))
+        array = from_bfloat16(np.frombuffer(data, dtype=_UINT16))
     else:
         array = np.frombuffer(data, dtype=dtype_of(name, datatype))
         if datatype == "BOOL" and array.size and int(array.view(np.uint8).max()) > 1:
@@ -99,7 +98,7 @@ def to_bytes(array: Array, datatype: str) -> bytes:
             parts += (_U32.pack(len(data)), data)
         return b"".join(parts)
     if datatype == _BF16:
-        return _narrowed(array).tobytes()
+        return to_bfloat16(array).tobytes()
     return array.tobytes()
 
 
@@ -195,16 +194,3 @@ def _split_bytes(name: str, data: memoryview, count: int) -> Array:
     if offset != len(data):
         raise BadRequest(f"input {name!r}: {len(data) - offset} bytes too many")
     return array
-
-
-def _widened(halves: Array) -> Array:
-    """BF16 bit patterns, uint16, as float32."""
-    return (halves.astype(np.uint32) << np.uint32(16)).view(_FLOAT32)
-
-
-def _narrowed(values: Array) -> Array:
-    """float32 as BF16 bit patterns, uint16: nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=_FLOAT32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.where(np.isnan(values), quiet, rounded).astype(_UINT16)
