@@ -1,7 +1,7 @@
-"""The command `skerry-agent`: enrol, run, status.
+"""The command `skerry-agent`: enrol, run, status, score.
 
 What goes wrong is one line on standard error: exit code 2 when the person gave something wrong,
-1 when the machine or the control plane is at fault.
+1 when the machine or the control plane is at fault, 130 when the person stopped it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from edge_agent.device.errors import (
     NotEnrolled,
 )
 
-BAD_INPUT: Final = (BadClaim, BadSettings, NotEnrolled, AlreadyEnrolled)
+INTERRUPTED: Final = 130
+
+
+class BadScoring(DeviceError):
+    """What to score, by what, or where to cannot be."""
+
+
+BAD_INPUT: Final = (BadClaim, BadSettings, NotEnrolled, AlreadyEnrolled, BadScoring)
 
 
 class NotRunning(DeviceError):
@@ -42,8 +49,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point; never returns."""
     options = _parser().parse_args(arguments)
-    # journal, slots and identity are for this user alone, even in a directory that others can read
-    os.umask(0o077)
+    if options.command != "score":
+        # journal, slots and identity are for this user alone, even in a directory of others
+        os.umask(0o077)
     try:
         raise SystemExit(_run(options))
     except BAD_INPUT as error:
@@ -52,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"{error.filename or options.dir}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped", INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument("--name", help="wished name: a-z, 0-9 and '-'")
     run = commands.add_parser("run", help="serve, update and report until stopped")
     status = commands.add_parser("status", help="what the running agent says of itself, as JSON")
-    for command in (enrol, run, status):
+    score = commands.add_parser("score", help="answer a data set by an installed model")
+    score.add_argument("--model", help="which one, where several are installed")
+    score.add_argument(
+        "--input", type=Path, required=True, help="images in a directory, .npz, .parquet or .jsonl"
+    )
+    score.add_argument("--output", type=Path, required=True, help=".parquet or .jsonl")
+    for command in (enrol, run, status, score):
         command.add_argument("--dir", type=Path, required=True, help="directory of this device")
     return parser
 
@@ -72,6 +88,8 @@ def _run(options: argparse.Namespace) -> int:
         return _enrol(options.dir, options.claim, options.name)
     if options.command == "status":
         return _status(options.dir)
+    if options.command == "score":
+        return _score(options.dir, options.model, options.input, options.output)
     return _serve(options.dir)
 
 
@@ -118,6 +136,29 @@ def _status(directory: Path) -> int:
         ) from error
     sys.stdout.write(json.dumps(status, indent=2) + "\n")
     return 0
+
+
+def _score(directory: Path, model: str | None, source: Path, target: Path) -> int:
+    from edge_agent import score
+    from edge_agent.pipeline import PipelineError
+    from edge_agent.pipeline.errors import DatasetError, ParquetUnavailable
+    from edge_agent.predictor import NoSuchModel, NothingInstalled, Predictor, PredictorError
+
+    try:
+        with score.ending_in_order(), Predictor(directory, model) as predictor:
+            scored = score.score(predictor, source, target)
+    except ParquetUnavailable as error:
+        raise DeviceError(str(error)) from error
+    except (NothingInstalled, NoSuchModel, score.BadTarget, DatasetError) as error:
+        raise BadScoring(str(error)) from error
+    except (PredictorError, PipelineError) as error:
+        raise DeviceError(str(error)) from error
+    answered = scored.rows - scored.errors
+    sys.stdout.write(
+        f"{scored.rows:,} rows in {score.duration(scored.elapsed_s)}: {answered:,} answered, "
+        f"{scored.errors:,} with errors, in {target}\n"
+    )
+    return 0 if answered or not scored.rows else 1
 
 
 def _get_status(path: str) -> bytes:

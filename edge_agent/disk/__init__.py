@@ -1,4 +1,4 @@
-"""Writing small files so that a power cut leaves the old or the new one, never a piece.
+"""Writing files so that a power cut leaves the old or the new one, never a piece.
 
 A library room: the device, the authority and the signed repositories write their files with it.
 Bundles have a writer of their own (`edge_agent.update.files`), whose every step can be made to
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["sync_directory", "write_whole"]
+__all__ = ["sync_directory", "write_whole", "writing_whole"]
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -25,12 +28,28 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: nothing was changed.
     """
+    with writing_whole(path, mode=mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing_whole(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write piece by piece; `path` has all of it when the block ends, or what it had.
+
+    Whatever ends the block early, an interrupt too, leaves nothing behind.
+
+    Args:
+        mode: permissions of the file, whatever the umask is.
+
+    Raises:
+        OSError: nothing was changed.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
