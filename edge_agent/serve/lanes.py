@@ -137,15 +137,18 @@ class Lane:
         """Refuse what would not be done in time, by what is known of the queue."""
         now = time.perf_counter()
         deadline_s = prediction.deadline_s
+        busy = self.busy
         if deadline_s is None:
-            if not self.busy:
+            if not busy:
                 return  # however long it takes, nobody else waits for it
             deadline_s = prediction.arrived_s + self._queue_s
         items = self._queued_items + prediction.items
         batches = math.ceil(items / self._max_items) if self._stacks else len(self._queue) + 1
         work_us = batches * self._cost.fixed_us + items * self._cost.per_item_us
         free_s = max(min(self._free_s), now)
-        ready_s = free_s + work_us * self._slowdown * _MARGIN / self._instances / 1e6
+        # a slow run must not lock an idle model: only another run shows that it is fast again
+        slowdown = self._slowdown if busy else min(self._slowdown, 1.0)
+        ready_s = free_s + work_us * slowdown * _MARGIN / self._instances / 1e6
         if ready_s > deadline_s or len(self._queue) >= self._max_waiting:
             raise Overloaded(self._name, max(1, math.ceil(ready_s - now)))
 
@@ -168,8 +171,8 @@ class Lane:
             self._idle()
 
     def _start(self) -> None:
-        """Wake a worker, if one is free; there may be one more than there are."""
-        if len(self._threads) < self._instances and self._running >= len(self._threads):
+        """Wake a worker, if one is free; start those that are missing."""
+        while len(self._threads) < min(self._instances, self._running + len(self._queue)):
             number = len(self._threads)
             thread = threading.Thread(
                 target=self._work, args=(number,), name=f"{self._name}-{number}", daemon=True
@@ -185,8 +188,9 @@ class Lane:
         if dropped:
             self._drop(dropped)
         if batch:
-            seen = min(max(took_s * 1e6 / self._cost_us(batch), 1 / _SLOWEST), _SLOWEST)
-            self._slowdown += _SMOOTHING * (seen - self._slowdown)
+            if all(each.error is None for each in batch):  # a refusal tells nothing of the cost
+                seen = min(max(took_s * 1e6 / self._cost_us(batch), 1 / _SLOWEST), _SLOWEST)
+                self._slowdown += _SMOOTHING * (seen - self._slowdown)
             self._finished(batch)
         if not self.busy:
             self._idle()
@@ -210,6 +214,8 @@ class Lane:
                 batch = self._take(self._queue, self._max_items, dropped)
                 self._queued_items -= sum([each.items for each in (*batch, *dropped)])
                 self._running += 1
+                if self._queue:
+                    self._wake.notify()  # for another instance
                 start = time.perf_counter()
                 if batch:
                     self._free_s[number] = start + self._cost_us(batch) * self._slowdown / 1e6
