@@ -82,18 +82,22 @@ def suppress(
     while order.size and len(kept) < most:
         first, order = int(order[0]), order[1:]
         kept.append(first)
-        overlapping = overlap(boxes[first], boxes[order]) > iou
-        order = order[~(overlapping & (labels[order] == labels[first]))]
+        rivals = np.flatnonzero(labels[order] == labels[first])
+        weaker = overlap(boxes[first], boxes[order[rivals]]) > iou
+        order = np.delete(order, rivals[weaker])
     return boxes[kept], best[kept], labels[kept].astype(np.int64)
 
 
 def overlap(box: Array, others: Array) -> NDArray[np.float64]:
     """Intersection over union of `box` [4] with each of `others` [k, 4]; 0 for empty boxes."""
-    one, many = box.astype(np.float64), others.astype(np.float64)
-    sides = np.minimum(one[2:], many[:, 2:]) - np.maximum(one[:2], many[:, :2])
-    shared = np.clip(sides, 0.0, None).prod(axis=1)
-    areas = np.clip(many[:, 2:] - many[:, :2], 0.0, None).prod(axis=1)
-    union = areas + np.clip(one[2:] - one[:2], 0.0, None).prod() - shared
+    left, top, right, bottom = box.astype(np.float64)
+    lefts, tops, rights, bottoms = others.astype(np.float64).T
+    widths = np.minimum(right, rights) - np.maximum(left, lefts)
+    heights = np.minimum(bottom, bottoms) - np.maximum(top, tops)
+    shared = np.maximum(widths, 0.0) * np.maximum(heights, 0.0)
+    area = max(right - left, 0.0) * max(bottom - top, 0.0)
+    areas = np.maximum(rights - lefts, 0.0) * np.maximum(bottoms - tops, 0.0)
+    union = area + areas - shared
     result: NDArray[np.float64] = np.zeros_like(shared)
     np.divide(shared, union, out=result, where=union > 0)
     return result

@@ -44,10 +44,8 @@ def resize(
     def apply(array: Array) -> Array:
         vertical, horizontal = image_axes(array, layout)
         result = array.astype(np.float32, copy=False)
-        # the axis that shrinks most comes first: the other then has less to do
-        order = [(vertical, height), (horizontal, width)]
-        order.sort(key=lambda pair: pair[1] / max(1, array.shape[pair[0]]))
-        for axis, size in order:
+        # whole lines lie together in memory, so the heights go first
+        for axis, size in ((vertical, height), (horizontal, width)):
             if result.shape[axis] != size:
                 result = _resample(result, axis, size, antialias)
         return result
@@ -109,8 +107,10 @@ def _resample(array: NDArray[np.float32], axis: int, size: int, antialias: bool)
     shape[axis] = size
     result: NDArray[np.float32] = array.take(indices[0], axis=axis)
     result *= weights[0].reshape(shape)
+    part = np.empty_like(result)
     for index, weight in zip(indices[1:], weights[1:], strict=True):
-        part = array.take(index, axis=axis)
+        # the indices lie inside: "clip" only spares numpy a buffer of its own
+        array.take(index, axis=axis, out=part, mode="clip")
         part *= weight.reshape(shape)
         result += part
     return result
