@@ -414,6 +414,8 @@ def _ask(request: _Request) -> Ask:
     for output in request.outputs:
         if output.parameters.get("classification"):
             raise BadRequest("the classification extension is not supported")
+        if "shared_memory_region" in output.parameters:  # else nobody would ever write to it
+            raise BadRequest(f"output {output.name!r}: shared memory is not supported")
         if output.name in outputs:  # a few bytes for each copy would fill the memory
             raise BadRequest(f"output {output.name!r} is wanted twice")
         outputs[output.name] = bool(output.parameters.get("binary_data", binary))
