@@ -298,12 +298,12 @@ class GrpcServer:
     async def _infer(self, request: Message, context: ServicerContext) -> Message:
         """Answer one request.  The model is looked up first: without it no tensor is read."""
         version = request.model_version or None
-        self._plane.model(request.model_name, version)
+        inputs = self._plane.model(request.model_name, version).manifest.inputs
         self._take(context)
         if not request.raw_input_contents and request.ByteSize() > _LARGE_BYTES:
-            call = await asyncio.to_thread(grpc_messages.decode, request)
+            call = await asyncio.to_thread(grpc_messages.decode, request, inputs)
         else:
-            call = grpc_messages.decode(request)
+            call = grpc_messages.decode(request, inputs)
         if call.parameters.get("trace"):
             raise Forbidden("parameter 'trace': step traces are for the administrative socket")
         prediction = await self._plane.predict(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edge_agent.pipeline import InputError
 from edge_agent.runtime import Array, Tensors, datatype_of
 from edge_agent.serve import tensors
 from edge_agent.serve.errors import BadRequest
@@ -190,17 +191,23 @@ def message_types() -> dict[str, type[Message]]:
     }
 
 
-def decode(request: Message) -> InferCall:
+def decode(request: Message, inputs: Sequence[TensorSpec]) -> InferCall:
     """The tensors and wishes of a `ModelInferRequest`.
+
+    Args:
+        inputs: the model's interface.  Only what arrays cannot tell is held to it: BF16 is float32
+            inside.  The data plane checks the rest.
 
     Raises:
         BadRequest: its contents do not fit what it says of them.
+        InputError: FP32 for BF16, or the other way round.
     """
     if len(request.id) > MAX_ID_CHARS:
         raise BadRequest(f"id: longer than {MAX_ID_CHARS} characters")
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
+    expected = {spec.name: spec.datatype for spec in inputs}
     arrays: Tensors = {}
     for index, item in enumerate(request.inputs):
         name = item.name
@@ -208,14 +215,16 @@ def decode(request: Message) -> InferCall:
             raise BadRequest(f"input {name!r} is given twice")
         if "shared_memory_region" in item.parameters:
             raise BadRequest(f"input {name!r}: shared memory is not supported")
-        shape = tuple(item.shape)
+        datatype, shape = item.datatype, tuple(item.shape)
+        if {datatype, expected.get(name)} == {"BF16", "FP32"}:
+            raise InputError(f"input {name!r} is {datatype}, expected {expected[name]}")
         tensors.check_shape(name, shape)
         if not raw:
-            arrays[name] = _from_contents(name, item.datatype, shape, item.contents)
+            arrays[name] = _from_contents(name, datatype, shape, item.contents)
         elif item.HasField("contents"):
             raise BadRequest(f"input {name!r} has contents beside raw_input_contents")
         else:
-            arrays[name] = tensors.from_bytes(name, item.datatype, shape, memoryview(raw[index]))
+            arrays[name] = tensors.from_bytes(name, datatype, shape, memoryview(raw[index]))
     wanted: dict[str, None] = {}
     for output in request.outputs:
         if "classification" in output.parameters:

@@ -496,6 +496,18 @@ def test_errors_have_the_status_and_text_of_their_cause(
     assert serving.client.infer("strict", echo_input()).as_numpy("y") is not None
 
 
+def test_bf16_and_fp32_are_not_taken_for_each_other(serving: Serving) -> None:
+    """Inside, both are float32."""
+    for given, expected in (("BF16", "FP32"), ("FP32", "BF16")):
+        array = values(given)
+        ask = refusal(
+            lambda given=given, expected=expected, array=array: serving.client.infer(
+                echo_name(expected), [tensor("x", array, given)]
+            )
+        )
+        assert ask == ("INVALID_ARGUMENT", f"input 'x' is {given}, expected {expected}")
+
+
 def test_shared_memory_is_refused_by_name(serving: Serving) -> None:
     item = triton.InferInput("x", [1, 3], "FP32")
     item.set_shared_memory("region", 12)
