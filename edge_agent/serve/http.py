@@ -321,6 +321,7 @@ class HttpConnection(asyncio.Protocol):
             return
         body = self._body if isinstance(self._body, bytes) else b"".join(self._body)
         self._body = b""
+        self._body_bytes = 0  # from here on the request's
         parser = self._parser
         request = HttpRequest(
             parser.get_method(), self._target, self._headers, body, time.perf_counter(),
@@ -337,16 +338,16 @@ class HttpConnection(asyncio.Protocol):
     def expire(self, now_s: float) -> None:
         """Close if the client has been idle, or busy with one request, for too long."""
         waited_s = now_s - self._seen_s
-        if not self._can_write:
+        closing = self._transport is None or self._transport.is_closing()
+        if closing or not self._can_write:
             if waited_s > self._limits.idle_s:
                 self.abort()  # it does not read what it asked for
         elif self._current is not None:
             return
-        elif self._in_message and waited_s > self._limits.message_s:
-            self._refuse(408, "the request did not arrive in time")
+        elif self._in_message:
+            if waited_s > self._limits.message_s:
+                self._refuse(408, "the request did not arrive in time")
         elif waited_s > self._limits.idle_s:
-            if self._transport is not None and self._transport.is_closing():
-                self.abort()  # what is left to be written is not read
             self._close()
 
     def drain(self) -> bool:
@@ -447,6 +448,9 @@ class HttpConnection(asyncio.Protocol):
             return
         self._refused = True
         self._body = b""
+        self._held_bytes -= self._body_bytes
+        self._limits.inflight_bytes -= self._body_bytes
+        self._body_bytes = 0
         retry_after_s = _RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else None
         self._queue.append(error_response(status, message, retry_after_s))
         self._pump()
