@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,12 @@ def read_answers(client: socket.socket, count: int) -> list[Received]:
         part = client.recv(1 << 16)
         assert part, f"closed after {data[:500]!r}"
         data += part
+
+
+def reset(client: socket.socket) -> None:
+    """Close by a reset, as a process that is killed with unread bytes does."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
 
 
 def exchange(running: Running, data: bytes) -> list[Received]:

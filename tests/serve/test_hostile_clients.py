@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator
 
@@ -35,6 +34,7 @@ from .clients import (
     read_answers,
     read_until_closed,
     received,
+    reset,
     resident_bytes,
     wait_for,
     watched,
@@ -346,12 +346,6 @@ def test_pipelined_requests_of_all_kinds_are_answered_in_order(running: Running)
 
 
 # ── clients that go away ─────────────────────────────────────────────────────────────────────────
-
-
-def reset(client: socket.socket) -> None:
-    """Close by a reset, as a process that is killed with unread bytes does."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
 
 
 @pytest.mark.parametrize("abrupt", [False, True], ids=["close", "reset"])
