@@ -6,7 +6,8 @@ Rules:
       its memory is given back.
     * A model is loaded, warmed up and checked against its known answers before it is installed.
     * Requests come on one event loop; versions are installed from any one thread at a time.
-    * Whatever the `observe` hook does, the prediction is answered.
+    * Whatever the `observe` hook does, the prediction is answered.  Traces are not observed: they
+      are a developer's questions, not the field's.
 """
 
 from __future__ import annotations
@@ -383,7 +384,7 @@ class DataPlane:
         if not answered:
             return
         metrics.ran(items)
-        if self._observe is not None:
+        if self._observe is not None and not batch[0].trace:  # a trace runs alone
             try:
                 self._observe(answered)
             except Exception:
