@@ -34,7 +34,7 @@ from cloud.services import Services, initialise, open_services
 from cloud.settings import Settings
 from edge_agent.pipeline import golden
 from edge_agent.wire import topics
-from edge_agent.wire.manifest import Manifest, ModelSpec, SamplingSpec, StepSpec, TensorSpec
+from edge_agent.wire.manifest import Limits, Manifest, ModelSpec, SamplingSpec, StepSpec, TensorSpec
 from edge_agent.wire.messages import ClaimFile, Desired, DesiredModel
 from fleet.client.client import Client
 from fleet.client.schemas import ClaimIn
@@ -65,9 +65,16 @@ class Plane:
         path.write_text(ClaimFile.model_validate(claim.model_dump()).model_dump_json())
         return path
 
-    def release(self, version: int, tmp_path: Path, model: str = MODEL, code: str = "") -> Release:
+    def release(
+        self,
+        version: int,
+        tmp_path: Path,
+        model: str = MODEL,
+        code: str = "",
+        limits: Limits | None = None,
+    ) -> Release:
         directory = tmp_path / f"bundle-{model}-{version}"
-        bundle = self.services.blobs.put(tiny_bundle(directory, version, model, code))
+        bundle = self.services.blobs.put(tiny_bundle(directory, version, model, code, limits))
         with self.services.sessions.begin() as session:
             return publish_release(
                 session, self.services.blobs, self.services.image_repository,
@@ -189,7 +196,13 @@ class Process:
         return status
 
 
-def tiny_bundle(directory: Path, version: int, model: str = MODEL, code: str = "") -> bytes:
+def tiny_bundle(
+    directory: Path,
+    version: int,
+    model: str = MODEL,
+    code: str = "",
+    limits: Limits | None = None,
+) -> bytes:
     """A classifier of four numbers: the largest wins.
 
     Args:
@@ -235,6 +248,7 @@ def tiny_bundle(directory: Path, version: int, model: str = MODEL, code: str = "
         ),
         code=("steps.py",) if code else (),
         golden="golden.npz",
+        limits=limits or Limits(),
         sampling=SamplingSpec(uniform_rate=1.0, max_bytes_per_minute=50_000_000),
         files=(),
     )  # fmt: skip
