@@ -23,7 +23,7 @@ from edge_agent.pipeline.errors import (
     TaskError,
     UnknownStep,
 )
-from edge_agent.pipeline.interface import Interface, Request, Steps, interface_dtype, validate
+from edge_agent.pipeline.interface import Interface, Request, Steps, validate
 from edge_agent.pipeline.pipeline import Pipeline, Result
 from edge_agent.pipeline.steps import (
     MODEL_STEP,
@@ -62,7 +62,6 @@ __all__ = [
     "check_config",
     "checker",
     "golden",
-    "interface_dtype",
     "load_code",
     "processor",
     "registered",

@@ -34,7 +34,7 @@ from edge_agent.pipeline.errors import (
     ParquetUnavailable,
 )
 from edge_agent.pipeline.image_file import decode_image
-from edge_agent.pipeline.interface import interface_dtype
+from edge_agent.runtime.datatypes import numpy_dtype
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import ImageSpec, TensorSpec
 
@@ -182,7 +182,7 @@ def _reshaped(values: Array, shape: list[int], spec: TensorSpec) -> Array | None
     item = spec.shape[1:]
     if len(shape) == 2 and len(item) != 1 and -1 not in item and math.prod(item) == shape[1]:
         shape = [shape[0], *item]
-    if values.dtype.kind == "O" and interface_dtype(spec.datatype).kind != "O":
+    if values.dtype.kind == "O" and numpy_dtype(spec.datatype).kind != "O":
         return None
     return values.reshape(shape)
 

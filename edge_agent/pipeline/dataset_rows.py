@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from edge_agent.pipeline.errors import DatasetError, TaskError
-from edge_agent.pipeline.interface import Request, interface_dtype
+from edge_agent.pipeline.interface import Request
+from edge_agent.runtime.datatypes import numpy_dtype
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import TensorSpec
 
@@ -78,7 +79,7 @@ def fitted(array: Array, spec: TensorSpec) -> Array:
     Raises:
         TaskError: they are of another kind, or too large.
     """
-    dtype = interface_dtype(spec.datatype)
+    dtype = numpy_dtype(spec.datatype)
     if array.dtype == dtype and dtype.kind != "O":
         return array
     if not convertible(array.dtype, spec):
@@ -100,7 +101,7 @@ def fitted(array: Array, spec: TensorSpec) -> Array:
 
 def convertible(dtype: np.dtype[Any], spec: TensorSpec) -> bool:
     """Whether values of `dtype` may become the datatype of `spec`, as far as they fit."""
-    return dtype.kind in _CONVERTIBLE[interface_dtype(spec.datatype).kind]
+    return dtype.kind in _CONVERTIBLE[numpy_dtype(spec.datatype).kind]
 
 
 def grouped(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic import JsonValue
@@ -19,8 +19,6 @@ from edge_agent.wire.manifest import TensorSpec
 
 Steps: TypeAlias = list[tuple[str, Tensors]]
 """After each step its name and the tensors then; a checker changes none and has an empty dict."""
-
-_BFLOAT16: Final = "BF16"
 
 
 @dataclass(slots=True)
@@ -40,17 +38,6 @@ class Request:
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
     debug: bool = False
     steps: Steps = field(default_factory=list)
-
-
-def interface_dtype(datatype: str) -> np.dtype[Any]:
-    """The dtype in which a pipeline takes and gives tensors of `datatype`.
-
-    BF16, for which numpy has no type, is FP32 in here; only a transport knows its two bytes.
-
-    Raises:
-        ValueError: there is no such datatype.
-    """
-    return numpy_dtype("FP32" if datatype == _BFLOAT16 else datatype)
 
 
 class Interface:
@@ -91,13 +78,13 @@ class Interface:
 
 
 def spec_dtype(spec: TensorSpec) -> np.dtype[Any]:
-    """As `interface_dtype`, with the tensor's name in the error.
+    """As `numpy_dtype`, with the tensor's name in the error.
 
     Raises:
         InputError: no array has such a datatype.
     """
     try:
-        return interface_dtype(spec.datatype)
+        return numpy_dtype(spec.datatype)
     except ValueError as error:
         raise InputError(f"tensor {spec.name!r}: {error}") from error
 
@@ -116,7 +103,7 @@ def validate(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> int:
         array = tensors.get(spec.name)
         if array is None:
             raise InputError(f"input {spec.name!r} is missing")
-        if array.dtype != interface_dtype(spec.datatype):
+        if array.dtype != numpy_dtype(spec.datatype):
             raise InputError(f"input {spec.name!r} is {array.dtype}, expected {spec.datatype}")
         shape = array.shape
         if len(shape) != len(spec.shape) or any(

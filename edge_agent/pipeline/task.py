@@ -24,7 +24,8 @@ from pydantic import JsonValue
 from edge_agent.pipeline.answers import answer
 from edge_agent.pipeline.errors import BadJson, nearest
 from edge_agent.pipeline.image_file import decode_image
-from edge_agent.pipeline.interface import Request, interface_dtype, validate
+from edge_agent.pipeline.interface import Request, validate
+from edge_agent.runtime.datatypes import numpy_dtype
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import TensorSpec
 
@@ -133,7 +134,7 @@ def _tensor(raw: bytes, spec: TensorSpec) -> Array:
     if depth not in (rank, rank - 1):
         wanted = f"{rank} for a batch" + (f", {rank - 1} for one item" if rank else "")
         raise BadJson(f"input {spec.name!r}: lists are nested {depth} deep, expected {wanted}")
-    dtype = interface_dtype(spec.datatype)
+    dtype = numpy_dtype(spec.datatype)
     try:
         values = _decoder(dtype.kind, depth).decode(raw)
         if dtype.kind == "O":

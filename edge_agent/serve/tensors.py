@@ -17,8 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from edge_agent.pipeline.interface import interface_dtype
-from edge_agent.runtime import Array, from_bfloat16, to_bfloat16
+from edge_agent.runtime import Array, from_bfloat16, numpy_dtype, to_bfloat16
 from edge_agent.serve.errors import BadRequest
 
 MAX_RANK: Final = 8
@@ -37,7 +36,7 @@ def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
         BadRequest: the protocol has no such type.
     """
     try:
-        return interface_dtype(datatype)
+        return numpy_dtype(datatype)
     except ValueError as error:
         raise BadRequest(f"input {name!r}: {error}") from None
 
