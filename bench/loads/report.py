@@ -83,6 +83,9 @@ def print_tables(found: Found, compared: list[PeerFound], settings: Settings) ->
     console.print(_headline(found))
     if compared:
         console.print(_peers(found, compared))
+        for each in compared:
+            if each.why_not:
+                console.print(f"no figures of {each.peer.name}: {each.why_not}", markup=False)
         console.print(_ratios(found, compared))
 
 
@@ -123,7 +126,7 @@ def _peers(found: Found, compared: list[PeerFound]) -> Table:
         table.add_row("agent", kind, *_cells(own), "1", "1", "1")
     for each in compared:
         if each.why_not:
-            table.add_row(each.peer.name, each.why_not, *[""] * 8)
+            table.add_row(each.peer.name, "none", *["–"] * 8)
         for kind, figures in each.figures.items():
             own = rows[kind]
             table.add_row(

@@ -17,9 +17,9 @@ Running 5s test @ http://127.0.0.1:8000/v2/models/tiny/infer
      50%  139.00us
      75%  148.00us
      90%    1.22ms
-     99%    1.07s 
+     99%    1.07s{pad}
   262610 requests in 5.00s, 66.62MB read
-"""
+""".format(pad=" ")  # wrk fills units up to two characters
 ENDED = """\
 Requests/sec:  52514.42
 Transfer/sec:     13.32MB
