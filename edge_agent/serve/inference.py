@@ -77,9 +77,12 @@ class Inference:
             ServeError, InputError: the request is at fault, or cannot be taken now.
         """
         model = self._plane.model(name, version)
-        headers = request.headers
-        if b"content-encoding" in headers:
-            then = partial(self._infer, request, connection, model)
+        if b"content-encoding" in request.headers:
+
+            def then(body: bytes) -> None:
+                # it took a while: the model of before may be closed
+                self._infer(request, connection, self._plane.model(name, version), body)
+
             self._inflated(request, connection, then)
         else:
             self._infer(request, connection, model, request.body)
@@ -165,7 +168,7 @@ class Inference:
                 return
         try:
             answer = oip.encode(ask, prediction)
-        except BadRequest as error:
+        except Exception as error:  # silence would leave the client waiting
             connection.answer(self._refuse(error))
             return
         if known is not None:
@@ -186,16 +189,21 @@ class Inference:
         Raises:
             ServeError, InputError: the request is at fault, or cannot be taken now.
         """
-        model = self._plane.model(name, version)
+        then = partial(self._predict, request, connection, name, version)
         if b"content-encoding" in request.headers:
-            then = partial(self._predict, request, connection, model)
             self._inflated(request, connection, then)
         else:
-            self._predict(request, connection, model, request.body)
+            then(request.body)
 
     def _predict(
-        self, request: HttpRequest, connection: HttpConnection, model: ServedModel, body: bytes
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        name: str,
+        version: str | None,
+        body: bytes,
     ) -> None:
+        model = self._plane.model(name, version)
         if not _is_image(request, body):
             asked = decode_request(body, model.manifest.inputs)
             if len(asked.id) > oip.MAX_ID_CHARS:
@@ -210,11 +218,12 @@ class Inference:
         spec = next((spec for spec in model.manifest.inputs if spec.name == image.input), None)
         if spec is None or len(model.manifest.inputs) > 1:
             raise NotOffered(f"model {model.name!r} takes images beside other inputs; send tensors")
-        self._aside(
-            connection,
-            partial(decode_image, body, image, spec),
-            lambda tensors: self._submit_task(request, connection, model, tensors, oip.Ask()),
-        )
+
+        def submit(tensors: Tensors) -> None:
+            current = self._plane.model(name, version)  # decoding took a while
+            self._submit_task(request, connection, current, tensors, oip.Ask())
+
+        self._aside(connection, partial(decode_image, body, image, spec), submit)
 
     def _submit_task(
         self,

@@ -171,12 +171,12 @@ class Form:
             return None
         head = answer.parts[0]
         prediction_id = prediction.prediction_id.encode()
-        prefix, found, suffix = head.partition(b'"id":"' + prediction_id)
+        prefix, found, suffix = head.partition(b'"id":"' + prediction_id + b'"')
         if not found:
             return None  # a client's id that JSON writes otherwise
         return cls(
             prefix + b'"id":"',
-            suffix,
+            b'"' + suffix,
             tuple((name, prediction.outputs[name].shape) for name in names),
             len(prediction_id),
             len(head),
@@ -394,7 +394,10 @@ def _datatype(name: str, array: Array, specs: Sequence[TensorSpec]) -> str:
     for spec in specs:
         if spec.name == name:
             return spec.datatype
-    return datatype_of(array.dtype)
+    try:
+        return datatype_of(array.dtype)
+    except ValueError as error:
+        raise BadRequest(f"output {name!r}: {error}") from None
 
 
 def _parse(head: bytes | memoryview) -> _Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -66,6 +67,21 @@ class Running:
         finally:
             connection.close()
 
+    def ask_unix(
+        self,
+        path: Path,
+        method: str,
+        target: str,
+        body: bytes | str | dict[str, object] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """One request over a Unix socket."""
+        connection = UnixConnection(path)
+        try:
+            return send(connection, method, target, body, headers)
+        finally:
+            connection.close()
+
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
@@ -77,6 +93,19 @@ class Running:
         """What the observer was given; it comes right after the answer, so let it come."""
         self.call(asyncio.sleep(0))
         return self.observed
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(str(self._path))
 
 
 def until(condition: Callable[[], object], within_s: float = 5.0) -> None:

@@ -132,3 +132,10 @@ def doubling(
 def rows(*values: float, width: int = 2) -> Tensors:
     """x with one item per value."""
     return {"x": np.repeat(np.float32([values]).T, width, axis=1)}
+
+
+def alter(directory: Path, manifest: Manifest, **fields: object) -> Manifest:
+    """Have the bundle in `directory` say something else."""
+    altered = manifest.model_copy(update=fields)
+    (directory / "manifest.json").write_bytes(altered.encode())
+    return altered
