@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,6 +33,7 @@ class Wire(asyncio.Transport):
         self.closed = False
         self.reading = True
         self.ended = False
+        self.aborted = False
 
     def write(self, data: Any) -> None:
         assert not self.closed, "written after the close"
@@ -57,7 +59,7 @@ class Wire(asyncio.Transport):
         self.closed = True
 
     def abort(self) -> None:
-        self.closed = True
+        self.closed = self.aborted = True
 
     def is_closing(self) -> bool:
         return self.closed
@@ -104,6 +106,10 @@ class Line:
             if not self._readable():
                 return
             self._run(lambda piece=piece: self._protocol.data_received(piece))  # type: ignore[misc]
+
+    def expire(self, after_s: float) -> None:
+        """The sweep that comes by `after_s` from now."""
+        self._run(lambda: self._protocol.expire(time.monotonic() + after_s))
 
     def end(self) -> bytes:
         """The client ends its side, takes what it is owed, and is gone: all answers."""

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import APIOperation, GenerationMode, checks
 
+from edge_agent.serve import Server
 from edge_agent.serve.openapi import document
 from tests.runtime.networks import images
 
@@ -76,6 +77,13 @@ def operator(address: str) -> Iterator[requests.Session]:
 
 def path_of(operation: APIOperation[Any, Any, Any, Any]) -> str:
     return str(operation.path).format(model="digits", version="1")
+
+
+def hold(name: str, response: requests.Response) -> None:
+    """The answer is one that the document tells of."""
+    operation = OPERATIONS[name]
+    assert str(response.status_code) in operation.definition.raw["responses"]
+    operation.validate_response(response)
 
 
 def test_the_document_is_valid() -> None:
@@ -140,7 +148,7 @@ def test_a_right_request_gets_a_right_answer(
         operation.method.upper(), address + path_of(operation), headers=headers, **data
     )
     assert response.status_code == 200, response.text
-    operation.validate_response(response)
+    hold(name, response)
 
 
 def test_binary_outputs_are_described_too(address: str, operator: requests.Session) -> None:
@@ -148,10 +156,10 @@ def test_binary_outputs_are_described_too(address: str, operator: requests.Sessi
         images(2).tobytes(), [2, 8, 8], parameters={"binary_data_output": True}
     )
     key, _, value = header.decode().partition(": ")
-    operation = OPERATIONS["infer"]
-    response = operator.post(address + path_of(operation), body, headers={key: value})
+    url = address + path_of(OPERATIONS["infer"])
+    response = operator.post(url, body, headers={key: value})
     assert response.headers["Content-Type"] == "application/octet-stream"
-    operation.validate_response(response)
+    hold("infer", response)
 
 
 def test_a_control_of_the_repository_is_refused_as_described(
@@ -160,7 +168,21 @@ def test_a_control_of_the_repository_is_refused_as_described(
     for name in ("load", "unload"):
         response = operator.post(address + path_of(OPERATIONS[name]))
         assert response.status_code == 501
-        OPERATIONS[name].validate_response(response)
+        hold(name, response)
+
+
+def test_feedback_where_nobody_takes_it_is_refused_as_described(running: Running) -> None:
+    async def make() -> Server:
+        server = Server(running.plane)
+        await server.start()
+        return server
+
+    server = running.call(make())
+    url = f"http://127.0.0.1:{server.port}/v2/models/digits/feedback"
+    response = requests.post(url, json={"id": "known", "label": "3"}, timeout=10)
+    running.call(server.stop())
+    assert response.status_code == 501
+    hold("feedback", response)
 
 
 @pytest.mark.slow

@@ -152,6 +152,19 @@ def test_a_damaged_byte_never_shifts_the_answers_before_it(
         assert understood(answer.body) == (each.method, each.target, each.body)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(requests(), min_size=1, max_size=3), st.integers(0, 2000), places)
+def test_a_client_that_goes_at_any_byte_got_what_it_was_owed(
+    loop: asyncio.AbstractEventLoop, asked: list[Asked], end: int, cuts: list[int]
+) -> None:
+    stream = b"".join(each.wire for each in asked)
+    end %= len(stream) + 1
+    answers = received(converse(loop, cut(stream[:end], cuts)))
+    assert len(answers) == sum(
+        sum(len(each.wire) for each in asked[: index + 1]) <= end for index in range(len(asked))
+    )
+
+
 # ── one socket, a whole life ─────────────────────────────────────────────────────────────────────
 
 

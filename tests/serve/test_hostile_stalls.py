@@ -5,6 +5,7 @@ The limits are tenths of seconds here, so that running into them takes no patien
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -17,13 +18,14 @@ import uvloop
 from edge_agent.serve import ServedModel, Server
 from edge_agent.serve.http import Limits
 from edge_agent.wire.manifest import CostModel, Manifest, StepSpec
-from tests.runtime.networks import STEPS, write_bundle
+from tests.runtime.networks import STEPS, images, write_bundle
 
 from .clients import (
     CHUNKED,
     INFER,
     LIVE,
     Neighbour,
+    binary_body,
     json_body,
     open_sockets,
     open_tasks,
@@ -36,6 +38,7 @@ from .clients import (
     watched,
 )
 from .conftest import Running, serve
+from .in_memory import Line
 
 SLOW_STEP = """
 import time
@@ -87,7 +90,7 @@ def limited(running: Running) -> Iterator[Callable[[Limits], Connect]]:
 
         def start(limits: Limits) -> Connect:
             async def make() -> Server:
-                server = Server(running.plane, limits=limits)
+                server = Server(running.plane, limits=limits, debug=True)
                 await server.start()
                 return server
 
@@ -179,39 +182,46 @@ def test_an_answer_that_takes_longer_than_clients_may_is_not_cut_off(
     assert (answer.status, answer.json["id"]) == (200, "late")
 
 
-@pytest.mark.parametrize("items", [40, 4000], ids=["a little is left", "much is left"])
-def test_who_never_reads_an_answer_is_cut_off(
-    items: int, limited: Callable[[Limits], Connect], running: Running
+@pytest.mark.parametrize("closing", [False, True], ids=["stays", "closes"])
+def test_who_does_not_read_an_answer_is_cut_off(
+    closing: bool, limited: Callable[[Limits], Connect]
 ) -> None:
-    request = post(json_body(items))
-    connect = limited(Limits(idle_s=0.3))
-    before = open_sockets()
-    client = connect()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    client.setblocking(False)
-    quiet_since = time.monotonic()
-    with contextlib.suppress(ConnectionError):
-        while time.monotonic() - quiet_since < 0.1:
-            try:
-                client.send(request)  # cut anywhere: it is not about being understood
-                quiet_since = time.monotonic()
-            except BlockingIOError:
-                time.sleep(0.005)
-    wait_for(lambda: open_sockets() <= before + 1, "its connection is kept")
-
-
-def test_who_ends_after_an_answer_it_does_not_read_is_cut_off(
-    limited: Callable[[Limits], Connect],
-) -> None:
-    """The answer is written and the connection closed, but the client takes only a part of it."""
-    request = post(json_body(4000), b"Connection: close")
+    """Every step's tensors make more megabytes than the system keeps for a connection."""
+    body, header = binary_body(images(10_000).tobytes(), [10_000, 8, 8], parameters={"trace": True})
+    request = post(body, header, *([b"Connection: close"] if closing else []))
     connect = limited(Limits(idle_s=0.3))
     before = open_sockets()
     client = connect()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     client.sendall(request)
-    assert client.recv(1)
+    assert client.recv(15) == b"HTTP/1.1 200 OK"
     wait_for(lambda: open_sockets() <= before + 1, "its connection is kept")
+
+
+def test_a_close_that_does_not_come_to_an_end_is_made_an_end_of() -> None:
+    """Too little is left to be written for the transport to say that the client does not read."""
+    loop = asyncio.new_event_loop()
+    line = Line(loop)
+    line.send([LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")])
+    assert line.wire.closed and not line.wire.aborted
+    line.expire(after_s=line.limits.idle_s + 1)
+    assert line.wire.aborted
+    line.end()
+    loop.close()
+
+
+def test_what_a_client_sent_before_it_vanished_counts_no_more(
+    limited: Callable[[Limits], Connect],
+) -> None:
+    connect = limited(Limits(max_inflight_bytes=1 << 20))
+    body = json_body() + b" " * 700_000
+    for _ in range(4):
+        client = connect()
+        client.sendall(post(body)[:-1])
+        reset(client)
+    accepted = connect()
+    accepted.sendall(post(body))
+    assert read_answers(accepted, 1)[0].status == 200
 
 
 def test_bodies_of_all_connections_are_bounded_together(
