@@ -7,8 +7,9 @@ id of the prediction.
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -111,73 +112,89 @@ def predicted_of(manifest: Manifest, outputs: Tensors, index: int) -> str:
     return str(number)
 
 
-class _Recent(NamedTuple):
-    """What the ring keeps of a prediction; items are made of it when asked for."""
+@dataclass(frozen=True, slots=True)
+class _WithoutInputs:
+    """A prediction whose inputs are too large to be remembered."""
 
     prediction_id: str
     manifest: Manifest
-    inputs: Tensors
     outputs: Tensors
     items: int
+    inputs: Tensors = field(default_factory=dict)
+
+
+class _Recent(NamedTuple):
+    """The predictions of a batch, as they were answered."""
+
+    predictions: Sequence[Observed]
     at: float
     cost_bytes: int
 
 
 class Ring:
-    """The most recent predictions by id, bounded in bytes.  Not thread-safe.
+    """The most recent predictions, bounded in bytes.  Not thread-safe.
 
-    It holds on to the arrays that were answered with, which nobody writes to any more.
+    Adding is for every request and does next to nothing; finding one is for the rare correction and
+    looks through them.  It holds on to the arrays that were answered with, which nobody writes to.
     """
 
     OVERHEAD_BYTES: Final = 1200
-    """What an entry costs beside its arrays, roughly."""
+    """What a prediction costs beside its arrays, roughly."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._recent: OrderedDict[tuple[str, str], _Recent] = OrderedDict()
+        self._recent: deque[_Recent] = deque()
         self._bytes = 0
 
-    def add(self, prediction: Observed, at: float) -> None:
-        """Remember a prediction; of a very large one not the inputs.
+    def add(self, predictions: Sequence[Observed], at: float) -> None:
+        """Remember predictions; of a very large one not the inputs.
 
-        Called for every prediction, so it does little, and leaves the rest to `get`.
+        Args:
+            at: when they were answered, seconds since the epoch.
         """
-        inputs = prediction.inputs
-        input_bytes = 0
-        for array in inputs.values():
-            input_bytes += array.nbytes
-        if input_bytes > self._max_bytes // 16:
-            inputs, input_bytes = {}, 0
-        cost_bytes = self.OVERHEAD_BYTES + input_bytes
-        for array in prediction.outputs.values():
-            cost_bytes += array.nbytes
-        manifest = prediction.manifest
-        recent = self._recent
-        key = (manifest.model, prediction.prediction_id)
-        if key in recent:
-            self._bytes -= recent.pop(key).cost_bytes
-        recent[key] = _Recent(
-            prediction.prediction_id, manifest, inputs, prediction.outputs, prediction.items, at,
-            cost_bytes,
-        )  # fmt: skip
+        cost_bytes = 0
+        large = False
+        for prediction in predictions:
+            size = 0
+            for array in prediction.inputs.values():
+                size += array.nbytes
+            if size > self._max_bytes // 16:
+                large, size = True, 0
+            for array in prediction.outputs.values():
+                size += array.nbytes
+            cost_bytes += size + self.OVERHEAD_BYTES
+        if large:
+            predictions = [self._bounded(prediction) for prediction in predictions]
+        self._recent.append(_Recent(predictions, at, cost_bytes))
         self._bytes += cost_bytes
-        while self._bytes > self._max_bytes and recent:
-            self._bytes -= recent.popitem(last=False)[1].cost_bytes
+        while self._bytes > self._max_bytes and self._recent:
+            self._bytes -= self._recent.popleft().cost_bytes
 
     def get(self, model: str, name: str) -> Item | None:
-        """The item with this id, if it is still remembered."""
-        recent, index = self._recent.get((model, name)), 0
-        if recent is None:
-            prediction_id, _, number = name.rpartition(".")
-            recent = self._recent.get((model, prediction_id))
-            if recent is None or not number.isascii() or not number.isdigit():
-                return None
-            index = int(number[:9])
-        elif recent.items != 1:
-            return None  # which item of the batch is meant?
-        if index >= recent.items or item_id(recent.prediction_id, index, recent.items) != name:
-            return None
-        return item_of(recent, index, recent.items, recent.at)
+        """The item with this id, if it is still remembered; of several the latest."""
+        prediction_id, _, number = name.rpartition(".")
+        for recent in reversed(self._recent):
+            for prediction in recent.predictions:
+                found = prediction.prediction_id
+                if found not in (name, prediction_id) or prediction.manifest.model != model:
+                    continue
+                count = prediction.items
+                index = int(number[:9]) if found != name and _is_number(number) else 0
+                if index < count and item_id(found, index, count) == name:
+                    return item_of(prediction, index, count, recent.at)
+                return None  # which item of the batch is meant?
+        return None
+
+    def _bounded(self, prediction: Observed) -> Observed:
+        if sum(array.nbytes for array in prediction.inputs.values()) <= self._max_bytes // 16:
+            return prediction
+        return _WithoutInputs(
+            prediction.prediction_id, prediction.manifest, prediction.outputs, prediction.items
+        )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 class NotSampleable(ValueError):

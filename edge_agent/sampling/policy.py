@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,12 +35,26 @@ class Kept:
 
 
 class Decision:
-    """Decides for the items of one model version.  Not thread-safe."""
+    """Decides for the items of one model version.  Not thread-safe.
+
+    How many items come before the next one that needs a look is drawn at once, so that most
+    requests cost a subtraction.
+    """
 
     def __init__(self, spec: SamplingSpec, rng: random.Random) -> None:
-        self._spec = spec
+        self._uniform, self._uncertain = spec.uniform_rate, max(spec.uncertain_rate, 0.0)
+        self._ceiling = min(1.0, MAX_BOOST * self._uncertain)
+        self._looked_at = self._uniform + (1.0 - self._uniform) * self._ceiling
         self._rng = rng
         self._mean_entropy = 0.5
+        self._ahead = self._draw_ahead()
+
+    def skip(self, count: int) -> bool:
+        """Pass over the next `count` items, if none of them needs a look; else change nothing."""
+        if self._ahead < count:
+            return False
+        self._ahead -= count
+        return True
 
     def decide(self, outputs: Tensors, index: int) -> Kept | None:
         """Whether to keep the item `index` of a prediction.
@@ -47,24 +62,31 @@ class Decision:
         Args:
             outputs: of the pipeline; the scores are looked at only when they matter.
         """
-        uniform, uncertain = self._spec.uniform_rate, self._spec.uncertain_rate
-        if self._rng.random() < uniform:
-            return Kept("uniform", uniform)
-        if uncertain <= 0:
+        if self._ahead:
+            self._ahead -= 1
             return None
-        ceiling = min(1.0, MAX_BOOST * uncertain)
-        draw = self._rng.random()
-        if draw >= ceiling:
-            return None
+        self._ahead = self._draw_ahead()
+        draw = self._rng.random() * self._looked_at
+        if draw < self._uniform:
+            return Kept("uniform", self._uniform)
+        draw = (draw - self._uniform) / (1.0 - self._uniform)  # uniform below the ceiling
         # the draw does not depend on the item, so the mean over these is the mean over all
         entropy = normalised_entropy(scores_of(outputs, index))
         if entropy is None:
             return None
-        share = min(ceiling, uncertain * entropy / max(self._mean_entropy, 1e-3))
+        share = min(self._ceiling, self._uncertain * entropy / max(self._mean_entropy, 1e-3))
         self._mean_entropy += _MEAN_WEIGHT * (entropy - self._mean_entropy)
         if draw >= share:
             return None
-        return Kept("uncertain", (1.0 - uniform) * share)
+        return Kept("uncertain", (1.0 - self._uniform) * share)
+
+    def _draw_ahead(self) -> int:
+        """Items before the next one that is looked at: geometric, as if each had its own coin."""
+        if self._looked_at >= 1.0:
+            return 0
+        if self._looked_at <= 0.0:
+            return sys.maxsize
+        return int(math.log(1.0 - self._rng.random()) / math.log1p(-self._looked_at))
 
 
 def normalised_entropy(scores: Array | None) -> float | None:

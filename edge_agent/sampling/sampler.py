@@ -148,25 +148,34 @@ class Sampler:
     # ── on the answering thread ──────────────────────────────────────────────────────────────────
 
     def observe(self, predictions: Sequence[Observed]) -> None:
-        """Look at the predictions of a batch; cheap, and never raises for what a client sent."""
+        """Look at the predictions of a batch, all of one version.
+
+        Cheap, and never raises for what a client sent.
+        """
         at = self._clock()
         with self._lock:
+            self._ring.add(predictions, at)
+            version = self._version(predictions[0].manifest)
+            count = 0
             for prediction in predictions:
-                if not 0 < len(prediction.prediction_id) <= MAX_ID - 4:
-                    continue
-                count = prediction.items
-                version = self._version(prediction.manifest)
-                self._ring.add(prediction, at)
-                outputs = prediction.outputs
-                for index in range(count if count < MAX_BATCH_ITEMS else MAX_BATCH_ITEMS):
-                    kept = version.decision.decide(outputs, index)
-                    if kept is None:
-                        continue
-                    if version.budget.exhausted(kept.policy):
-                        self.counts["over_budget"] += 1
-                        continue
-                    item = item_of(prediction, index, count, at)
-                    self._hand_over(_Work(version, item, kept))
+                count += prediction.items
+            if version.decision.skip(count):
+                return
+            for prediction in predictions:
+                if 0 < len(prediction.prediction_id) <= MAX_ID - 4:
+                    self._look_at(version, prediction, at)
+
+    def _look_at(self, version: _Version, prediction: Observed, at: float) -> None:
+        count = prediction.items
+        for index in range(min(count, MAX_BATCH_ITEMS)):
+            kept = version.decision.decide(prediction.outputs, index)
+            if kept is None:
+                continue
+            if version.budget.exhausted(kept.policy):
+                self.counts["over_budget"] += 1
+            else:
+                item = item_of(prediction, index, count, at)
+                self._hand_over(_Work(version, item, kept))
 
     def _version(self, manifest: Manifest) -> _Version:
         known = self._versions.get(manifest.model)
@@ -204,6 +213,8 @@ class Sampler:
         Raises:
             LinkError: the journal refuses.
         """
+        if len(prediction_id) > MAX_ID:
+            return False
         with self._lock:
             item = self._ring.get(model, prediction_id)
             version = self._versions.get(model)

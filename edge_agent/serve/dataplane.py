@@ -381,6 +381,7 @@ class DataPlane:
                 each.done(each)
             except Exception:
                 log.exception("answer.failed model=%s", model.name)
+            each.done = _done  # whoever remembers the prediction holds no connection
         if not answered:
             return
         metrics.ran(items)
@@ -389,6 +390,10 @@ class DataPlane:
                 self._observe(answered)
             except Exception:
                 log.exception("observe.failed model=%s", model.name)
+
+
+def _done(_: Prediction) -> None:
+    """What remains of the `done` of an answered prediction."""
 
 
 def _warm_up(pipeline: Pipeline, directory: Path, manifest: Manifest) -> float:
