@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,13 @@ def chunked(body: bytes, size: int = 100) -> bytes:
 
 
 def json_body(count: int = 1, **more: object) -> bytes:
+    """A right request of `count` items, with `more` beside its inputs."""
+    rest = json.dumps(more)[1:].encode()
+    return b'{"inputs": [%s]%s' % (_json_tensor(count), b", " + rest if more else b"}")
+
+
+@cache
+def _json_tensor(count: int) -> bytes:
     values = images(count)
     tensor = {
         "name": "image",
@@ -141,7 +149,7 @@ def json_body(count: int = 1, **more: object) -> bytes:
         "datatype": "FP32",
         "data": values.ravel().tolist(),
     }
-    return json.dumps({"inputs": [tensor], **more}).encode()
+    return json.dumps(tensor).encode()
 
 
 def binary_body(

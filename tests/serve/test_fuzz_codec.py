@@ -41,7 +41,7 @@ NUMPY = {
 }  # fmt: skip
 BINARY_ONLY = {"FP16", "BF16"}
 
-PROFILE = settings(max_examples=25, deadline=None, derandomize=True)
+PROFILE = settings(max_examples=15, deadline=None, derandomize=True)
 
 
 def write_echo_bundle(directory: Path, datatype: str) -> None:
@@ -242,7 +242,7 @@ junk = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
     ),
-    max_leaves=8,
+    max_leaves=5,
 )
 datatypes = st.sampled_from([*get_args(Datatype), "FP8", "", "fp32"]) | junk
 shapes = st.lists(st.integers(-2, 9) | st.sampled_from([2**31, 2**63, 2**64]), max_size=9) | junk
@@ -276,7 +276,7 @@ bodies = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     bodies,
     st.binary(max_size=40),
@@ -299,7 +299,7 @@ def test_no_body_gets_more_than_a_clear_refusal(
         assert len(reply.error) < 2000
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.data())
 def test_no_damage_to_a_right_body_gets_more_than_a_clear_refusal(
     line: http.client.HTTPConnection, data: st.DataObject

@@ -101,7 +101,7 @@ def outcome(stream: bytes) -> list[tuple[int, bytes | None]]:
     ]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(anything, places)
 def test_any_bytes_in_any_pieces_are_answered_by_a_known_status(
     loop: asyncio.AbstractEventLoop, data: bytes, cuts: list[int]
@@ -113,7 +113,7 @@ def test_any_bytes_in_any_pieces_are_answered_by_a_known_status(
             assert answer.closes
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(anything, places)
 @example(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\n\r\n", [44, 45, 46])
 @example(b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", [1000, 2000, 19_000])
@@ -124,7 +124,7 @@ def test_where_bytes_are_cut_changes_no_answer(
     assert outcome(converse(loop, cut(data, cuts))) == outcome(converse(loop, [data]))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.lists(requests(), max_size=6), places)
 def test_valid_requests_are_understood_as_meant_in_order(
     loop: asyncio.AbstractEventLoop, asked: list[Asked], cuts: list[int]
@@ -135,7 +135,7 @@ def test_valid_requests_are_understood_as_meant_in_order(
         assert understood(answer.body) == (each.method, each.target, each.body)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(requests(), min_size=1, max_size=4), st.data())
 def test_a_damaged_byte_never_shifts_the_answers_before_it(
     loop: asyncio.AbstractEventLoop, asked: list[Asked], data: st.DataObject
@@ -152,7 +152,7 @@ def test_a_damaged_byte_never_shifts_the_answers_before_it(
         assert understood(answer.body) == (each.method, each.target, each.body)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(requests(), min_size=1, max_size=3), st.integers(0, 2000), places)
 def test_a_client_that_goes_at_any_byte_got_what_it_was_owed(
     loop: asyncio.AbstractEventLoop, asked: list[Asked], end: int, cuts: list[int]
@@ -278,8 +278,8 @@ def test_right_and_wrong_requests_share_a_connection(running: Running) -> None:
     run_state_machine_as_test(
         lambda: Conversation(running),
         settings=settings(
-            max_examples=40,
-            stateful_step_count=25,
+            max_examples=25,
+            stateful_step_count=20,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),

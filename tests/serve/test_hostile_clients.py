@@ -206,7 +206,7 @@ def test_a_trailer_changes_nothing_of_its_request(running: Running) -> None:
 
 
 def test_many_tiny_chunks_are_put_together_promptly(running: Running, neighbour: Neighbour) -> None:
-    body = json_body(300)
+    body = json_body(100)
     with raw(running) as client:
         client.sendall(START + CHUNKED + b"\r\n" + chunked(body, 1))
         neighbour.ask()
@@ -294,7 +294,7 @@ def test_a_reader_that_never_reads_is_not_written_to_without_end(
         client.setblocking(False)
         sent, quiet_since = 0, time.monotonic()
         pending = b""
-        while time.monotonic() - quiet_since < 0.3 and sent < 1 << 28:
+        while time.monotonic() - quiet_since < 0.2 and sent < 1 << 28:
             pending = pending or request
             try:
                 count = client.send(pending)
@@ -366,7 +366,7 @@ def test_a_client_that_goes_away_while_its_answer_is_written_leaves_nothing(
     abrupt: bool, running: Running
 ) -> None:
     request = post(json_body(4000))
-    for _ in range(5):
+    for _ in range(2):
         with raw(running) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(request)

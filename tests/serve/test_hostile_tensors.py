@@ -298,7 +298,7 @@ def test_an_output_wanted_many_times_does_not_multiply_the_answer(
 def test_many_inputs_are_refused_promptly(running: Running, neighbour: Neighbour) -> None:
     entries: list[Any] = [
         {"name": f"n{index}", "shape": [1], "datatype": "FP32", "data": [0]}
-        for index in range(100_000)
+        for index in range(50_000)
     ]
     assert ask(running, json.dumps({"inputs": entries}).encode()).status == 400
     neighbour.ask()
@@ -306,7 +306,7 @@ def test_many_inputs_are_refused_promptly(running: Running, neighbour: Neighbour
 
 def test_an_unknown_input_of_megabytes_is_refused_promptly(running: Running) -> None:
     entry = tensor()["inputs"][0]  # type: ignore[index]
-    other = entry | {"name": "image" * 800_000}
+    other = entry | {"name": "image" * 400_000}
     answer = ask(running, json.dumps({"inputs": [entry, other]}).encode())
     assert answer.status == 400
     assert "unknown input" in answer.error
@@ -316,7 +316,7 @@ def test_an_unknown_input_of_megabytes_is_refused_promptly(running: Running) -> 
 def test_a_word_of_megabytes_is_refused_promptly_and_not_repeated(
     key: str, running: Running
 ) -> None:
-    word = "".join(chr(97 + index % 26) for index in range(4_000_000))
+    word = "".join(chr(97 + index % 26) for index in range(2_000_000))
     answer = ask(running, json.dumps(tensor(**{key: word})).encode())
     assert answer.status == 400
     assert len(answer.error) < 2000
@@ -344,10 +344,10 @@ def test_wrong_feedback_is_a_bad_request(body: bytes, running: Running) -> None:
 
 
 def bomb(encoding: str) -> bytes:
-    """A gigabyte of zeros in a megabyte, made in pieces."""
-    engine = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
+    """A hundred megabytes of zeros in a hundred kilobytes, made in pieces."""
+    engine = zlib.compressobj(1, wbits=31 if encoding == "gzip" else 15)
     piece = b"\0" * (1 << 20)
-    parts = [engine.compress(piece) for _ in range(128)]
+    parts = [engine.compress(piece) for _ in range(100)]
     return b"".join([*parts, engine.flush()])
 
 
