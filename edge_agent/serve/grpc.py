@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -109,6 +110,8 @@ class GrpcServer:
         Raises:
             GrpcUnavailable: grpcio or protobuf is not installed.
         """
+        # Its own log, unstructured and on stderr, repeats what is raised or answered here.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             self._grpc: Any = importlib.import_module("grpc")
             self._types = grpc_messages.message_types()
@@ -151,8 +154,11 @@ class GrpcServer:
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
             self._port = server.add_insecure_port(f"{host}:{self._port}")
-        except RuntimeError as error:
-            raise CannotListen(f"cannot listen on {host}:{self._port} for gRPC: {error}") from None
+        except RuntimeError as error:  # which does not say more
+            raise CannotListen(
+                f"cannot listen on {host}:{self._port} for gRPC: "
+                "the port is taken, or the address is not this machine's"
+            ) from error
         await server.start()
         self._server = server
         log.info("grpc.listening host=%s port=%d", self._host, self._port)
