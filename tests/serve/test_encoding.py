@@ -99,6 +99,50 @@ def test_half_precision_travels_as_binary_only() -> None:
         encoded({"x": array})
 
 
+def bf16_request(patterns: np.ndarray) -> tuple[bytes, int]:  # type: ignore[type-arg]
+    data = patterns.astype("<u2").tobytes()
+    entry = {
+        "name": "x",
+        "shape": [1, patterns.size],
+        "datatype": "BF16",
+        "parameters": {"binary_data_size": len(data)},
+    }
+    head = json.dumps({"inputs": [entry]}).encode()
+    return head + data, len(head)
+
+
+def bf16_answer(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """The bit patterns of an output that the interface names BF16."""
+    answered = prediction({"y": values})
+    spec = TensorSpec(name="y", datatype="BF16", shape=(-1,))
+    answered.manifest = manifest().model_copy(update={"outputs": (spec,)})
+    reply = oip.encode(oip.Ask(binary=True), answered)
+    assert json.loads(reply.parts[0])["outputs"][0]["datatype"] == "BF16"
+    return np.frombuffer(reply.parts[1], "<u2")
+
+
+def test_every_bf16_is_a_float32_inside_and_comes_back() -> None:
+    patterns = np.arange(2**16, dtype=np.uint16)
+    body, head_length = bf16_request(patterns)
+    plan = oip.plan(body[:head_length], len(body))
+    assert plan is not None
+    for inside in (decoded(body, head_length), plan.read(body)["x"]):
+        assert inside.dtype == np.float32
+        # BF16 is the upper half of a float32
+        np.testing.assert_array_equal(inside.ravel().view(np.uint32) >> 16, patterns)
+        back = bf16_answer(inside.ravel())
+        number = ~np.isnan(inside.ravel())
+        np.testing.assert_array_equal(back[number], patterns[number])
+        assert np.isnan((back[~number].astype(np.uint32) << 16).view(np.float32)).all()
+
+
+def test_float32_becomes_the_nearest_bf16_and_of_two_the_even_one() -> None:
+    bits = [0x3F80_8000, 0x3F81_8000, 0x3F80_8001, 0x3F80_7FFF, 0x7F7F_FFFF, 0xBF80_8001]
+    wanted = [0x3F80, 0x3F82, 0x3F81, 0x3F80, 0x7F80, 0xBF81]
+    values = np.array(bits, np.uint32).view(np.float32)
+    assert bf16_answer(values).tolist() == wanted
+
+
 def test_text_travels_in_both_forms() -> None:
     words = [b"a", b"", "에지".encode()]
     as_json = json.dumps(

@@ -16,8 +16,9 @@ from edge_agent.serve import CannotListen, DataPlane, Limits, Server
 from edge_agent.serve.http import MAX_HEAD_BYTES, MAX_HEADERS
 from edge_agent.serve.oip import MAX_BODY_BYTES
 
-from .conftest import Running, send
-from .test_protocol import INFER, json_request
+from .conftest import Running, send, served, until
+from .gates import gated
+from .test_protocol import INFER, binary_request, json_request
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -325,3 +326,26 @@ def test_a_status_that_takes_long_holds_up_nobody(tmp_path: Path) -> None:
         return first
 
     assert b" 200 " in asyncio.run(ask())
+
+
+def test_a_body_counts_until_its_answer(tmp_path: Path) -> None:
+    """What waits for a model is as much in memory as what is on its way."""
+    limits = Limits(max_inflight_bytes=3_000_000)
+    model, gate = gated(tmp_path)
+    body, headers = binary_request(8192)  # two megabytes
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+    with served(tmp_path, limits=limits) as running:
+        running.plane.install("digits", model)
+        with raw(running) as first:
+            first.sendall(post(body, headers=head))
+            assert gate.entered.acquire(timeout=5)
+            assert limits.inflight_bytes == len(body)
+            refused = running.ask("POST", INFER, body, headers)
+            assert refused.status == 503
+            assert "too much is in the works" in refused.error
+            assert refused.headers["retry-after"] == "1"
+            assert running.ask("POST", INFER, b"{", {}).status == 400  # a small one has its place
+            gate.open.set()
+            assert b" 200 " in read_until(first, b"model_name")
+        assert running.ask("POST", INFER, body, headers).status == 200
+        until(lambda: limits.inflight_bytes == 0)

@@ -294,3 +294,68 @@ def test_a_label_beyond_measure_is_a_bad_request(quick_serving: Running) -> None
     body: dict[str, object] = {"id": "p", "label": "x" * 201}
     reply = quick_serving.ask("POST", "/v2/models/digits/feedback", body)
     assert reply.status == 400 and "200" in reply.error
+
+
+# ── configuration, statistics, repository ────────────────────────────────────────────────────────
+
+
+def test_the_configuration_describes_what_is_served(quick_serving: Running) -> None:
+    config = quick_serving.ask("GET", "/v2/models/digits/config").json
+    assert config == quick_serving.ask("GET", "/v2/models/digits/versions/1/config").json
+    assert config["name"] == "digits"
+    assert config["platform"] == "skerry_onnxruntime"
+    assert config["max_batch_size"] == 0  # so that the dims hold the batch axis
+    assert config["version_policy"] == {"specific": {"versions": [1]}}
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "dims": [-1, 8, 8]}]
+    assert [(each["name"], each["data_type"]) for each in config["output"]] == [
+        ("scores", "TYPE_FP32"),
+        ("label", "TYPE_INT64"),
+    ]
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_CPU"}]
+
+
+def test_statistics_count_answers_failures_and_batches(quick_serving: Running) -> None:
+    for count in (1, 3, 3):
+        assert quick_serving.ask("POST", INFER, json_request(count)).status == 200
+    assert quick_serving.ask("POST", INFER, tensor(data=[99] * 64)).status == 400
+    (of_one,) = quick_serving.ask("GET", "/v2/models/digits/stats").json["model_stats"]
+    (of_all,) = quick_serving.ask("GET", "/v2/models/stats").json["model_stats"]
+    assert of_one == of_all
+    assert (of_one["name"], of_one["version"]) == ("digits", "1")
+    assert (of_one["inference_count"], of_one["execution_count"]) == (7, 3)
+    stats = of_one["inference_stats"]
+    assert (stats["success"]["count"], stats["fail"]["count"]) == (3, 1)
+    assert stats["success"]["ns"] > 3000
+    batches = {each["batch_size"]: each["compute_infer"]["count"] for each in of_one["batch_stats"]}
+    assert batches == {1: 1, 3: 2}
+
+
+def test_only_signed_updates_change_what_is_served(quick_serving: Running) -> None:
+    for what in ("load", "unload"):
+        path = f"/v2/repository/models/digits/{what}"
+        reply = quick_serving.ask("POST", path, {"parameters": {}})
+        assert reply.status == 501
+        assert "signed updates" in reply.error
+        assert quick_serving.ask("GET", path).status == 405
+    assert quick_serving.ask("POST", INFER, json_request()).status == 200
+
+
+@pytest.mark.parametrize("what", ["", "/ready", "/config", "/stats"])
+def test_nothing_is_told_of_a_version_that_is_not_served(what: str, quick_serving: Running) -> None:
+    assert quick_serving.ask("GET", f"/v2/models/digits/versions/1{what}").status == 200
+    assert quick_serving.ask("GET", f"/v2/models/digits/versions/2{what}").status == 404
+    assert quick_serving.ask("GET", f"/v2/models/none{what}").status == 404
+    assert quick_serving.ask("POST", f"/v2/models/digits{what}").status == 405
+
+
+def test_readiness_follows_what_is_installed(quick_serving: Running) -> None:
+    model = quick_serving.plane.models["digits"]
+    quick_serving.plane.models = {}
+    assert quick_serving.ask("GET", "/v2/health/live").json == {"live": True}
+    reply = quick_serving.ask("GET", "/v2/health/ready")
+    assert (reply.status, reply.error) == (503, "no model is installed yet")
+    assert quick_serving.ask("GET", "/v2/models/digits/ready").status == 404
+    assert quick_serving.ask("POST", "/v2/repository/index").json == []
+    quick_serving.plane.install("digits", model)
+    assert quick_serving.ask("GET", "/v2/health/ready").json == {"ready": True}
+    assert quick_serving.ask("GET", "/v2/models/digits/ready").json == {"ready": True}
