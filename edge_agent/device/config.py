@@ -69,7 +69,7 @@ class AgentSettings(BaseModel):
     """Seconds between two reports of serving figures."""
     outbox_max_bytes: int = Field(default=64_000_000, ge=1_000_000)
     """Bound of what waits on the disk for the control plane, in bytes."""
-    memory_of_predictions_bytes: int = Field(default=4_000_000, ge=0)
+    memory_of_predictions_bytes: int = Field(default=2_000_000, ge=0)
     """How much is remembered of recent predictions, so that they can be corrected, in bytes."""
     reconnect_first_s: float = Field(default=1.0, gt=0, le=60)
     """First pause after a failed connection, in seconds; doubles from there, with jitter."""

@@ -39,7 +39,7 @@ from edge_agent.wire.topics import UplinkKind
 log = logging.getLogger("skerry.sampling")
 
 QUEUED_ITEMS: Final = 256
-RING_BYTES: Final = 4 << 20
+RING_BYTES: Final = 2 << 20
 _PREPARED: Final = 3
 """Versions of a model kept prepared: the one that serves, the one before, and the one to come."""
 MAX_BATCH_ITEMS: Final = 64
