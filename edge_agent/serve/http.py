@@ -132,8 +132,9 @@ def error_response(status: int, message: str, retry_after_s: int | None = None) 
     """An error as the protocol has it; of a client's own words that fill megabytes, a few lines."""
     if len(message) > _MAX_ERROR_CHARS:
         message = f"{message[:_MAX_ERROR_CHARS]}…"
+    text = message.encode(errors="replace").decode()  # a step's words may be no text
     headers = [] if retry_after_s is None else [(b"Retry-After", str(retry_after_s).encode())]
-    return HttpResponse(status, [orjson.dumps({"error": message})], headers=headers)
+    return HttpResponse(status, [orjson.dumps({"error": text})], headers=headers)
 
 
 class HttpConnection(asyncio.Protocol):

@@ -250,17 +250,17 @@ class Inference:
             if prediction.error is not None:
                 raise prediction.error
             items: list[JsonValue] = list(answer_items(prediction.outputs, prediction.manifest))
+            response = json_response(
+                {
+                    "model_name": prediction.model,
+                    "model_version": str(prediction.version),
+                    "id": prediction.prediction_id,
+                    "predictions": items,
+                }
+            )
         except Exception as error:
             connection.answer(self._refuse(error))
             return
-        response = json_response(
-            {
-                "model_name": prediction.model,
-                "model_version": str(prediction.version),
-                "id": prediction.prediction_id,
-                "predictions": items,
-            }
-        )
         self._send(request, connection, response)
 
     # ── bodies ───────────────────────────────────────────────────────────────────────────────────

@@ -211,7 +211,7 @@ class Routes:
 
     def _metrics(self) -> HttpResponse:
         text = metrics.prometheus(self._plane.snapshots(), self._errors)
-        return HttpResponse(200, [text.encode()], _TEXT)
+        return HttpResponse(200, [text.encode(errors="replace")], _TEXT)
 
     # ── corrections and status ───────────────────────────────────────────────────────────────────
 

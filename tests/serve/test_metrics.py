@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.serve import ServedModel
 from edge_agent.serve.metrics import (
     ModelMetrics,
     Snapshot,
@@ -20,6 +22,8 @@ from edge_agent.serve.metrics import (
     percentile_us,
     prometheus,
 )
+from edge_agent.wire.manifest import StepSpec
+from tests.runtime.networks import STEPS, write_bundle
 
 from .conftest import Running
 from .test_protocol import INFER, json_request
@@ -232,7 +236,31 @@ def test_a_server_exposes_what_it_did(quick_serving: Running) -> None:
     assert count == 2
     assert 0 < total_s < 2
     assert histogram(families["skerry_batch_items"], **digits)[1:] == (3, 2)
-    errors = {
-        dict(pairs)["type"]: n for (_, pairs), n in families["skerry_errors_total"].samples.items()
+    assert families["skerry_errors_total"].samples == {
+        ("", (("type", "BadRequest"),)): 1,
+        ("", (("type", "ModelNotServed"),)): 1,
     }
-    assert errors == {"BadRequest": 1, "ModelNotServed": 1}
+
+
+def test_a_reason_that_is_no_text_breaks_neither_answer_nor_metrics(
+    quick_serving: Running, tmp_path: Path
+) -> None:
+    """A project's checker may name a file whose name is no UTF-8."""
+    code = """
+from edge_agent.pipeline import Rejected, checker
+
+@checker("named")
+def named(tensors):
+    if tensors["image"][0, 0, 0] == 1:
+        raise Rejected("caf\\udce9", "caf\\udce9")
+"""
+    steps = (StepSpec(name="named"), *STEPS)
+    write_bundle(tmp_path / "odd", version=2, steps=steps, code={"steps.py": code}, cost_us=50)
+    quick_serving.plane.install("digits", ServedModel.load(tmp_path / "odd"))
+    request = json_request()
+    request["inputs"][0]["data"][0] = 1  # type: ignore[index]
+    assert quick_serving.ask("POST", INFER, request).status == 400
+    reply = quick_serving.ask("GET", "/metrics")
+    assert reply.status == 200
+    rejected = parsed(reply.body.decode())["skerry_rejected_total"].samples
+    assert list(rejected.values()) == [1]
