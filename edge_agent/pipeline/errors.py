@@ -23,6 +23,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+_MAX_GUESSED_CHARS: Final = 200
+"""Looking for what is close to a longer name takes a client's megabytes too much time."""
 
 
 class PipelineError(Exception):
@@ -118,5 +122,7 @@ class GoldenMismatch(PipelineError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest of `known`, or nothing."""
+    if len(name) > _MAX_GUESSED_CHARS:
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -304,12 +305,41 @@ def test_many_inputs_are_refused_promptly(running: Running, neighbour: Neighbour
     neighbour.ask()
 
 
-def test_an_unknown_input_of_megabytes_is_refused_promptly(running: Running) -> None:
-    entry = tensor()["inputs"][0]  # type: ignore[index]
-    other = entry | {"name": "image" * 400_000}
-    answer = ask(running, json.dumps({"inputs": [entry, other]}).encode())
+@pytest.mark.parametrize("route", ["infer", "predict"])
+def test_an_unknown_input_of_megabytes_is_refused_promptly(route: str, running: Running) -> None:
+    name = "image" * 800_000
+    if route == "infer":
+        entry: Any = tensor()["inputs"][0]  # type: ignore[index]
+        request: object = {"inputs": [entry, entry | {"name": name}]}
+    else:
+        request = {"inputs": {"image": images(1).tolist(), name: 0}}
+    body = json.dumps(request).encode()
+    start = time.monotonic()
+    answer = ask(running, body, target=f"/v2/models/digits/{route}")
     assert answer.status == 400
     assert "unknown input" in answer.error
+    assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{}", b"[]", b"null", b'"text"', b"\xff", b"<svg/>", b"GIF89a", b"[" * 100_000,
+        b'{"a":' * 100_000, b'{"instances": []}', b'{"instances": [1]}', b'{"instances": [[NaN]]}',
+        b'{"instances": ' + b"[" * 100_000, b'{"inputs": {"image": null}}',
+        b'{"inputs": {"image": [[[1e400]]]}}', b'{"inputs": {}, "instances": []}',
+        b'{"instances": [' + b"{}," * 100_000 + b"{}]}", b'{"id": "\\ud800", "instances": [1]}',
+        b'{"parameters": {"timeout": -1}, "instances": [[[0]]]}',
+    ],
+    ids=lambda body: f"{body[:24]!r} {len(body)}",
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [b"application/json", b"image/png", b"text/plain", b""])
+def test_a_task_that_is_not_understood_is_a_bad_request(
+    body: bytes, kind: bytes, running: Running
+) -> None:
+    answer = ask(running, body, b"Content-Type: " + kind, target="/v2/models/digits/predict")
+    assert answer.status == 400
+    assert answer.error
 
 
 @pytest.mark.parametrize("key", ["name", "datatype"])
