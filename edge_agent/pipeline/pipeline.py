@@ -20,6 +20,7 @@ import numpy as np
 
 from edge_agent.pipeline.code import execute
 from edge_agent.pipeline.errors import (
+    InputError,
     PipelineError,
     Rejected,
     StepConfigError,
@@ -27,7 +28,7 @@ from edge_agent.pipeline.errors import (
 )
 from edge_agent.pipeline.interface import Interface, Request, Steps, spec_dtype
 from edge_agent.pipeline.steps import MODEL_STEP, BoundStep, Step, bind, bind_model, registered
-from edge_agent.runtime import Provenance, Session, open_session
+from edge_agent.runtime import Provenance, Session, UnfitInput, open_session
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import Manifest, StepSpec, TensorSpec
 
@@ -166,6 +167,7 @@ class Pipeline:
             The outputs that the interface names, in its order.
 
         Raises:
+            InputError: a value is none that the network's runtime can take.
             Rejected: a checker refused them.
             StepFailed: a step raised or returned no answer.
         """
@@ -182,6 +184,8 @@ class Pipeline:
                     steps.append((name, dict(current) if replaces else {}))
         except (Rejected, StepFailed):
             raise
+        except UnfitInput as error:
+            raise InputError(str(error)) from error
         except Exception as error:
             raise StepFailed(name, f"{type(error).__name__}: {error}") from error
         answer: Tensors = {}

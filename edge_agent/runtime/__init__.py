@@ -19,7 +19,13 @@ from edge_agent.runtime import trt_api
 from edge_agent.runtime.bfloat16 import from_bfloat16, to_bfloat16
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.datatypes import datatype_of, numpy_dtype
-from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable, SessionError
+from edge_agent.runtime.errors import (
+    ModelNotLoadable,
+    RunFailed,
+    RuntimeUnavailable,
+    SessionError,
+    UnfitInput,
+)
 from edge_agent.runtime.memory import give_back
 from edge_agent.runtime.session import Array, Provenance, Session, Tensors
 from edge_agent.wire.manifest import ModelSpec
@@ -33,6 +39,7 @@ __all__ = [
     "Session",
     "SessionError",
     "Tensors",
+    "UnfitInput",
     "available",
     "cpu_flags",
     "datatype_of",

@@ -4,6 +4,7 @@ SessionError              a network cannot be opened or run
 ├── RuntimeUnavailable    the runtime is not installed, or cannot work here (operator)
 ├── ModelNotLoadable      the file is missing or damaged, or is not what its spec says (engineer)
 └── RunFailed             the runtime refused one run (engineer)
+    └── UnfitInput        a value that this runtime cannot take, of a right type and shape (client)
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class ModelNotLoadable(SessionError):
 
 class RunFailed(SessionError):
     """One run of the network failed."""
+
+
+class UnfitInput(RunFailed):
+    """An input holds a value that the runtime cannot take; the network is not at fault."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.runtime.cpu import cpu_flags
-from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable
+from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable, UnfitInput
 from edge_agent.runtime.onnx_file import has_integer_arithmetic
 from edge_agent.runtime.ort_values import Call, converting_run
 from edge_agent.runtime.session import Array, Provenance, Tensors
@@ -106,6 +106,8 @@ class OrtSession:
             raise missing_input(error, tensors) from None
         try:
             values = call(self._outputs, feeds, None)
+        except UnfitInput:
+            raise
         except Exception as error:
             raise RunFailed(_first_line(error)) from error
         if self._only_output is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from edge_agent.runtime.bfloat16 import from_bfloat16, to_bfloat16
+from edge_agent.runtime.errors import UnfitInput
 from edge_agent.runtime.session import Array, contiguous
 
 if TYPE_CHECKING:
@@ -94,14 +95,14 @@ def _decoded(name: str, array: Array) -> Array:
     """BYTES as `str` objects.
 
     Raises:
-        ValueError: an element is not UTF-8.
+        UnfitInput: an element is not UTF-8.
     """
     texts = np.empty(array.shape, dtype=np.object_)
     try:
         for index, item in enumerate(array.flat):
             texts.flat[index] = item.decode() if isinstance(item, bytes) else str(item)
     except UnicodeDecodeError as error:
-        raise ValueError(f"input {name!r} holds bytes that are not UTF-8") from error
+        raise UnfitInput(f"input {name!r} holds bytes that are not UTF-8") from error
     return texts
 
 

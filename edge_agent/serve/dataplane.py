@@ -18,6 +18,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -187,6 +188,8 @@ class DataPlane:
         """
         self.models: dict[str, ServedModel] = {}
         self.previous: dict[str, ServedModel] = {}
+        self.refusals: Counter[str] = Counter()
+        """Requests that got no prediction, by the name of the error; transports count here."""
         self._max_waiting = max_waiting
         self._queue_s = queue_s
         self._observe = observe

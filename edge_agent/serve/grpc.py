@@ -228,12 +228,14 @@ class GrpcServer:
                     request = _parsed(self._types["ModelInferRequest"], raw)
                     reply.infer_response.CopyFrom(await self._infer(request, context))
             except Exception as error:
+                self._plane.refusals[type(error).__name__] += 1
                 reply.error_message = status_of(error)[1]
                 reply.infer_response.id = "" if request is None else request.id
             reply.infer_response.parameters["triton_final_response"].bool_param = True
             yield reply.SerializeToString()
 
     async def _abort(self, context: ServicerContext, error: Exception) -> bytes:
+        self._plane.refusals[type(error).__name__] += 1
         code, text, retry_after_s = status_of(error)
         trailing: tuple[tuple[str, str], ...] = ()
         if retry_after_s is not None:  # gRPC's own word for Retry-After

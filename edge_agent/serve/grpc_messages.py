@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_agent.pipeline import InputError
 from edge_agent.runtime import Array, Tensors, datatype_of
 from edge_agent.serve import tensors
 from edge_agent.serve.errors import BadRequest
@@ -207,7 +206,6 @@ def decode(request: Message, inputs: Sequence[TensorSpec]) -> InferCall:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
-    expected = {spec.name: spec.datatype for spec in inputs}
     arrays: Tensors = {}
     for index, item in enumerate(request.inputs):
         name = item.name
@@ -216,8 +214,7 @@ def decode(request: Message, inputs: Sequence[TensorSpec]) -> InferCall:
         if "shared_memory_region" in item.parameters:
             raise BadRequest(f"input {name!r}: shared memory is not supported")
         datatype, shape = item.datatype, tuple(item.shape)
-        if {datatype, expected.get(name)} == {"BF16", "FP32"}:
-            raise InputError(f"input {name!r} is {datatype}, expected {expected[name]}")
+        tensors.check_datatype(name, datatype, inputs)
         tensors.check_shape(name, shape)
         if not raw:
             arrays[name] = _from_contents(name, datatype, shape, item.contents)

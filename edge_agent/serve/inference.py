@@ -109,9 +109,9 @@ class Inference:
                 )
                 self._submit(model, prediction, connection, known.plan.ask)
                 return
-            tensors, ask = oip.decode(body, head_length)
+            tensors, ask = oip.decode(body, head_length, model.manifest.inputs)
         else:
-            tensors, ask = oip.decode(body, None)
+            tensors, ask = oip.decode(body, None, model.manifest.inputs)
         prediction = Prediction(
             ask.id or self._plane.new_id(),
             model.manifest,
@@ -124,7 +124,7 @@ class Inference:
 
     def _understand(self, model: ServedModel, head: bytes, body: bytes) -> _Known | None:
         """The plan of a JSON that was not met before; remembered where others may have the same."""
-        plan = oip.plan(head, len(body))
+        plan = oip.plan(head, len(body), model.manifest.inputs)
         if plan is None:
             return None
         known = _Known(plan, model.pipeline.validate(plan.read(body)))

@@ -28,7 +28,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from edge_agent.pipeline import Pipeline, Request
+from edge_agent.pipeline import Pipeline, Request, StepFailed
 from edge_agent.serve.errors import Expired, Overloaded
 from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.manifest import CostModel, Manifest
@@ -37,6 +37,9 @@ log = logging.getLogger("skerry.serve")
 
 INLINE_LIMIT_US: Final = 300.0
 """Batches up to this run on the event loop: a hop to a thread costs a good part of it."""
+
+_SWEEP_S: Final = 0.002
+"""How long after its deadline a request that still waits is answered."""
 
 _SMOOTHING: Final = 0.1
 _SLOWEST: Final = 50.0
@@ -92,6 +95,7 @@ class Lane:
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._closed = False
+        self._next_sweep_s = math.inf
 
     @property
     def waiting(self) -> int:
@@ -120,6 +124,8 @@ class Lane:
                 self._admit(prediction)
                 self._queued_items += prediction.items
                 self._queue.append(prediction)
+            if prediction.deadline_s is not None and prediction.deadline_s < self._next_sweep_s:
+                self._sweep_at(prediction.deadline_s)
         if not self._tick_set:
             # at the end of this turn of the loop, so that what it read shares a batch
             self._tick_set = True
@@ -195,6 +201,27 @@ class Lane:
         if not self.busy:
             self._idle()
 
+    def _sweep_at(self, deadline_s: float) -> None:
+        self._next_sweep_s = deadline_s
+        self._loop.call_later(max(deadline_s - time.perf_counter(), 0.0) + _SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Answer those whose time is over although every worker is still busy."""
+        self._next_sweep_s = math.inf
+        now = time.perf_counter()
+        with self._wake:
+            over = [each for each in self._queue if each.is_over(now)]
+            if over:
+                kept = [each for each in self._queue if not each.is_over(now)]
+                self._queue.clear()
+                self._queue.extend(kept)
+                self._queued_items -= sum([each.items for each in over])
+            deadlines = [each.deadline_s for each in self._queue if each.deadline_s is not None]
+        if over:
+            self._drop(over)
+        if deadlines:
+            self._sweep_at(min(deadlines))
+
     def _drop(self, batch: Batch) -> None:
         for prediction in batch:
             prediction.error = Expired(self._name)
@@ -239,7 +266,7 @@ class Lane:
         now = time.perf_counter()
         while waiting:
             first = waiting[0]
-            if first.cancelled or (first.deadline_s is not None and first.deadline_s < now):
+            if first.is_over(now):
                 dropped.append(waiting.popleft())
                 continue
             if batch and (
@@ -264,7 +291,10 @@ class Lane:
                 name: np.concatenate([each.inputs[name] for each in batch]) for name in self._names
             }
             outputs = self._pipeline.answer(stacked)
-        except Exception:  # one of them is at fault; alone, each gets what it deserves
+        except (
+            Exception,
+            SystemExit,
+        ):  # one of them is at fault; alone, each gets what it deserves
             for each in batch:
                 self._answer_alone(each)
             return
@@ -291,6 +321,8 @@ class Lane:
             prediction.steps = request.steps
         except Exception as error:
             prediction.error = error
+        except SystemExit as error:  # a step's, and no reason for the agent to end
+            prediction.error = StepFailed("?", f"SystemExit: {error}")
 
 
 def _stacks(manifest: Manifest, cost: CostModel) -> bool:

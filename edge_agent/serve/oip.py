@@ -29,7 +29,7 @@ from edge_agent.runtime import Array, Tensors, datatype_of
 from edge_agent.serve import tensors as forms
 from edge_agent.serve.errors import BadRequest, BodyTooLarge
 from edge_agent.serve.prediction import Prediction
-from edge_agent.wire.manifest import Manifest, TensorSpec
+from edge_agent.wire.manifest import TensorSpec
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_ID_CHARS: Final = 64
@@ -223,18 +223,20 @@ def inflate(body: bytes, encoding: str) -> bytes:
     return data
 
 
-def plan(head: bytes, length: int) -> Plan | None:
+def plan(head: bytes, length: int, inputs: Sequence[TensorSpec] = ()) -> Plan | None:
     """Understand the JSON of a request of which tensors follow in binary.
 
     Args:
         head: the JSON.
         length: of the whole body.
+        inputs: the model's interface; see `tensors.check_datatype`.
 
     Returns:
         None when an input stands in the JSON itself, so that every body must be decoded.
 
     Raises:
         BadRequest: the request is malformed.
+        InputError: FP32 for BF16, or the other way round.
     """
     request = _parse(head)
     parts: dict[str, Part] = {}
@@ -245,6 +247,7 @@ def plan(head: bytes, length: int) -> Plan | None:
             return None
         if item.name in parts:
             raise BadRequest(f"input {item.name!r} is given twice")
+        forms.check_datatype(item.name, item.datatype, inputs)
         part = parts[item.name] = _part(item, size, offset, length)
         offset = part.stop
     if offset != length:
@@ -252,14 +255,18 @@ def plan(head: bytes, length: int) -> Plan | None:
     return Plan(_ask(request), tuple(parts.values()), length)
 
 
-def decode(body: bytes, head_length: int | None) -> tuple[Tensors, Ask]:
+def decode(
+    body: bytes, head_length: int | None, inputs: Sequence[TensorSpec] = ()
+) -> tuple[Tensors, Ask]:
     """Decode any request but a raw one; the tensors may not fit the model.
 
     Args:
         head_length: the header `Inference-Header-Content-Length`, if there was one.
+        inputs: the model's interface; see `tensors.check_datatype`.
 
     Raises:
         BadRequest: the request is malformed.
+        InputError: FP32 for BF16, or the other way round.
     """
     end = len(body) if head_length is None else check_head_length(head_length, body)
     request = _parse(memoryview(body)[:end])
@@ -269,6 +276,7 @@ def decode(body: bytes, head_length: int | None) -> tuple[Tensors, Ask]:
         if item.name in tensors:
             raise BadRequest(f"input {item.name!r} is given twice")
         shape = tuple(item.shape)
+        forms.check_datatype(item.name, item.datatype, inputs)
         forms.check_shape(item.name, shape)
         size = item.parameters.get("binary_data_size")
         if size is None:
@@ -351,24 +359,6 @@ def encode(ask: Ask, prediction: Prediction) -> Answer:
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
     return Answer([head, *tail], len(head) if tail else None)
-
-
-def describe(manifest: Manifest) -> dict[str, object]:
-    """Model metadata."""
-
-    def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
-        return [
-            {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
-            for spec in specs
-        ]
-
-    return {
-        "name": manifest.model,
-        "versions": [str(manifest.version)],
-        "platform": f"skerry_{manifest.network.runtime}",
-        "inputs": tensors(manifest.inputs),
-        "outputs": tensors(manifest.outputs),
-    }
 
 
 def _describe_output(

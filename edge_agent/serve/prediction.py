@@ -50,6 +50,10 @@ class Prediction:
         self.arrived_s = arrived_s
         self.done = done
 
+    def is_over(self, now_s: float) -> bool:
+        """Whether nobody would read the answer any more."""
+        return self.cancelled or (self.deadline_s is not None and self.deadline_s < now_s)
+
     @property
     def model(self) -> str:
         return self.manifest.model

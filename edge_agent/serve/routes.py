@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -93,7 +92,6 @@ class Routes:
         self._status = status
         self._token = token
         self._buckets = None if rate is None else Buckets(rate)
-        self._errors: Counter[str] = Counter()
         self._inference = Inference(data_plane, self.refuse, debug=debug)
         self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-admin")
         self._predicting: dict[bytes, _Endpoint] = {}
@@ -117,7 +115,7 @@ class Routes:
 
     def refuse(self, error: Exception) -> HttpResponse:
         """The response of an error, which is counted."""
-        self._errors[type(error).__name__] += 1
+        self._plane.refusals[type(error).__name__] += 1
         return to_response(error)
 
     def close(self) -> None:
@@ -210,7 +208,7 @@ class Routes:
         return error_response(503, "no model is installed yet")
 
     def _metrics(self) -> HttpResponse:
-        text = metrics.prometheus(self._plane.snapshots(), self._errors)
+        text = metrics.prometheus(self._plane.snapshots(), self._plane.refusals)
         return HttpResponse(200, [text.encode(errors="replace")], _TEXT)
 
     # ── corrections and status ───────────────────────────────────────────────────────────────────

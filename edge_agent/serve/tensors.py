@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+from edge_agent.pipeline import InputError
 from edge_agent.runtime import Array, from_bfloat16, numpy_dtype, to_bfloat16
 from edge_agent.serve.errors import BadRequest
+from edge_agent.wire.manifest import TensorSpec
 
 MAX_RANK: Final = 8
 ONLY_BINARY: Final = ("FP16", "BF16")
@@ -51,6 +54,17 @@ def item_bytes(name: str, datatype: str) -> int:
         return _UINT16.itemsize
     dtype = dtype_of(name, datatype)
     return 0 if dtype.kind == "O" else dtype.itemsize
+
+
+def check_datatype(name: str, datatype: str, inputs: Sequence[TensorSpec]) -> None:
+    """Tell BF16 from FP32, which arrays cannot; the pipeline checks every other type.
+
+    Raises:
+        InputError: the interface has the one, the client sends the other.
+    """
+    for spec in inputs:
+        if spec.name == name and {datatype, spec.datatype} == {"BF16", "FP32"}:
+            raise InputError(f"input {name!r} is {datatype}, expected {spec.datatype}")
 
 
 def check_shape(name: str, shape: tuple[int, ...]) -> None:

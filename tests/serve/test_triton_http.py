@@ -483,3 +483,25 @@ def test_a_client_that_asks_too_often_is_told_to_wait(
     status, text = refusal(lambda: client.infer("strict", echo_input()))
     assert (status, "try again later" in text) == ("429", True)
     assert client.get_model_metadata("strict")["name"] == "strict"
+
+
+# ── what arrays cannot tell ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("given", "expected"), [("BF16", "FP32"), ("FP32", "BF16")])
+def test_half_and_whole_floats_are_not_taken_for_each_other(
+    given: str, expected: str, serving: Serving
+) -> None:
+    item = triton.InferInput("x", [2, 3], given)
+    item.set_data_from_numpy(values(given))
+    ask = refusal(lambda: serving.client.infer(echo_name(expected), [item]))
+    assert ask == ("400", f"input 'x' is {given}, expected {expected}")
+
+
+def test_bytes_that_the_runtime_cannot_take_are_the_client_s_fault(serving: Serving) -> None:
+    item = triton.InferInput("x", [1, 3], "BYTES")
+    item.set_data_from_numpy(np.array([[b"\xff\xfe", b"a", b"b"]], np.object_))
+    status, text = refusal(lambda: serving.client.infer(echo_name("BYTES"), [item]))
+    assert (status, text) == ("400", "input 'x' holds bytes that are not UTF-8")
+    assert serving.plane.window_metrics(echo_name("BYTES")).errors == 0
+    assert serving.plane.refusals["InputError"] >= 1
