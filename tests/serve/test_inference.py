@@ -350,15 +350,30 @@ def test_a_request_without_a_trace_gets_none(tmp_path: Path) -> None:
         assert [output["name"] for output in reply.json["outputs"]] == ["scores", "label"]
 
 
-def test_a_trace_of_a_tensor_that_the_protocol_does_not_know_is_an_error(tmp_path: Path) -> None:
-    """Not silence: the client would wait for ever."""
-    code = """
+@pytest.mark.parametrize(
+    ("name", "value", "status", "message"),
+    [
+        (
+            "spectrum",
+            "np.fft.fft2(tensors['x'])",
+            400,
+            "output 'spectrum': dtype complex64 has no datatype name",
+        ),
+        ("caf\\udce9", "tensors['x']", 500, "internal error"),
+    ],
+    ids=["type", "name"],
+)
+def test_a_trace_that_cannot_be_written_is_an_error_not_silence(
+    name: str, value: str, status: int, message: str, tmp_path: Path
+) -> None:
+    """The client would wait for ever."""
+    code = f"""
 import numpy as np
 from edge_agent.pipeline import processor
 
 @processor("spectrum")
 def spectrum(tensors):
-    return {**tensors, "spectrum": np.fft.fft2(tensors["x"])}
+    return {{**tensors, "{name}": {value}}}
 """
     steps = (*STEPS[:4], StepSpec(name="spectrum"), *STEPS[4:])
     write_bundle(tmp_path / "odd", version=2, steps=steps, code={"steps.py": code}, cost_us=50)
@@ -366,8 +381,7 @@ def spectrum(tensors):
         running.plane.install("digits", ServedModel.load(tmp_path / "odd"))
         assert infer(running, images(1)).status == 200
         reply = infer(running, images(1), **TRACE)
-        assert reply.status == 400
-        assert reply.error == "output 'spectrum': dtype complex64 has no datatype name"
+        assert (reply.status, reply.error) == (status, message)
 
 
 # ── compression ──────────────────────────────────────────────────────────────────────────────────
@@ -409,6 +423,17 @@ def test_answers_are_compressed_as_the_client_likes(
         assert int(reply.headers["content-length"]) == len(reply.body)
         length = "inference-header-content-length"  # speaks of the body without the encoding
         assert reply.headers[length] == plain.headers[length]
+
+
+def test_an_answer_that_has_a_form_is_compressed_too(quick_serving: Running) -> None:
+    plain = [infer(quick_serving, images(100), **BINARY) for _ in range(2)]
+    for _ in range(2):
+        reply = infer(quick_serving, images(100), {"Accept-Encoding": "gzip"}, **BINARY)
+        assert reply.headers["content-encoding"] == "gzip"
+        length = int(reply.headers["inference-header-content-length"])
+        assert undone(reply)[length:] == head_and_tail(plain[0])[1]
+    after = infer(quick_serving, images(100), **BINARY)
+    assert head_and_tail(after)[1] == head_and_tail(plain[1])[1]
 
 
 def test_a_short_answer_is_not_compressed(quick_serving: Running) -> None:
