@@ -22,7 +22,7 @@ from edge_agent.serve.errors import (
     ServeError,
     Unauthorized,
 )
-from edge_agent.serve.http import Limits
+from edge_agent.serve.http_messages import Limits
 from edge_agent.serve.metrics import MetricsWindow
 from edge_agent.serve.prediction import Prediction
 from edge_agent.serve.server import Server

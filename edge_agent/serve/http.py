@@ -19,14 +19,13 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Protocol, TypeAlias, cast
 
 import httptools
-import orjson
 
+from edge_agent.serve.http_messages import HttpRequest, HttpResponse, Limits, error_response
 from edge_agent.serve.oip import MAX_BODY_BYTES
 
 log = logging.getLogger("skerry.serve")
@@ -36,7 +35,6 @@ MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 32
 _MAX_FRAMING_BYTES: Final = 1024 * 1024
 """What may arrive of chunk heads and trailers without a byte of the body."""
-_MAX_ERROR_CHARS: Final = 1000
 _RETRY_AFTER_S: Final = 1
 _LINGER_S: Final = 2.0
 _MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
@@ -54,64 +52,6 @@ _NAMES: dict[bytes, bytes] = {}
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
-_JSON: Final = b"application/json"
-
-
-@dataclass(slots=True)
-class Limits:
-    """Bounds of one server, shared by its connections.
-
-    Attributes:
-        idle_s: a connection without a request for this long is closed.
-        message_s: a request that is not complete after this long is given up.
-        inflight_bytes: bodies of all connections that have arrived and are not answered yet.
-    """
-
-    max_connections: int = 256
-    max_inflight_bytes: int = 64 * 1024 * 1024
-    idle_s: float = 120.0
-    message_s: float = 60.0
-    inflight_bytes: int = 0
-
-
-class HttpRequest:
-    """One complete request.
-
-    Attributes:
-        target: as in the request line, percent-encoded, with its query.
-        headers: the few that are used, by lower-case name.
-        arrived_s: when its last byte was read, by `time.perf_counter`.
-    """
-
-    __slots__ = ("arrived_s", "body", "headers", "keep_alive", "method", "target")
-
-    def __init__(
-        self, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes,
-        arrived_s: float, keep_alive: bool,
-    ) -> None:  # fmt: skip
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.body = body
-        self.arrived_s = arrived_s
-        self.keep_alive = keep_alive
-
-    @property
-    def accepts_encoding(self) -> str:
-        """The encoding that the answer may have: "gzip", "deflate", or empty for none."""
-        value = self.headers.get(b"accept-encoding")
-        if value is None:
-            return ""
-        offered = [item.strip() for item in value.lower().split(b",")]
-        return next((name for name in ("gzip", "deflate") if name.encode() in offered), "")
-
-
-@dataclass(slots=True)
-class HttpResponse:
-    status: int
-    parts: list[bytes]
-    content_type: bytes = _JSON
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class Cancellable(Protocol):
@@ -122,19 +62,6 @@ class Cancellable(Protocol):
 
 Handler: TypeAlias = Callable[[HttpRequest, "HttpConnection"], HttpResponse | None]
 """Returns the response, or None and calls `HttpConnection.answer` later.  Never raises."""
-
-
-def json_response(value: object, status: int = 200) -> HttpResponse:
-    return HttpResponse(status, [orjson.dumps(value)])
-
-
-def error_response(status: int, message: str, retry_after_s: int | None = None) -> HttpResponse:
-    """An error as the protocol has it; of a client's own words that fill megabytes, a few lines."""
-    if len(message) > _MAX_ERROR_CHARS:
-        message = f"{message[:_MAX_ERROR_CHARS]}…"
-    text = message.encode(errors="replace").decode()  # a step's words may be no text
-    headers = [] if retry_after_s is None else [(b"Retry-After", str(retry_after_s).encode())]
-    return HttpResponse(status, [orjson.dumps({"error": text})], headers=headers)
 
 
 class HttpConnection(asyncio.Protocol):

@@ -23,7 +23,8 @@ from edge_agent.runtime import Tensors
 from edge_agent.serve import oip
 from edge_agent.serve.dataplane import DataPlane, ServedModel
 from edge_agent.serve.errors import BadRequest, Forbidden, NotOffered
-from edge_agent.serve.http import HttpConnection, HttpRequest, HttpResponse, json_response
+from edge_agent.serve.http import HttpConnection
+from edge_agent.serve.http_messages import HttpRequest, HttpResponse, json_response
 from edge_agent.serve.prediction import Prediction
 
 _BINARY: Final = b"application/octet-stream"

@@ -41,8 +41,8 @@ from edge_agent.serve.errors import (
     ServeError,
     Unauthorized,
 )
-from edge_agent.serve.http import (
-    HttpConnection,
+from edge_agent.serve.http import HttpConnection
+from edge_agent.serve.http_messages import (
     HttpRequest,
     HttpResponse,
     error_response,

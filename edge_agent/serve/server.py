@@ -20,7 +20,8 @@ from typing import Final
 from edge_agent.serve.access import RateLimit
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import CannotListen
-from edge_agent.serve.http import HttpConnection, Limits
+from edge_agent.serve.http import HttpConnection
+from edge_agent.serve.http_messages import Limits
 from edge_agent.serve.routes import Feedback, Routes, Status
 
 log = logging.getLogger("skerry.serve")

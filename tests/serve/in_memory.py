@@ -12,14 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from edge_agent.serve.http import (
-    Handler,
-    HttpConnection,
-    HttpRequest,
-    HttpResponse,
-    Limits,
-    json_response,
-)
+from edge_agent.serve.http import Handler, HttpConnection
+from edge_agent.serve.http_messages import HttpRequest, HttpResponse, Limits, json_response
 
 _SETTLE_ROUNDS = 4
 

@@ -17,7 +17,8 @@ import pytest
 import uvloop
 
 from edge_agent.serve import Server
-from edge_agent.serve.http import MAX_HEAD_BYTES, MAX_HEADERS, Limits
+from edge_agent.serve.http import MAX_HEAD_BYTES, MAX_HEADERS
+from edge_agent.serve.http_messages import Limits
 from edge_agent.serve.oip import MAX_BODY_BYTES
 
 from .clients import (

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from edge_agent.serve import ServedModel, Server
-from edge_agent.serve.http import Limits
+from edge_agent.serve.http_messages import Limits
 from edge_agent.wire.manifest import CostModel, Manifest, StepSpec
 from tests.runtime.networks import STEPS, images, write_bundle
 
