@@ -96,6 +96,7 @@ class Lane:
         self._threads: list[threading.Thread] = []
         self._closed = False
         self._next_sweep_s = math.inf
+        self._sweeper: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
@@ -202,12 +203,15 @@ class Lane:
             self._idle()
 
     def _sweep_at(self, deadline_s: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()  # or one more would go round for each shorter deadline
         self._next_sweep_s = deadline_s
-        self._loop.call_later(max(deadline_s - time.perf_counter(), 0.0) + _SWEEP_S, self._sweep)
+        left_s = max(deadline_s - time.perf_counter(), 0.0)
+        self._sweeper = self._loop.call_later(left_s + _SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         """Answer those whose time is over although every worker is still busy."""
-        self._next_sweep_s = math.inf
+        self._sweeper, self._next_sweep_s = None, math.inf
         now = time.perf_counter()
         with self._wake:
             over = [each for each in self._queue if each.is_over(now)]
@@ -291,10 +295,8 @@ class Lane:
                 name: np.concatenate([each.inputs[name] for each in batch]) for name in self._names
             }
             outputs = self._pipeline.answer(stacked)
-        except (
-            Exception,
-            SystemExit,
-        ):  # one of them is at fault; alone, each gets what it deserves
+        except (Exception, SystemExit):
+            # one of them is at fault; alone, each gets what it deserves
             for each in batch:
                 self._answer_alone(each)
             return
