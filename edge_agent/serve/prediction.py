@@ -18,6 +18,7 @@ class Prediction:
         done: called on the event loop when `outputs` or `error` is there.
         arrived_s, deadline_s: on the clock of `time.perf_counter`; without a deadline None.
         group: only predictions of an equal group can share a batch: shapes behind the leading axis.
+        foreseen_s: when it was expected to be done, on admission to a worker's lane.
         cancelled: set by whoever has lost interest; it is dropped if it has not begun.
         outputs: what the pipeline answered; perhaps views of a batch.
         error: why there is no answer: an error of `pipeline`, or `Expired`.
@@ -28,6 +29,7 @@ class Prediction:
     outputs: Tensors
     error: Exception | None = None
     deadline_s: float | None = None
+    foreseen_s: float = 0.0
     latency_us: float = 0.0
     group: tuple[tuple[int, ...], ...] | None = None
     cancelled: bool = False
