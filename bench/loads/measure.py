@@ -20,6 +20,9 @@ from bench.loads.requests import HttpRequest, Kind, infer, read_answer
 from bench.loads.witness import matches
 
 WARM_UP_S: Final = 1
+SETTLE_S: Final = 8
+"""Until a sampler that may keep anything has spent its first budget; from then on it keeps what a
+minute allows, as on a device that has run for more than a few seconds."""
 OVERLOAD: Final = 3.0
 SWAP_HZ: Final = 10.0
 _WITNESSES: Final = 2
@@ -67,6 +70,11 @@ class OverloadFigures:
     timeout_ms: float
     goodput_share: float
     result: OpenResult
+
+
+def settle(port: int, request: HttpRequest, *, connections: int) -> None:
+    """Load a server until it does what it will do from then on."""
+    wrk.run(port, request, connections=connections, seconds=SETTLE_S)
 
 
 def closed(
