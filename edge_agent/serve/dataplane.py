@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -55,6 +56,7 @@ UNKNOWN_COST_US: Final = 1000.0
 """Assumed of a model whose cost nobody measured and that takes no zeros: a thread, no batches."""
 
 _WARM_UP_RUNS: Final = 5
+_LOG_PAUSE_S: Final = 1.0
 
 
 Observe = Callable[[list[Prediction]], None]
@@ -197,6 +199,8 @@ class DataPlane:
         self._lock = threading.Lock()
         self._id_prefix = os.urandom(5).hex()
         self._ids = itertools.count(1)
+        self._log_again_s: dict[str, float] = {}
+        self._not_logged: Counter[str] = Counter()
 
     # ── versions ─────────────────────────────────────────────────────────────────────────────────
 
@@ -360,6 +364,22 @@ class DataPlane:
             idle=idle,
         )
 
+    def _log_failure(self, model: ServedModel, error: Exception) -> None:
+        """Log where a pipeline failed, once a second; its words may repeat what a client sent."""
+        now = self._clock()
+        if now < self._log_again_s.get(model.name, -math.inf):
+            self._not_logged[model.name] += 1
+            return
+        self._log_again_s[model.name] = now + _LOG_PAUSE_S
+        log.warning(
+            "prediction.failed model=%s version=%d step=%s cause=%s more=%d",
+            model.name,
+            model.version,
+            getattr(error, "step", "?"),
+            type(error.__cause__ or error).__name__,
+            self._not_logged.pop(model.name, 0),
+        )
+
     def _finish(self, model: ServedModel, batch: Batch) -> None:
         """Answer the clients of a batch, then count."""
         now_s = time.perf_counter()
@@ -379,7 +399,7 @@ class DataPlane:
                 metrics.shed("expired")
             elif not isinstance(error, InputError):
                 metrics.failed()
-                log.warning("prediction.failed model=%s error=%s", model.name, error)
+                self._log_failure(model, error)
             try:
                 each.done(each)
             except Exception:

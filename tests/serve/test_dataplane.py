@@ -409,3 +409,28 @@ def test_large_requests_do_not_pile_up_behind_one_that_takes_long(tmp_path: Path
             gate.open.set()
     assert sent > held_bytes > MAX_BODY_BYTES
     assert held_bytes < MAX_BODY_BYTES + 2 * len(body)
+
+
+def test_a_failure_is_logged_without_its_words_and_once_a_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
+    plane = DataPlane(clock=lambda: now)
+    model, gate = gated(tmp_path)
+    gate.fail = True
+    gate.open.set()
+    plane.install("digits", model)
+
+    async def work() -> None:
+        nonlocal now
+        for turn in range(4):
+            now += turn == 3
+            with pytest.raises(StepFailed):
+                await plane.predict("digits", {"image": images(1)})
+
+    asyncio.run(work())
+    failures = [line for line in caplog.messages if line.startswith("prediction.failed")]
+    assert failures == [
+        "prediction.failed model=digits version=1 step=model cause=RunFailed more=0",
+        "prediction.failed model=digits version=1 step=model cause=RunFailed more=2",
+    ]
