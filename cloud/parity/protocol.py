@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,13 +19,18 @@ import numpy as np
 from cloud.parity.errors import DeviceAnswer
 from cloud.parity.traces import Steps, Trace
 from edge_agent.pipeline import Array, Tensors
-from edge_agent.runtime import numpy_dtype
+from edge_agent.runtime import (
+    from_bfloat16,
+    join_elements,
+    numpy_dtype,
+    split_elements,
+    to_bfloat16,
+)
 from edge_agent.wire.manifest import Manifest, TensorSpec
 
 HEAD_LENGTH: Final = "Inference-Header-Content-Length"
 _STEP: Final = "step:"
 _BF16: Final = "BF16"
-_U32: Final = struct.Struct("<I")
 
 
 def encode(tensors: Tensors, inputs: Sequence[TensorSpec], *, trace: bool) -> tuple[bytes, int]:
@@ -78,7 +82,7 @@ def decode(body: bytes, head_length: int | None, manifest: Manifest) -> Trace:
                 shows_steps = True
             else:
                 answer[name] = array
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DeviceAnswer(f"the device's answer cannot be read: {error}") from error
     return Trace(answer, steps if shows_steps else [], shows_steps)
 
@@ -87,7 +91,7 @@ def rounded(tensors: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
     """`tensors` as they are once they travelled: those of BF16 lose the bits that it lacks."""
     narrow = {spec.name for spec in specs if spec.datatype == _BF16}
     return {
-        name: _widened(_narrowed(array)) if name in narrow else array
+        name: from_bfloat16(_narrowed(array)) if name in narrow else array
         for name, array in tensors.items()
     }
 
@@ -125,41 +129,19 @@ def _from_json(data: Any, datatype: str, shape: list[int]) -> Array:
 
 def _from_bytes(data: memoryview, datatype: str, shape: list[int]) -> Array:
     if datatype == "BYTES":
-        return _texts(data, math.prod(shape)).reshape(shape)
+        return split_elements(data, math.prod(shape)).reshape(shape)
     if datatype == _BF16:
-        return _widened(np.frombuffer(data, dtype="<u2")).reshape(shape)
+        return from_bfloat16(np.frombuffer(data, dtype="<u2")).reshape(shape)
     return np.frombuffer(data, dtype=numpy_dtype(datatype)).reshape(shape)
-
-
-def _texts(data: memoryview, count: int) -> Array:
-    flat = np.empty(count, dtype=np.object_)
-    offset = 0
-    for index in range(count):
-        (length,) = _U32.unpack_from(data, offset)
-        offset += _U32.size
-        flat[index] = bytes(data[offset : offset + length])
-        offset += length
-    if offset != len(data):
-        raise ValueError(f"texts of {offset} bytes in {len(data)}")
-    return flat
 
 
 def _to_bytes(array: Array, datatype: str) -> bytes:
     if array.dtype.kind in "OSU":
-        texts = [each if isinstance(each, bytes) else str(each).encode() for each in array.ravel()]
-        return b"".join(_U32.pack(len(text)) + text for text in texts)
+        return join_elements(array)
     if datatype == _BF16:
         return _narrowed(array).tobytes()
     return np.ascontiguousarray(array, dtype=numpy_dtype(datatype)).tobytes()
 
 
 def _narrowed(array: Array) -> Array:
-    """The upper halves of float32, rounded to nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
-    up = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.where(np.isnan(array), quiet, up).astype("<u2")
-
-
-def _widened(halves: Array) -> Array:
-    return (halves.astype("<u4") << np.uint32(16)).view("<f4")
+    return to_bfloat16(np.asarray(array, dtype=np.float32))

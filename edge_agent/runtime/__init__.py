@@ -17,6 +17,7 @@ from typing import Final
 
 from edge_agent.runtime import trt_api
 from edge_agent.runtime.bfloat16 import from_bfloat16, to_bfloat16
+from edge_agent.runtime.bytes_tensors import join_elements, split_elements
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.datatypes import datatype_of, numpy_dtype
 from edge_agent.runtime.errors import (
@@ -45,8 +46,10 @@ __all__ = [
     "datatype_of",
     "from_bfloat16",
     "give_back",
+    "join_elements",
     "numpy_dtype",
     "open_session",
+    "split_elements",
     "to_bfloat16",
 ]
 

@@ -3,14 +3,12 @@
 One place for every transport.  BF16 has no numpy type: inside, it is float32, which holds each of
 its values.
 
-Source: github.com/kserve/open-inference-protocol, "Tensor Data"; BYTES elements in binary form:
-github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+Source: github.com/kserve/open-inference-protocol, "Tensor Data"
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
@@ -19,7 +17,14 @@ import msgspec
 import numpy as np
 
 from edge_agent.pipeline import InputError
-from edge_agent.runtime import Array, from_bfloat16, numpy_dtype, to_bfloat16
+from edge_agent.runtime import (
+    Array,
+    from_bfloat16,
+    join_elements,
+    numpy_dtype,
+    split_elements,
+    to_bfloat16,
+)
 from edge_agent.serve.errors import BadRequest
 from edge_agent.wire.manifest import TensorSpec
 
@@ -27,7 +32,6 @@ MAX_RANK: Final = 8
 ONLY_BINARY: Final = ("FP16", "BF16")
 """Types that JSON does not carry."""
 
-_U32: Final = struct.Struct("<I")
 _BF16: Final = "BF16"
 _UINT16: Final = np.dtype("<u2")
 
@@ -86,7 +90,11 @@ def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryvie
     count = math.prod(shape)
     size = item_bytes(name, datatype)
     if size == 0:
-        return reshaped(name, _split_bytes(name, data, count), shape)
+        try:
+            elements = split_elements(data, count)
+        except ValueError as error:
+            raise BadRequest(f"input {name!r}: {error}") from None
+        return reshaped(name, elements, shape)
     if len(data) != count * size:
         raise BadRequest(
             f"input {name!r}: {len(data)} bytes, {datatype} {list(shape)} takes {count * size}"
@@ -105,11 +113,7 @@ def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryvie
 def to_bytes(array: Array, datatype: str) -> bytes:
     """The binary form of a tensor."""
     if array.dtype.kind in "OSU":
-        parts: list[bytes] = []
-        for element in array.ravel():
-            data = element if isinstance(element, bytes) else str(element).encode()
-            parts += (_U32.pack(len(data)), data)
-        return b"".join(parts)
+        return join_elements(array)
     if datatype == _BF16:
         return to_bfloat16(array).tobytes()
     return array.tobytes()
@@ -188,22 +192,3 @@ def _decoder(kind: str, rank: int) -> msgspec.json.Decoder[Any]:
 
 def _encoded(values: Any) -> Any:
     return [_encoded(value) if isinstance(value, list) else value.encode() for value in values]
-
-
-def _split_bytes(name: str, data: memoryview, count: int) -> Array:
-    if count > len(data) // _U32.size:
-        raise BadRequest(f"input {name!r}: {count} elements do not fit into {len(data)} bytes")
-    array = np.empty(count, dtype=np.object_)
-    offset = 0
-    for index in range(count):
-        if len(data) - offset < _U32.size:
-            raise BadRequest(f"input {name!r}: cut short at element {index}")
-        (length,) = _U32.unpack_from(data, offset)
-        offset += _U32.size
-        if length > len(data) - offset:
-            raise BadRequest(f"input {name!r}: element {index} exceeds the data")
-        array[index] = bytes(data[offset : offset + length])
-        offset += length
-    if offset != len(data):
-        raise BadRequest(f"input {name!r}: {len(data) - offset} bytes too many")
-    return array
