@@ -29,6 +29,10 @@ TIMEOUT_S: Final = 60.0
 _BUSY: Final = frozenset({429, 503})
 _ATTEMPTS: Final = 5
 _LONGEST_PAUSE_S: Final = 2.0
+_LONGEST_LABEL: Final = 63
+"""Bytes between two dots of a host's name (RFC 1035, 2.3.4)."""
+
+_SHOWN: Final = 200
 _REJECTED: Final = "rejected: "
 _STEP_FAILED: Final = re.compile(r"^step '(?P<name>[^']+)'")
 
@@ -39,7 +43,7 @@ class TooLarge(DeviceAnswer):
 
 @dataclass(frozen=True, slots=True)
 class DeviceAddress:
-    """Where a device answers: a URL or a Unix socket."""
+    """Where a device answers: a URL or a Unix socket.  It holds no secret and may be shown."""
 
     url: str = ""
     socket: Path | None = None
@@ -54,14 +58,22 @@ class DeviceAddress:
         Raises:
             DeviceUnreachable: it is no address.
         """
+        if "@" in url:  # before anything that could show the address
+            raise DeviceUnreachable(
+                "the address holds a user or a password; a device takes a token, "
+                "set SKERRY_DEVICE_TOKEN"
+            )
         full = url if "://" in url else f"http://{url}"
         try:
             parsed = httpx.URL(full)
-        except httpx.InvalidURL as error:
-            raise DeviceUnreachable(f"{url!r} is not an address: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise DeviceUnreachable(f"{url[:_SHOWN]!r} is not an address: {error}") from error
+        labels = parsed.raw_host.removesuffix(b".").split(b".")
+        if parsed.scheme not in ("http", "https") or not all(
+            0 < len(label) <= _LONGEST_LABEL for label in labels
+        ):
             raise DeviceUnreachable(
-                f"{url!r} is not an address; it looks like http://127.0.0.1:8900"
+                f"{url[:_SHOWN]!r} is not an address; it looks like http://127.0.0.1:8900"
             )
         return cls(url=full)
 
@@ -115,7 +127,15 @@ class Device:
 
         Args:
             token: bearer token, where the device asks for one.
+
+        Raises:
+            DeviceUnreachable: the token is none that a request can carry.
         """
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise DeviceUnreachable(
+                "the device's token holds a character that no token has: "
+                "it takes printable ASCII without spaces; look at SKERRY_DEVICE_TOKEN"
+            )
         self.address = address
         self.why_no_steps = ""
         self._sleep = sleep
@@ -148,7 +168,7 @@ class Device:
         self._require_success(response)
         try:
             return int(response.json()["versions"][0])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
             raise DeviceAnswer(
                 f"{self.address} does not describe model {model!r}; is it a Skerry agent?"
             ) from error

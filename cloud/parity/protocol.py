@@ -82,7 +82,7 @@ def decode(body: bytes, head_length: int | None, manifest: Manifest) -> Trace:
                 shows_steps = True
             else:
                 answer[name] = array
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DeviceAnswer(f"the device's answer cannot be read: {error}") from error
     return Trace(answer, steps if shows_steps else [], shows_steps)
 

@@ -326,3 +326,48 @@ def test_a_device_that_takes_too_long_is_given_up(manifest: Manifest) -> None:
             pytest.raises(DeviceUnreachable, match="takes too long"),
         ):
             there.run(inputs(), manifest)
+
+
+# ── addresses and tokens that are none ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@localhost:1", "user:hunter2@localhost:1", "http://hunter2@[::1"]
+)
+def test_an_address_with_a_password_is_refused_and_never_shown(url: str) -> None:
+    with pytest.raises(DeviceUnreachable, match="SKERRY_DEVICE_TOKEN") as caught:
+        DeviceAddress.of_url(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://" + "a" * 64 + ".example", "http://a..b", "http://" + "ü" * 70, "http://ex\0a"]
+)
+def test_a_host_that_no_name_server_knows_of_is_no_address(url: str) -> None:
+    with pytest.raises(DeviceUnreachable, match="is not an address") as caught:
+        DeviceAddress.of_url(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_with_a_dot_at_the_end_and_numbers_are_addresses() -> None:
+    for url in ("http://device.local.:8900", "[::1]:8900", "10.0.0.7", "http://ü.example"):
+        assert str(DeviceAddress.of_url(url)).endswith(url)
+
+
+@pytest.mark.parametrize("token", ["ż-secret", "a-secret\nb", "a secret", "secret\x7f"])
+def test_a_token_that_no_request_can_carry_is_one_line_without_it(token: str) -> None:
+    with pytest.raises(DeviceUnreachable, match="token") as caught:
+        Device(DeviceAddress.of_url("localhost:1"), token=token)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_without_bounds_are_no_answer(scripted: Scripted, manifest: Manifest) -> None:
+    with (
+        device(scripted((200, {}, b'{"versions": [1e999]}'))) as there,
+        pytest.raises(DeviceAnswer, match="is it a Skerry agent"),
+    ):
+        there.version("digits")
+    shape = b'{"outputs": [{"name": "x", "datatype": "FP32", "shape": [1e999], "data": [1]}]}'
+    with pytest.raises(DeviceAnswer, match="cannot be read"):
+        decode(shape, None, manifest)
