@@ -2,34 +2,62 @@
 
 The files are executed from their source, in order, as the modules of a throw-away package: a later
 file may import an earlier one with a relative import.  No bytecode is written beside them, because
-a slot holds exactly the files of its bundle.
+a slot holds exactly the files of its bundle.  The package stays importable until the last pipeline
+that was made of it is closed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import logging
 import sys
 import threading
 import traceback
 import types
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from edge_agent.pipeline.errors import CodeNotLoadable, StepError
-from edge_agent.pipeline.steps import Scope, publish, registering
-
-log = logging.getLogger("skerry.pipeline")
-
-_KEPT_GENERATIONS: Final = 2
-"""Packages of one scope that stay importable: the one that serves and the one before it."""
+from edge_agent.pipeline.steps import Scope, Step, publish, registering
 
 _counter: Final = itertools.count(1)
-_packages: Final[defaultdict[str, deque[str]]] = defaultdict(deque)
 _lock = threading.Lock()
+
+
+class Code:
+    """What some step files registered, and the package that they are.
+
+    A step may import from it while it answers, so it stays importable for as long as somebody
+    holds it: whoever executed it, and each pipeline that was made of it.
+    """
+
+    def __init__(self, package: str, steps: Scope) -> None:
+        """Hold `package` once."""
+        self.scope = steps
+        self._package = package
+        self._holders = 1
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        return self.scope.steps
+
+    def hold(self) -> Code:
+        with _lock:
+            self._holders += 1
+        return self
+
+    def release(self) -> None:
+        """Let go of it once; after the last one nothing can import from it any more."""
+        with _lock:
+            self._holders -= 1
+            gone = not self._holders
+        if gone:
+            _forget(self._package)
+
+
+_published: Final[dict[str, Code]] = {}
+_publishing = threading.Lock()
 
 
 def load_code(paths: Sequence[Path], scope: str) -> None:
@@ -38,12 +66,35 @@ def load_code(paths: Sequence[Path], scope: str) -> None:
     Raises:
         CodeNotLoadable: a file cannot be read, compiled or executed; `scope` stays as it was.
     """
-    execute(paths, scope)
+    code = execute(paths, scope)
+    with _publishing:
+        publish(scope, code.scope)
+        before = _published.get(scope)
+        _published[scope] = code
+    if before is not None:
+        before.release()
 
 
-def execute(paths: Sequence[Path], scope: str) -> Scope:
-    """As `load_code`, and returns what was registered."""
-    digest = hashlib.sha256(scope.encode()).hexdigest()[:8]
+def code_of(scope: str) -> Code | None:
+    """What `load_code` made the content of `scope`, held for the caller."""
+    with _publishing:
+        code = _published.get(scope)
+        return None if code is None else code.hold()
+
+
+def execute(paths: Sequence[Path], name: str) -> Code:
+    """Execute step files for one pipeline, and publish nothing.
+
+    Args:
+        name: whose they are, so that their modules can be told apart.
+
+    Returns:
+        What they registered, held for the caller.
+
+    Raises:
+        CodeNotLoadable: a file cannot be read, compiled or executed.
+    """
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     package = types.ModuleType(f"_skerry_steps_{digest}_{next(_counter)}")
     package.__path__ = []
     sys.modules[package.__name__] = package
@@ -55,13 +106,7 @@ def execute(paths: Sequence[Path], scope: str) -> Scope:
     except BaseException:
         _forget(package.__name__)
         raise
-    publish(scope, steps)
-    with _lock:
-        generations = _packages[scope]
-        generations.append(package.__name__)
-        while len(generations) > _KEPT_GENERATIONS:
-            _forget(generations.popleft())
-    return steps
+    return Code(package.__name__, steps)
 
 
 def _execute_file(package: types.ModuleType, path: Path) -> None:
@@ -78,13 +123,13 @@ def _execute_file(package: types.ModuleType, path: Path) -> None:
         raise CodeNotLoadable(f"{path.name}:{error.lineno}: {error.msg}") from error
     except OSError as error:
         raise CodeNotLoadable(f"{path.name}: {error.strerror}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a step file does not end whoever loads it
         place = _line(error, str(path))
         raise CodeNotLoadable(f"{path.name}{place}: {type(error).__name__}: {error}") from error
     setattr(package, path.stem, module)
 
 
-def _line(error: Exception, filename: str) -> str:
+def _line(error: BaseException, filename: str) -> str:
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -94,5 +139,5 @@ def _line(error: Exception, filename: str) -> str:
 
 
 def _forget(package: str) -> None:
-    for name in [name for name in sys.modules if name.split(".", 1)[0] == package]:
+    for name in [name for name in list(sys.modules) if name.split(".", 1)[0] == package]:
         del sys.modules[name]

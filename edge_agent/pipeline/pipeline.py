@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_agent.pipeline.code import execute
+from edge_agent.pipeline.code import Code, code_of, execute
 from edge_agent.pipeline.errors import (
     InputError,
-    PipelineError,
     Rejected,
     StepConfigError,
     StepFailed,
@@ -61,31 +61,36 @@ class Pipeline:
         *,
         scope: str = "",
         registry: Mapping[str, Step] | None = None,
+        code: Code | None = None,
     ) -> None:
-        """Resolve `steps`.  The pipeline owns `session` from here on.
+        """Resolve `steps`.  The pipeline owns `session` and `code` from here on.
 
         Args:
             scope: where names are looked up before the built-ins.
-            registry: looked up instead of `scope`, if given.
+            registry: looked up instead of `scope` and `code`, if given.
+            code: step files of its own, looked up instead of `scope`.
 
         Raises:
             UnknownStep: no step has such a name.
             StepConfigError: a config does not fit, or the order is impossible.
         """
-        known = registered(scope) if registry is None else registry
         self._session = session
+        self._closed = False
+        with ExitStack() as undo:
+            if code is None:
+                code = code_of(scope)
+                if code is not None:
+                    undo.callback(code.release)
+            own = {} if code is None else code.steps
+            bound = _bound(steps, session, registered() | own if registry is None else registry)
+            undo.pop_all()
+        self._code = code
         self._interface = Interface(inputs)
         self._outputs = tuple(outputs)
         self._answers = tuple((spec.name, spec_dtype(spec)) for spec in outputs)
-        bound = tuple(
-            bind_model(spec, session.run) if spec.name == MODEL_STEP else bind(spec, known)
-            for spec in steps
-        )
-        _check_order(bound)
         self._calls = tuple((step.name, step.call, step.kind != "checker") for step in bound)
         # a session leaves the mapping alone, a project's step may not
         self._copies = bound[0].kind != "model"
-        self._closed = False
 
     @classmethod
     def open(cls, directory: Path, manifest: Manifest) -> Pipeline:
@@ -95,18 +100,16 @@ class Pipeline:
             StepError: the bundle's code or steps are at fault.
             SessionError: the network cannot be opened here.
         """
-        registry = registered()
-        if manifest.code:
-            scope = execute([directory / name for name in manifest.code], manifest.model)
-            registry |= scope.steps
-        session = open_session(directory / manifest.network.file, manifest.network)
-        try:
-            return cls(
-                manifest.pipeline, session, manifest.inputs, manifest.outputs, registry=registry
-            )
-        except PipelineError:
-            session.close()
-            raise
+        with ExitStack() as undo:
+            code = None
+            if manifest.code:
+                code = execute([directory / name for name in manifest.code], manifest.model)
+                undo.callback(code.release)
+            session = open_session(directory / manifest.network.file, manifest.network)
+            undo.callback(session.close)
+            pipeline = cls(manifest.pipeline, session, manifest.inputs, manifest.outputs, code=code)
+            undo.pop_all()
+            return pipeline
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -186,7 +189,7 @@ class Pipeline:
             raise
         except UnfitInput as error:
             raise InputError(str(error)) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a step does not end whoever asks
             raise StepFailed(name, f"{type(error).__name__}: {error}") from error
         answer: Tensors = {}
         for output, dtype in self._answers:
@@ -198,10 +201,12 @@ class Pipeline:
         return answer
 
     def close(self) -> None:
-        """Release the network.  Idempotent."""
+        """Release the network and the code.  Idempotent."""
         if not self._closed:
             self._closed = True
             self._session.close()
+            if self._code is not None:
+                self._code.release()
 
     def _no_answer(self, output: str, dtype: np.dtype[Any], tensors: Tensors) -> StepFailed:
         last = self._calls[-1][0]
@@ -212,6 +217,17 @@ class Pipeline:
         return StepFailed(
             last, f"output {output!r} is {tensors[output].dtype}, the manifest says {wanted}"
         )
+
+
+def _bound(
+    steps: Sequence[StepSpec], session: Session, known: Mapping[str, Step]
+) -> tuple[BoundStep, ...]:
+    bound = tuple(
+        bind_model(spec, session.run) if spec.name == MODEL_STEP else bind(spec, known)
+        for spec in steps
+    )
+    _check_order(bound)
+    return bound
 
 
 def _check_order(steps: Sequence[BoundStep]) -> None:

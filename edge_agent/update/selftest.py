@@ -4,6 +4,9 @@
 and runs its golden inputs.  Memory, CPU time, core dumps and file sizes are limited in the child;
 the parent kills its whole process group at the wall-clock limit.  A version that crashes, hangs or
 eats the memory does so here.
+
+At its very end the child hands back a token that it was given.  A status of 0 alone proves nothing:
+a step file that ends the process has it too.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,6 +28,7 @@ EXIT_WRONG: Final = 3
 """The child's exit status when it could judge, and judged against the version."""
 
 _DETAIL_BYTES: Final = 400
+_TOKEN_BYTES: Final = 16
 _MAX_FILE_BYTES: Final = 64 << 20
 _KEPT_ENVIRONMENT: Final = (
     "PATH",
@@ -53,6 +58,7 @@ def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096
         memory_mib: limit of the child's data (RLIMIT_DATA), in MiB.
     """
     started_at = time.monotonic()
+    token = secrets.token_bytes(_TOKEN_BYTES)
     command = [
         sys.executable,
         "-P",
@@ -64,10 +70,17 @@ def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096
     ]
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as errors:
+    with (
+        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as answered,
+    ):
+        given.write(token)
+        given.seek(0)
         child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            [*command, f"--token-fd={answered.fileno()}"],
+            stdin=given,
+            pass_fds=(answered.fileno(),),
             stdout=subprocess.DEVNULL,
             stderr=errors,
             env=environment,
@@ -83,8 +96,9 @@ def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        detail = "" if status == 0 else _explain(status, _tail(errors.fileno()))
-    return SelfTestResult(status == 0, detail, time.monotonic() - started_at)
+        proved = os.pread(answered.fileno(), _TOKEN_BYTES + 1, 0) == token
+        detail = "" if status == 0 and proved else _explain(status, _tail(errors.fileno()))
+    return SelfTestResult(not detail, detail, time.monotonic() - started_at)
 
 
 def _tail(descriptor: int) -> str:
@@ -95,7 +109,9 @@ def _tail(descriptor: int) -> str:
 
 
 def _explain(status: int, last_line: str) -> str:
-    if status == EXIT_WRONG:
+    if status == 0:
+        return f"ended before it was tried to the end; {last_line}".rstrip("; ")
+    if status == EXIT_WRONG and last_line:
         return last_line
     if status < 0:
         return f"killed by {signal.Signals(-status).name}; {last_line}".rstrip("; ")
@@ -108,14 +124,19 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--memory-mib", type=int, default=4096)
     parser.add_argument("--cpu-s", type=int, default=61)
+    parser.add_argument("--token-fd", type=int, help="where what stdin holds proves success")
     arguments = parser.parse_args()
+    # taken before any code of the bundle runs
+    token = b"" if arguments.token_fd is None else os.read(0, _TOKEN_BYTES)
     _limit(arguments.memory_mib, arguments.cpu_s)
     try:
         _try(arguments.directory)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
         sys.stderr.write(f"\n{line[:_DETAIL_BYTES]}\n")
         return EXIT_WRONG
+    if arguments.token_fd is not None:
+        os.write(arguments.token_fd, token)
     return 0
 
 

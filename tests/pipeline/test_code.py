@@ -13,12 +13,15 @@ from edge_agent.pipeline import (
     DuplicateStep,
     Pipeline,
     Tensors,
+    UnknownStep,
     load_code,
     processor,
     registered,
 )
-from edge_agent.runtime import Provenance
+from edge_agent.pipeline.code import execute
+from edge_agent.runtime import Provenance, SessionError
 from edge_agent.wire.manifest import StepSpec, TensorSpec
+from tests.runtime.networks import write_bundle
 
 X = TensorSpec(name="x", datatype="FP64", shape=(-1,))
 
@@ -126,7 +129,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_old_generations_are_forgotten(tmp_path: Path) -> None:
     for amount in range(6):
         load_code([adding(tmp_path / "only_here.py", amount)], "scope-many")
-    assert len([name for name in sys.modules if name.endswith(".only_here")]) == 2
+    assert len([name for name in sys.modules if name.endswith(".only_here")]) == 1
 
 
 def test_a_plain_import_may_be_repeated_but_not_replace_a_built_in() -> None:
@@ -144,3 +147,70 @@ def test_a_project_may_shadow_a_built_in_in_its_own_scope(tmp_path: Path) -> Non
         [write(tmp_path / "s.py", "@processor('scale')\ndef mine(t): return t\n")], "scope-shadow"
     )
     assert registered("scope-shadow")["scale"] is not registered()["scale"]
+
+
+def packages() -> set[str]:
+    return {name for name in sys.modules if name.startswith("_skerry_steps")}
+
+
+def lazy(directory: Path, amount: int) -> Path:
+    """A step file that imports its neighbour only when it answers."""
+    write(directory / "neighbour.py", f"AMOUNT = {amount}\n")
+    return write(
+        directory / "steps.py",
+        "@processor('test.add')\ndef add(tensors):\n"
+        "    from .neighbour import AMOUNT\n    return {'x': tensors['x'] + AMOUNT}\n",
+    )
+
+
+def own(directory: Path, amount: int) -> Pipeline:
+    steps = (StepSpec(name="test.add"), StepSpec(name="model"))
+    files = [directory / "neighbour.py", lazy(directory, amount)]
+    return Pipeline(steps, Same(), (X,), (X,), code=execute(files, "lazy"))
+
+
+def test_a_pipeline_that_serves_finds_its_code_whatever_is_tried_beside_it(tmp_path: Path) -> None:
+    before = packages()
+    serving = own(tmp_path, 1)
+    for amount in range(2, 6):
+        tried = own(tmp_path, amount)
+        assert answer(tried) == amount
+        tried.close()
+    assert answer(serving) == 1
+    serving.close()
+    serving.close()
+    assert packages() == before
+
+
+def test_replaced_code_of_a_scope_stays_while_a_pipeline_is_made_of_it(tmp_path: Path) -> None:
+    paths = [tmp_path / "neighbour.py", lazy(tmp_path, 1)]
+    load_code(paths, "scope-held")
+    held = packages()
+    old = make("scope-held")
+    for amount in (2, 3):
+        lazy(tmp_path, amount)
+        load_code(paths, "scope-held")
+    assert answer(old) == 1
+    old.close()
+    with pytest.raises(UnknownStep):
+        Pipeline((StepSpec(name="lost"),), Same(), (X,), (X,), scope="scope-held")
+    lazy(tmp_path, 4)
+    load_code(paths, "scope-held")
+    assert len(packages()) == len(held)
+
+
+def test_a_bundle_that_does_not_open_leaves_no_code_behind(tmp_path: Path) -> None:
+    before = packages()
+    manifest = write_bundle(tmp_path, code={"steps.py": "A = 1\n"})
+    Pipeline.open(tmp_path, manifest).close()
+    with pytest.raises(UnknownStep):
+        Pipeline.open(tmp_path, manifest.model_copy(update={"pipeline": (StepSpec(name="lost"),)}))
+    (tmp_path / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(SessionError):
+        Pipeline.open(tmp_path, manifest)
+    assert packages() == before
+
+
+def test_a_step_file_that_ends_the_interpreter_does_not_load(tmp_path: Path) -> None:
+    with pytest.raises(CodeNotLoadable, match=r"steps\.py:3: SystemExit: 0"):
+        load_code([write(tmp_path / "steps.py", "import sys\nsys.exit(0)\n")], "scope-exit")

@@ -173,6 +173,16 @@ def test_a_step_that_raises_is_named() -> None:
         doubling(*steps).run(ones())
 
 
+def test_a_step_that_ends_the_interpreter_fails_alone() -> None:
+    def leave(tensors: Tensors) -> Tensors:
+        raise SystemExit(3)
+
+    registry = {"leave": Step("leave", "processor", leave)}
+    steps = (StepSpec(name="leave"), StepSpec(name="model"))
+    with pytest.raises(StepFailed, match="step 'leave' failed: SystemExit: 3"):
+        Pipeline(steps, Doubler(), (X,), (Y,), registry=registry).answer(ones())
+
+
 def test_the_caller_s_tensors_stay_as_they_were(tmp_path: Path) -> None:
     x = images(2)
     x.setflags(write=False)  # as the views of a request are

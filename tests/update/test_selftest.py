@@ -97,3 +97,15 @@ def test_the_child_sees_no_secrets_of_the_agents_environment(
     monkeypatch.setenv("SKERRY_SECRET", "hunter2")
     code = "import os\nif 'SKERRY_SECRET' in os.environ: raise SystemExit(9)\n"
     assert run_selftest(slot(code=code)).ok
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "import os\nos._exit(0)\n"])
+def test_a_version_that_ends_before_it_was_tried_fails(slot: Slot, code: str) -> None:
+    result = run_selftest(slot(code=code))
+    assert not result.ok
+    assert "CodeNotLoadable" in result.detail or "ended before it was tried" in result.detail
+
+
+def test_what_a_version_prints_does_not_matter(slot: Slot) -> None:
+    result = run_selftest(slot(code="import sys\nprint('x' * 99)\nassert sys.stdin.read() == ''\n"))
+    assert result.ok, result.detail
