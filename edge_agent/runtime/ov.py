@@ -6,7 +6,7 @@ precision is what the spec names and never lower: f32 unless the spec says bf16 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -72,10 +72,11 @@ class OpenVinoSession:
                 raise ModelNotLoadable(
                     path.name, "it has a tensor of strings, which only onnxruntime serves"
                 )
-        self._inputs = tuple(port.get_any_name() for port in compiled.inputs)
-        self._outputs = tuple(port.get_any_name() for port in compiled.outputs)
-        require_names(path.name, "inputs", [t.name for t in spec.inputs], self._inputs)
-        require_names(path.name, "outputs", [t.name for t in spec.outputs], self._outputs)
+        inputs, outputs = ([t.name for t in specs] for specs in (spec.inputs, spec.outputs))
+        self._inputs = _names_of(compiled.inputs, inputs)
+        self._outputs = _names_of(compiled.outputs, outputs)
+        require_names(path.name, "inputs", inputs, self._inputs)
+        require_names(path.name, "outputs", outputs, self._outputs)
         self._requests: Pool[openvino.InferRequest] = Pool(requests)
         self._new_tensor = ov.Tensor
         precision = _NAMES.get(hint, hint)
@@ -100,13 +101,16 @@ class OpenVinoSession:
 
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
         try:
-            arrays = [tensors[name] for name in self._inputs]
+            # OpenVINO holds no reference to what it looks at: this list keeps it until the end
+            arrays = [contiguous(tensors[name]) for name in self._inputs]
         except KeyError as error:
             raise missing_input(error, tensors) from None
         request = self._requests.take()
         try:
             for position, array in enumerate(arrays):
-                request.set_input_tensor(position, self._tensor_of(array))
+                # it takes no view of what is not writable, but copies it
+                tensor = self._new_tensor(array, shared_memory=array.flags.writeable)
+                request.set_input_tensor(position, tensor)
             request.infer({}, share_inputs=True, share_outputs=True)
             return {
                 name: request.get_output_tensor(position).data.copy()
@@ -120,10 +124,22 @@ class OpenVinoSession:
     def close(self) -> None:
         self._requests.close()
 
-    def _tensor_of(self, array: Array) -> openvino.Tensor:
-        """A view of `array`, or a copy where OpenVINO cannot look at it in place."""
-        array = contiguous(array)
-        return self._new_tensor(array, shared_memory=array.flags.writeable)
+
+def _names_of(
+    ports: Iterable[openvino.Output | openvino.ConstOutput], wanted: Iterable[str]
+) -> tuple[str, ...]:
+    """The name of each port: of the several it may have, the one that the spec knows it by."""
+    left = list(wanted)
+    found: list[str] = []
+    for port in ports:
+        names = port.get_names()
+        name = next((name for name in left if name in names), None)
+        if name is None:
+            name = port.get_any_name() if names else port.get_node().get_friendly_name()
+        else:
+            left.remove(name)  # two ports of the same value have the same names
+        found.append(name)
+    return tuple(found)
 
 
 def _with_float32_ports(model: openvino.Model) -> openvino.Model:

@@ -15,7 +15,15 @@ from edge_agent.runtime import (
     open_session,
 )
 from edge_agent.wire.manifest import ModelSpec, TensorSpec
-from tests.runtime.networks import NETWORK, images, open_linear, write_linear, write_quantised
+from tests.runtime.networks import (
+    NETWORK,
+    deep_spec,
+    images,
+    open_linear,
+    write_deep,
+    write_linear,
+    write_quantised,
+)
 
 RUNTIMES = sorted(available())
 
@@ -68,6 +76,52 @@ def test_an_unfit_shape_fails_the_run_not_the_session(runtime: str, tmp_path: Pa
     with pytest.raises(RunFailed):
         session.run({"x": np.zeros((1, 8, 9), np.float32)})
     assert session.run({"x": images(2)})["logits"].shape == (2, 10)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("layout", ["transposed", "broadcast", "read-only", "every second row"])
+def test_the_layout_of_an_input_does_not_change_the_answer(
+    runtime: str, layout: str, tmp_path: Path
+) -> None:
+    """Large enough that what was freed too early is given back and written over."""
+    path = write_deep(tmp_path / "model.onnx", width=256, layers=1)
+    reference = open_session(path, deep_spec("onnxruntime", 256))
+    session = open_session(path, deep_spec(runtime, 256))
+    for seed in range(5):
+        values = np.random.default_rng(seed).random((256, 256), np.float32)
+        if layout == "transposed":
+            values = values.T
+        elif layout == "broadcast":
+            values = np.broadcast_to(values[:1], (256, 256))
+        elif layout == "read-only":
+            values.flags.writeable = False
+        else:
+            values = values[::2]
+        expected = reference.run({"x": values.copy()})["y"]
+        np.testing.assert_allclose(session.run({"x": values})["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif("openvino" not in RUNTIMES, reason="openvino is not installed")
+def test_a_port_of_several_names_is_known_by_the_one_of_the_spec(tmp_path: Path) -> None:
+    """OpenVINO puts the names of what passes unchanged through the network together."""
+    import openvino as ov
+
+    path = write_linear(tmp_path / "plain.onnx")
+    model = ov.Core().read_model(str(path))
+    for port, names in ((model.input(0), {"a", "x", "z"}), (model.output(0), {"b", "logits", "u"})):
+        port.get_tensor().set_names(names)
+    ov.save_model(model, str(tmp_path / "model.xml"), compress_to_fp16=False)
+    for x, logits in (("a", "b"), ("x", "logits"), ("z", "u")):
+        spec = NETWORK.model_copy(
+            update={
+                "runtime": "openvino",
+                "inputs": (NETWORK.inputs[0].model_copy(update={"name": x}),),
+                "outputs": (NETWORK.outputs[0].model_copy(update={"name": logits}),),
+            }
+        )
+        session = open_session(tmp_path / "model.xml", spec)
+        assert set(session.run({x: images(1)})) == {logits}
+        session.close()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
