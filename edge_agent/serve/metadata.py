@@ -114,13 +114,14 @@ def _tensor(spec: TensorSpec) -> dict[str, JsonValue]:
 
 
 def _statistics(name: str, version: int, snapshot: Snapshot) -> JsonValue:
-    """Times are of whole requests: acceptance to answer."""
+    """Times are of whole requests: acceptance to answer.  A `batch_size` stands for those above the
+    power of two before it."""
     succeeded, total_ns = snapshot.predictions, int(snapshot.sum_us * 1000)
     failed = snapshot.errors + snapshot.rejects + sum(snapshot.shed.values())
     return {
         "name": name,
         "version": str(version),
-        "inference_count": sum(size * count for size, count in snapshot.batches.items()),
+        "inference_count": snapshot.items,
         "execution_count": sum(snapshot.batches.values()),
         "inference_stats": {
             "success": {"count": succeeded, "ns": total_ns},

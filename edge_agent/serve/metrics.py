@@ -1,7 +1,8 @@
 """Serving figures: counters and a latency histogram per model version.
 
 The histogram has eight buckets per doubling, so a percentile reads at most 9 % high; it is exact in
-its counts, constant in memory, and two snapshots subtract to a window.
+its counts, constant in memory, and two snapshots subtract to a window.  Batch sizes, which clients
+choose, are counted by powers of two.
 
 Rule: one thread counts, the event loop's; any thread may read.
 """
@@ -54,7 +55,8 @@ class Snapshot:
         rejected: requests refused by a checker, by its reason.
         shed: requests that would not have been answered in time, or were not; by "overloaded" and
             "expired".
-        batches: batches that ran, by their items.
+        batches: batches that ran, by the power of two that their items do not exceed.
+        items: of all batches.
         waiting: requests that have not begun to run.
     """
 
@@ -65,6 +67,7 @@ class Snapshot:
     buckets: tuple[int, ...]
     shed: Mapping[str, int] = field(default_factory=dict)
     batches: Mapping[int, int] = field(default_factory=dict)
+    items: int = 0
     waiting: int = 0
 
     @property
@@ -87,6 +90,7 @@ class ModelMetrics:
         self._rejected: Counter[str] = Counter()
         self._shed: Counter[str] = Counter()
         self._batches: Counter[int] = Counter()
+        self._items = 0
         self._sum_us = 0.0
         self._buckets = [0] * _BUCKETS
         self._start = Snapshot(at, 0, {}, 0.0, tuple(self._buckets))
@@ -98,7 +102,8 @@ class ModelMetrics:
 
     def ran(self, items: int) -> None:
         """Count a batch."""
-        self._batches[items] += 1
+        self._batches[1 << (items - 1).bit_length()] += 1
+        self._items += items
 
     def failed(self) -> None:
         self._errors += 1
@@ -120,6 +125,7 @@ class ModelMetrics:
             tuple(self._buckets),
             dict(self._shed),
             dict(self._batches),
+            self._items,
             waiting,
         )
 
@@ -251,5 +257,5 @@ def _batch_sizes(text: _Exposition, labels: str, snapshot: Snapshot) -> None:
         text.add(family, f'{labels},le="{limit}"', count, "_bucket")
     total = sum(snapshot.batches.values())
     text.add(family, f'{labels},le="+Inf"', total, "_bucket")
-    text.add(family, labels, sum(size * n for size, n in snapshot.batches.items()), "_sum")
+    text.add(family, labels, snapshot.items, "_sum")
     text.add(family, labels, total, "_count")

@@ -48,7 +48,7 @@ def test_requests_of_one_turn_of_the_loop_share_a_batch_and_get_their_own_rows()
         assert network.batches == [7, 1]
         assert {run.thread for run in network.runs} == {threading.current_thread().name}
         (_, _, snapshot) = plane.snapshots()[0]
-        assert snapshot.batches == {7: 1, 1: 1}
+        assert (snapshot.batches, snapshot.items) == ({8: 1, 1: 1}, 8)
         assert snapshot.predictions == 5
 
     asyncio.run(work())

@@ -195,6 +195,14 @@ def test_batches_are_told_by_their_items() -> None:
     ]  # fmt: skip
 
 
+def test_sizes_without_end_are_counted_in_few_places() -> None:
+    sizes = [*range(1, 5000), 2**40]
+    snapshot = counted(batches=sizes)
+    assert len(snapshot.batches) == 15
+    assert snapshot.batches[4] == 2 and snapshot.batches[8] == 4
+    assert (sum(snapshot.batches.values()), snapshot.items) == (len(sizes), sum(sizes))
+
+
 def test_models_stand_together_in_each_family() -> None:
     families = exposed(("a", 1, counted([1.0])), ("b", 2, counted([1.0, 2.0])))
     for model, version, wanted in (("a", "1", 1), ("b", "2", 2)):
