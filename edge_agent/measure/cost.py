@@ -3,8 +3,16 @@
 Rules:
     * The largest batch is found by measurement.  Sizes double while the throughput per item still
       grows by `MIN_GAIN` and the batch keeps within the latency that it may take.
-    * Batching must not change answers: where an item's answer depends on the batch that it stands
-      in, or a batch fails, the largest batch is 1.
+    * Batching must not change answers: where an item's answer depends on the size of the batch or
+      on the items beside it, or a batch fails, the largest batch is 1.  Asked are batches of each
+      size that is tried and of odd ones between, with the items in changing company; compared is
+      what the pipeline answers and what the network does, for a label alone hides what turns it
+      only now and then.
+    * The tolerance for that is one of its own, only wide enough for float32 sums in another order
+      (about 1e-6 of the largest value): the known answers' tolerance is meant for another CPU.  A
+      static int8 network adds integers, exactly, so its answers do not move with the batch.  Where
+      a float before it moves one and that turns a rounding by a whole step, batches do change
+      answers, and are not made; so it is with a network that takes its scales from the batch.
     * Sizes are timed in turns, so a machine that slows down slows all of them alike; medians are
       taken, so an interruption counts for nothing.
     * What would not fit into the time budget is not begun.
@@ -20,7 +28,7 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.pipeline import GoldenMismatch, Pipeline, PipelineError, golden
+from edge_agent.pipeline import MODEL_STEP, GoldenMismatch, Pipeline, PipelineError, golden
 from edge_agent.runtime import Tensors
 from edge_agent.wire.manifest import CostModel
 
@@ -36,8 +44,14 @@ _ENOUGH_ROUNDS: Final = 5
 _FIT_AT_LEAST: Final = 4
 """Sizes up to this one are fitted through even when they are not worth it."""
 
-_DISTINCT_ITEMS: Final = 8
-"""Different items in a batch: equal ones would hide a step that mixes them."""
+_DISTINCT_ITEMS: Final = 32
+"""Different items in batches: equal ones would hide a step that mixes them."""
+
+ATOL: Final = 1e-4
+RTOL: Final = 1e-5
+"""Of the largest value of an item's tensor, because sums that cancel out keep its rounding."""
+
+_FLOATS: Final = "f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ def fit_cost(
     samples: Sequence[Tensors],
     *,
     max_batch_ms: float | None = None,
-    atol: float = 1e-4,
+    atol: float = ATOL,
     batches: Sequence[int] = BATCHES,
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
@@ -72,7 +86,7 @@ def fit_cost(
         samples: items, each a batch of one; an interface with a fixed batch axis takes the first
             as it is, or repeated.
         max_batch_ms: the longest that a whole batch may take; None for no bound.
-        atol: how far floats of an answer may move with the batch; labels and integers may not.
+        atol: how far floats may move with the batch, beside `RTOL`; labels and integers may not.
         batches: sizes to try, growing from 1.
         budget_s: seconds for everything; the smallest sizes are timed in any case.
 
@@ -121,10 +135,7 @@ class _Timed:
     def batch(self, size: int, distinct: int) -> Tensors:
         """A batch of `size` items, of which the first `distinct` differ."""
         if size not in self._fed:
-            items = [self.samples[index % distinct] for index in range(size)]
-            self._fed[size] = {
-                name: np.concatenate([item[name] for item in items]) for name in items[0]
-            }
+            self._fed[size] = self.join([index % distinct for index in range(size)])
         return self._fed[size]
 
     def feed(self, size: int, tensors: Tensors) -> None:
@@ -132,7 +143,21 @@ class _Timed:
         self._fed[size] = tensors
 
     def answer(self, tensors: Tensors) -> Tensors:
-        return self._run(tensors).tensors
+        """The pipeline's answer, and the floats that its network made row by row of the input."""
+        count = len(next(iter(tensors.values())))
+        result = self._run(tensors, trace=True)
+        made = next((kept for name, kept in result.steps if name == MODEL_STEP), {})
+        rows = {
+            f"{MODEL_STEP}:{name}": array
+            for name, array in made.items()
+            if array.dtype.kind in _FLOATS and array.ndim and len(array) == count
+        }
+        return result.tensors | rows
+
+    def join(self, items: Sequence[int]) -> Tensors:
+        """A batch of the samples with these indices."""
+        parts = [self.samples[index] for index in items]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def left_s(self) -> float:
         return self._deadline - self._clock()
@@ -210,14 +235,17 @@ class _Growth:
         if before_s > self._max_s:
             return self._stop(f"{before} item takes {_ms(before_s)}, allowed is {_ms(self._max_s)}")
         expected_s = before_s * size / before
-        if _MIN_ROUNDS * (before_s + expected_s) > run.left_s():
+        groups = _companies(before, size, len(self._alone))
+        asked_s = before_s / before * sum(map(len, groups))
+        if _MIN_ROUNDS * (before_s + expected_s) + asked_s > run.left_s():
             return self._stop(f"batches of {size} would not fit into the time to measure")
-        problem = self._differs(size)
+        problem = self._differs(groups)
         if problem is None:
             return False
+        run.batch(size, len(self._alone))
         run.in_turns([before, size], _PAIR_ROUNDS, run.left_s() - self._slice_s)
         if problem:
-            return self._never(f"answers depend on the batch: in a batch of {size}, {problem}")
+            return self._never(f"answers depend on the batch: {problem}")
         size_s = run.median_s(size)
         if size_s > self._max_s:
             return self._stop(
@@ -232,23 +260,17 @@ class _Growth:
             )
         return True
 
-    def _differs(self, size: int) -> str | None:
-        """How the answers of a batch differ from those alone; empty if not, None if it failed."""
-        distinct = len(self._alone)
-        try:
-            together = self._run.answer(self._run.batch(size, distinct))
-        except PipelineError as error:
-            self._never(f"a batch of {size} is not answered: {error}")
-            return None
-        for index in range(min(size, distinct)):
-            row = {
-                name: array[index : index + 1] if array.ndim else array
-                for name, array in together.items()
-            }
+    def _differs(self, groups: Sequence[Sequence[int]]) -> str | None:
+        """How the answers in batches differ from those alone; empty if not, None if one failed."""
+        for items in groups:
             try:
-                golden.compare(row, self._alone[index], self._atol)
-            except GoldenMismatch as error:
-                return str(error)
+                together = self._run.answer(self._run.join(items))
+            except PipelineError as error:
+                self._never(f"a batch of {len(items)} is not answered: {error}")
+                return None
+            for row, item in enumerate(items):
+                if found := _difference(together, row, self._alone[item], self._atol):
+                    return f"in a batch of {len(items)}, {found}"
         return ""
 
     def _never(self, note: str) -> bool:
@@ -259,6 +281,40 @@ class _Growth:
     def _stop(self, reason: str) -> bool:
         self.reason = reason
         return False
+
+
+def _companies(before: int, size: int, distinct: int) -> list[list[int]]:
+    """Batches of `size` and of odd ones above `before`: the indices of the items in each.
+
+    Every item stands in one of `size`, twice in batches at least, each time in other company.
+    """
+    generator = np.random.default_rng(size)
+    sizes = [size] * max(2, -(-distinct // size))
+    sizes += [odd for odd in dict.fromkeys((before + 1, size - 1)) if before < odd < size]
+    groups = []
+    line: list[int] = []
+    for count in sizes:
+        while len(line) < count:
+            line += generator.permutation(distinct).tolist()
+        groups.append(line[:count])
+        line = line[count:]
+    return groups
+
+
+def _difference(together: Tensors, row: int, alone: Tensors, atol: float) -> str:
+    """How one row of a batch's answer differs from the item's own; empty if it does not."""
+    for name, wanted in alone.items():
+        array = together.get(name)
+        if array is not None and array.ndim:
+            array = array[row : row + 1]
+        allowed = atol
+        if wanted.dtype.kind in _FLOATS and wanted.size:
+            allowed += RTOL * float(np.abs(wanted, dtype=np.float64).max())
+        try:
+            golden.compare({} if array is None else {name: array}, {name: wanted}, allowed)
+        except GoldenMismatch as error:
+            return str(error)
+    return ""
 
 
 def _fixed(run: _Timed, size: int) -> CostFit:

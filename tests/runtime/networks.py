@@ -86,6 +86,30 @@ def write_quantised(path: Path) -> Path:
     return _save(graph, path)
 
 
+def write_dynamically_quantised(path: Path) -> Path:
+    """As `write_linear`, in int8 with a scale that is taken from the whole batch as it comes."""
+    weights = np.random.default_rng(0).integers(-127, 127, size=(64, 10)).astype(np.int8)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["x", "flat_shape"], ["flat"]),
+            helper.make_node("DynamicQuantizeLinear", ["flat"], ["q", "step", "zero"]),
+            helper.make_node("MatMulInteger", ["q", "weights", "zero"], ["products"]),
+            helper.make_node("Cast", ["products"], ["sums"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["sums", "step"], ["scaled"]),
+            helper.make_node("Mul", ["scaled", "factor"], ["logits"]),
+        ],
+        "dynamic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            helper.make_tensor("flat_shape", TensorProto.INT64, [2], [-1, 64]),
+            helper.make_tensor("factor", TensorProto.FLOAT, [], [0.02]),
+        ],
+    )
+    return _save(graph, path)
+
+
 def write_echo(path: Path, datatype: int, axes: tuple[int | str, ...] = ("n", 3)) -> Path:
     """x [n, 3] → y [n, 3] unchanged, of any ONNX element type."""
     graph = helper.make_graph(
