@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from edge_agent.link.outbox import Outbox
 from edge_agent.link.uplink import Uplink
 from edge_agent.sampling import Sampler
 from edge_agent.serve import (
+    Buckets,
     DataPlane,
     Limits,
     ModelNotServed,
@@ -50,6 +50,7 @@ from edge_agent.serve import (
     Server,
 )
 from edge_agent.serve.grpc import GrpcServer
+from edge_agent.serve.metadata import agent_version
 from edge_agent.update.errors import UpdateError
 from edge_agent.update.ports import HealthSample
 from edge_agent.update.reading import read_manifest, require_intact
@@ -130,10 +131,15 @@ class Agent:
         self._link.on_connected(self._on_connected)
         secret = read_token(settings, identity.directory)
         token = None if secret is None else secret.get_secret_value()
-        rate = (
-            RateLimit(settings.http_rate_per_client, settings.burst_per_client)
+        # of both transports together
+        buckets = (
+            Buckets(RateLimit(settings.http_rate_per_client, settings.burst_per_client))
             if settings.http_rate_per_client
             else None
+        )
+        limits = Limits(
+            max_connections=settings.http_max_connections,
+            max_inflight_bytes=settings.http_max_inflight_bytes,
         )
         self._predict_path = settings.socket_path(identity.directory)
         self._server = Server(
@@ -144,14 +150,11 @@ class Agent:
             predict_path=self._predict_path,
             predict_group=settings.http_socket_group or None,
             token=token,
-            rate=rate,
+            buckets=buckets,
             feedback=self._correct,
             status=self.status,
             debug=settings.debug,
-            limits=Limits(
-                max_connections=settings.http_max_connections,
-                max_inflight_bytes=settings.http_max_inflight_bytes,
-            ),
+            limits=limits,
         )
         self._grpc = (
             GrpcServer(
@@ -159,8 +162,9 @@ class Agent:
                 settings.http_host,
                 settings.grpc_port,
                 token=token,
-                rate=rate,
-                max_inflight_bytes=settings.http_max_inflight_bytes,
+                buckets=buckets,
+                debug=settings.debug,
+                limits=limits,
             )
             if settings.grpc_port
             else None
@@ -440,11 +444,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
-
-
-def agent_version() -> str:
-    """Version of the installed agent."""
-    try:
-        return importlib.metadata.version("skerry-agent")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

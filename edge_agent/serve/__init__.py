@@ -7,7 +7,7 @@ decided by `update`; what is sampled, by `sampling` through the `observe` hook.
 
 from __future__ import annotations
 
-from edge_agent.serve.access import RateLimit
+from edge_agent.serve.access import Buckets, RateLimit
 from edge_agent.serve.dataplane import DataPlane, ServedModel
 from edge_agent.serve.errors import (
     BadRequest,
@@ -29,6 +29,7 @@ from edge_agent.serve.server import Server
 
 __all__ = [
     "BadRequest",
+    "Buckets",
     "CannotListen",
     "DataPlane",
     "Expired",

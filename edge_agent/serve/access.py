@@ -1,7 +1,8 @@
 """Who may ask, and how often: the bearer token, and a bucket of requests for each client.
 
 A client is an address on TCP and a user on a Unix socket, so two programs of one machine share a
-bucket on loopback, and programs of two users have one each on a socket.
+bucket on loopback, and programs of two users have one each on a socket.  Transports that are given
+the same `Buckets` share a client's too.
 """
 
 from __future__ import annotations

@@ -8,7 +8,15 @@ Rules:
     * Everything runs on the event loop that `start` is called on.
     * Loopback unless told otherwise; no TLS of its own: beyond the device, put a proxy before it.
     * Outputs travel in `raw_output_contents`, whatever form the inputs came in.
+    * Who asks is settled before a message is waited for, and a message is waited for no longer than
+      HTTP waits for a request.  Health reads no message at all, and has calls kept for it.
     * A message is bounded before it is read, inflated or not; so is what is in the works together.
+      Buckets and bounds can be shared with HTTP, so that a client gains nothing by asking on both.
+
+What grpcio gives no hold of: a message's bytes are counted when it is complete, not as they
+arrive, so what is under way is bounded only by the number of calls times the longest message.  A
+client that does not read its answer holds one call until its connection ends.  Where no token is
+asked for, `MAX_CALLS` silent calls from enough connections keep others out until their time is up.
 
 Does not load or unload models: signed updates decide what is served.  Knows no shared memory.
 
@@ -24,12 +32,13 @@ import contextlib
 import importlib
 import logging
 import os
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from edge_agent.pipeline import InputError, PipelineError, Rejected
 from edge_agent.serve import grpc_messages, metadata, oip, tensors
-from edge_agent.serve.access import Buckets, RateLimit, check_token
+from edge_agent.serve.access import Buckets, check_token
 from edge_agent.serve.errors import (
     BadRequest,
     BodyTooLarge,
@@ -43,6 +52,7 @@ from edge_agent.serve.errors import (
     ServeError,
     Unauthorized,
 )
+from edge_agent.serve.http_messages import Limits
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -53,10 +63,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("skerry.serve")
 
 MAX_CALLS: Final = 256
-"""Calls in the works, streams among them; gRPC itself refuses more."""
+"""Calls in the works, streams among them, but for health."""
 
-MAX_INFLIGHT_BYTES: Final = 64 * 1024 * 1024
+MAX_CALLS_PER_CONNECTION: Final = 64
+"""Further ones wait with the client until one has ended."""
 
+MAX_STREAMS: Final = 128
+"""Of the calls; a stream may stay for long."""
+
+_CALLS_FOR_HEALTH: Final = 64
+_STREAM_IDLE_S: Final = 600.0
+"""A stream that brings nothing for this long is ended."""
+
+_HANDSHAKE_MS: Final = 10_000
 _LARGE_BYTES: Final = 128 * 1024
 """Typed contents beyond this are converted beside the event loop."""
 
@@ -66,6 +85,7 @@ _MAX_TEXT_CHARS: Final = 1000
 _KEEPALIVE_MS: Final = 60_000
 
 _Answer: TypeAlias = Callable[["Message", "ServicerContext"], "Awaitable[Message]"]
+_Unary: TypeAlias = Callable[[AsyncIterator[bytes], "ServicerContext"], "Awaitable[bytes]"]
 
 
 class GrpcUnavailable(ServeError):
@@ -83,6 +103,13 @@ class _Crowded(Overloaded):
         self.retry_after_s = 1
 
 
+class _NotArrived(Expired):
+    """The call was begun, its message did not come."""
+
+    def __init__(self) -> None:
+        ServeError.__init__(self, "the request did not arrive in time")
+
+
 class GrpcServer:
     """Serves a data plane over gRPC.  `start` and `stop` are called on one event loop."""
 
@@ -93,9 +120,11 @@ class GrpcServer:
         port: int = 0,
         *,
         token: str | None = None,
-        rate: RateLimit | None = None,
+        buckets: Buckets | None = None,
+        debug: bool = False,
+        limits: Limits | None = None,
         max_message_bytes: int = oip.MAX_BODY_BYTES,
-        max_inflight_bytes: int = MAX_INFLIGHT_BYTES,
+        stream_idle_s: float = _STREAM_IDLE_S,
     ) -> None:
         """Prepare; `start` listens.
 
@@ -103,9 +132,11 @@ class GrpcServer:
             port: 0 takes any free one; `port` tells which.
             token: what clients must send as `authorization: Bearer TOKEN`; None asks for nothing.
                 Liveness and readiness are free.
-            rate: bound per client address; None is none.
+            buckets: how often one client may predict; may be shared with HTTP.  None is no bound.
+            debug: step traces for everybody; else nobody gets them here.
+            limits: bounds, may be shared with HTTP; None takes the defaults.
             max_message_bytes: longest request, inflated or not.
-            max_inflight_bytes: of all requests in the works together.
+            stream_idle_s: how long a stream may bring nothing.
 
         Raises:
             GrpcUnavailable: grpcio or protobuf is not installed.
@@ -121,10 +152,13 @@ class GrpcServer:
         self._host = host
         self._port = port
         self._token = token
-        self._buckets = None if rate is None else Buckets(rate)
+        self._buckets = buckets
+        self._debug = debug
+        self._limits = limits or Limits()
         self._max_message_bytes = max_message_bytes
-        self._max_inflight_bytes = max_inflight_bytes
-        self._inflight_bytes = 0
+        self._stream_idle_s = stream_idle_s
+        self._calls = 0
+        self._streams = 0
         self._server: Server | None = None
 
     @property
@@ -139,12 +173,20 @@ class GrpcServer:
             CannotListen: the address is taken or not ours.
         """
         server = self._grpc.aio.server(
-            maximum_concurrent_rpcs=MAX_CALLS,
+            maximum_concurrent_rpcs=MAX_CALLS + _CALLS_FOR_HEALTH,
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.max_connection_idle_ms", int(self._limits.idle_s * 1000)),
+                ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+                (
+                    "grpc.http.overload_protection",
+                    0,
+                ),  # which resets what a client opens as others end
+                ("grpc.max_allowed_incoming_connections", self._limits.max_connections),
             ],
         )
         handlers = self._grpc.method_handlers_generic_handler(
@@ -172,7 +214,11 @@ class GrpcServer:
     # ── calls ────────────────────────────────────────────────────────────────────────────────────
 
     def _handlers(self) -> dict[str, object]:
-        """A handler per method.  Messages pass as bytes, so that a broken one gets our answer."""
+        """A handler per method.  Messages pass as bytes, so that a broken one gets our answer.
+
+        Unary calls are declared as streams of one message, which is the same on the line: gRPC
+        would read a unary message before it asked anybody here.
+        """
         free: dict[str, _Answer] = {"ServerLive": self._live, "ServerReady": self._ready}
         guarded: dict[str, _Answer] = {
             "ModelReady": self._model_ready,
@@ -185,54 +231,85 @@ class GrpcServer:
             "RepositoryModelLoad": self._refuse_control,
             "RepositoryModelUnload": self._refuse_control,
         }
-        unary = self._grpc.unary_unary_rpc_method_handler
-        handlers = {name: unary(self._call(name, answer)) for name, answer in free.items()}
+        unary = self._grpc.stream_unary_rpc_method_handler
+        handlers = {name: unary(self._health_call(answer)) for name, answer in free.items()}
         for name, answer in guarded.items():
-            handlers[name] = unary(self._call(name, answer, guarded=True))
+            handlers[name] = unary(self._call(self._types[f"{name}Request"], answer))
         handlers["ModelStreamInfer"] = self._grpc.stream_stream_rpc_method_handler(self._stream)
         return handlers
 
-    def _call(
-        self, name: str, answer: _Answer, *, guarded: bool = False
-    ) -> Callable[[bytes, ServicerContext], Awaitable[bytes]]:
-        request_type = self._types[f"{name}Request"]
+    def _health_call(self, answer: _Answer) -> _Unary:
+        """Their requests are empty, so none is waited for."""
+        nothing = self._types["ServerLiveRequest"]()
 
-        async def handle(raw: bytes, context: ServicerContext) -> bytes:
+        async def handle(_: AsyncIterator[bytes], context: ServicerContext) -> bytes:
+            data: bytes = (await answer(nothing, context)).SerializeToString()
+            return data
+
+        return handle
+
+    def _call(self, request_type: type[Message], answer: _Answer) -> _Unary:
+        async def handle(_: AsyncIterator[bytes], context: ServicerContext) -> bytes:
             try:
-                if guarded:
-                    self._authorize(context)
-                with self._inflight(len(raw)):
-                    request = _parsed(request_type, raw)
-                    del raw  # a large one is held twice otherwise
-                    message = await answer(request, context)
-                    data: bytes = message.SerializeToString()
-                    return data
+                self._authorize(context)
+                with self._counted():
+                    raw = await self._read(context, self._limits.message_s)
+                    if raw is None:
+                        raise BadRequest("the call brought no request")
+                    with self._inflight(len(raw)):
+                        request = _parsed(request_type, raw)
+                        del raw  # a large one is held twice otherwise
+                        message = await answer(request, context)
+                        data: bytes = message.SerializeToString()
+                        return data
             except Exception as error:
                 return await self._abort(context, error)
 
         return handle
 
     async def _stream(
-        self, requests: AsyncIterator[bytes], context: ServicerContext
+        self, _: AsyncIterator[bytes], context: ServicerContext
     ) -> AsyncIterator[bytes]:
         """Answer requests in their order; one that fails is answered by its error."""
         try:
             self._authorize(context)
+            with self._counted(), self._counted_stream():
+                wait_s = self._limits.message_s
+                while (raw := await self._read(context, wait_s)) is not None:
+                    wait_s = self._stream_idle_s
+                    yield await self._reply(raw, context)
+                    del raw
         except ServeError as error:
             await self._abort(context, error)
-        async for raw in requests:
-            reply = self._types["ModelStreamInferResponse"]()
-            request: Message | None = None
-            try:
-                with self._inflight(len(raw)):
-                    request = _parsed(self._types["ModelInferRequest"], raw)
-                    reply.infer_response.CopyFrom(await self._infer(request, context))
-            except Exception as error:
-                self._plane.refusals[type(error).__name__] += 1
-                reply.error_message = status_of(error)[1]
-                reply.infer_response.id = "" if request is None else request.id
-            reply.infer_response.parameters["triton_final_response"].bool_param = True
-            yield reply.SerializeToString()
+
+    async def _reply(self, raw: bytes, context: ServicerContext) -> bytes:
+        """The answer to one request of a stream."""
+        reply = self._types["ModelStreamInferResponse"]()
+        request: Message | None = None
+        try:
+            with self._inflight(len(raw)):
+                request = _parsed(self._types["ModelInferRequest"], raw)
+                reply.infer_response.CopyFrom(await self._infer(request, context))
+        except Exception as error:
+            self._plane.refusals[type(error).__name__] += 1
+            reply.error_message = status_of(error)[1]
+            reply.infer_response.id = "" if request is None else request.id
+        reply.infer_response.parameters["triton_final_response"].bool_param = True
+        data: bytes = reply.SerializeToString()
+        return data
+
+    async def _read(self, context: ServicerContext, wait_s: float) -> bytes | None:
+        """The next message; None when there is none any more.
+
+        Raises:
+            _NotArrived: it does not come in `wait_s` seconds.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                raw = await context.read()
+        except TimeoutError:
+            raise _NotArrived from None
+        return raw if isinstance(raw, bytes) else None
 
     async def _abort(self, context: ServicerContext, error: Exception) -> bytes:
         self._plane.refusals[type(error).__name__] += 1
@@ -254,18 +331,40 @@ class GrpcServer:
     def _take(self, context: ServicerContext) -> None:
         """Take one request out of the bucket of its client's address."""
         if self._buckets is not None:
-            self._buckets.take(context.peer().rpartition(":")[0])
+            self._buckets.take(_address(context.peer()))
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a call while it lasts."""
+        if self._calls >= MAX_CALLS:
+            raise _Crowded
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    @contextlib.contextmanager
+    def _counted_stream(self) -> Iterator[None]:
+        if self._streams >= MAX_STREAMS:
+            raise _Crowded
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     @contextlib.contextmanager
     def _inflight(self, size: int) -> Iterator[None]:
         """Count the bytes of a request while it is in the works."""
-        if self._inflight_bytes + size > self._max_inflight_bytes:
+        limits = self._limits
+        if limits.inflight_bytes + size > limits.max_inflight_bytes:
             raise _Crowded
-        self._inflight_bytes += size
+        limits.inflight_bytes += size
         try:
             yield
         finally:
-            self._inflight_bytes -= size
+            limits.inflight_bytes -= size
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -312,8 +411,12 @@ class GrpcServer:
             call = await asyncio.to_thread(grpc_messages.decode, request, inputs)
         else:
             call = grpc_messages.decode(request, inputs)
-        if call.parameters.get("trace"):
-            raise Forbidden("parameter 'trace': step traces are for the administrative socket")
+        trace = bool(call.parameters.get("trace", False))
+        if trace and not self._debug:
+            raise Forbidden(
+                "parameter 'trace': step traces are for the administrative socket, "
+                "or for everybody with 'debug = true' in agent.toml"
+            )
         prediction = await self._plane.predict(
             request.model_name,
             call.tensors,
@@ -322,6 +425,7 @@ class GrpcServer:
             timeout_s=_least(
                 oip.timeout_s_of(call.parameters.get("timeout")), context.time_remaining()
             ),
+            trace=trace,
         )
         response = self._types["ModelInferResponse"](
             model_name=prediction.model,
@@ -329,6 +433,9 @@ class GrpcServer:
             id=prediction.prediction_id,
         )
         grpc_messages.fill(response, prediction.outputs, call.outputs, prediction.manifest.outputs)
+        for index, (step, made) in enumerate(prediction.steps):
+            named = {f"step:{index}:{step}:{name}": array for name, array in made.items()}
+            grpc_messages.fill(response, named, (), ())
         return response
 
     def _model(self, request: Message) -> ServedModel:
@@ -375,6 +482,14 @@ def status_of(error: Exception) -> tuple[str, str, int | None]:
 
 def _cut(error: Exception) -> str:
     return str(error)[:_MAX_TEXT_CHARS]
+
+
+def _address(peer: str) -> str:
+    """The client as HTTP names it: the address of "ipv4:1.2.3.4:5" or "ipv6:%5B::1%5D:5"."""
+    kind, _, place = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return peer
+    return urllib.parse.unquote(place).rpartition(":")[0].strip("[]")
 
 
 def _parsed(message_type: type[Message], raw: bytes) -> Message:

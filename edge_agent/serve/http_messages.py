@@ -13,12 +13,12 @@ _JSON: Final = b"application/json"
 
 @dataclass(slots=True)
 class Limits:
-    """Bounds of one server, shared by its connections.
+    """Bounds of one server, shared by its connections, and by gRPC where it is given the same.
 
     Attributes:
         idle_s: a connection without a request for this long is closed.
         message_s: a request that is not complete after this long is given up.
-        inflight_bytes: bodies of all connections that have arrived and are not answered yet.
+        inflight_bytes: of all requests that have arrived and are not answered yet.
     """
 
     max_connections: int = 256

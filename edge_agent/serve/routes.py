@@ -27,7 +27,7 @@ from pydantic import JsonValue
 from edge_agent.pipeline import InputError, PipelineError, Rejected
 from edge_agent.pipeline.errors import ImagesUnavailable, ImageTooLarge, nearest
 from edge_agent.serve import metadata, metrics, oip
-from edge_agent.serve.access import Buckets, RateLimit, check_token
+from edge_agent.serve.access import Buckets, check_token
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import (
     BadRequest,
@@ -84,14 +84,14 @@ class Routes:
         feedback: Feedback | None = None,
         status: Status | None = None,
         token: str | None = None,
-        rate: RateLimit | None = None,
+        buckets: Buckets | None = None,
         debug: bool = False,
     ) -> None:
         self._plane = data_plane
         self._feedback = feedback
         self._status = status
         self._token = token
-        self._buckets = None if rate is None else Buckets(rate)
+        self._buckets = buckets
         self._inference = Inference(data_plane, self.refuse, debug=debug)
         self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-admin")
         self._predicting: dict[bytes, _Endpoint] = {}

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from edge_agent.serve.access import RateLimit
+from edge_agent.serve.access import Buckets
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import CannotListen
 from edge_agent.serve.http import HttpConnection
@@ -44,7 +44,7 @@ class Server:
         predict_path: Path | None = None,
         predict_group: str | None = None,
         token: str | None = None,
-        rate: RateLimit | None = None,
+        buckets: Buckets | None = None,
         feedback: Feedback | None = None,
         status: Status | None = None,
         debug: bool = False,
@@ -59,11 +59,11 @@ class Server:
             predict_path: path of a Unix socket for predictions, or None.
             predict_group: members of this group may connect to it too.
             token: bearer token that every request over TCP needs, but for health.
-            rate: how often one client may predict.
+            buckets: how often one client may predict; may be shared with other transports.
             feedback: takes (model, prediction id, label), in a thread.
             status: what `/status` shows; called in a thread.
             debug: step traces for everybody, not on the administrative socket alone.
-            limits: bounds; None takes the defaults.
+            limits: bounds, may be shared likewise; None takes the defaults.
         """
         self._host = host
         self._wanted_port = port
@@ -72,7 +72,7 @@ class Server:
         self._predict_group = predict_group
         self._limits = limits or Limits()
         self._routes = Routes(
-            data_plane, feedback=feedback, status=status, token=token, rate=rate, debug=debug
+            data_plane, feedback=feedback, status=status, token=token, buckets=buckets, debug=debug
         )
         self._connections: set[HttpConnection] = set()
         self._servers: list[asyncio.Server] = []

@@ -103,8 +103,8 @@ def test_the_clients_longest_unheard_of_are_forgotten() -> None:
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[Running]:
     path = tmp_path / "predict.sock"
-    rate = RateLimit(per_second=0.01, burst=2)
-    with served(tmp_path, rate=rate, predict_path=path) as running:
+    buckets = Buckets(RateLimit(per_second=0.01, burst=2))
+    with served(tmp_path, buckets=buckets, predict_path=path) as running:
         yield running
 
 

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
-from edge_agent.serve import CannotListen, grpc_messages
-from edge_agent.serve.access import RateLimit
-from edge_agent.serve.grpc import GrpcServer
+from edge_agent.serve import Buckets, CannotListen, Limits, RateLimit, Server, grpc_messages
+from edge_agent.serve.grpc import GrpcServer, _address
 from tests.serve.triton_bundles import DATATYPES, values
 from tests.serve.triton_grpc import (
     Serving,
@@ -186,7 +187,7 @@ def test_a_message_beyond_the_bound_is_refused_inflated_or_not(
 def test_requests_beyond_what_may_be_in_the_works_are_refused(
     serving: Serving,
 ) -> None:
-    with serving.another(max_inflight_bytes=10_000) as client:
+    with serving.another(limits=Limits(max_inflight_bytes=10_000)) as client:
         assert refusal(lambda: client.infer("echo-fp32", echo_input(rows=1000))) == (
             "UNAVAILABLE", "too much is in the works for other requests",
         )  # fmt: skip
@@ -227,11 +228,193 @@ def test_a_stream_needs_the_token_too(
 def test_a_client_that_asks_too_often_is_told_to_wait(
     serving: Serving,
 ) -> None:
-    with serving.another(rate=RateLimit(per_second=0.01, burst=2)) as client:
+    with serving.another(buckets=Buckets(RateLimit(per_second=0.01, burst=2))) as client:
         for _ in range(2):
             client.infer("strict", echo_input())
         status, text = refusal(lambda: client.infer("strict", echo_input()))
         assert (status, "try again later" in text) == ("RESOURCE_EXHAUSTED", True)
+
+
+def silent_calls(
+    address: str, count: int, method: str = "ModelInfer"
+) -> tuple[Callable[[], None], list[Any]]:
+    """Calls that are begun and bring no message, 64 on a connection, and what ends them."""
+    ended = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    channels, calls = [], []
+    for start in range(0, count, 64):
+        # else channels of one process share a connection
+        channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        channels.append(channel)
+        ask = channel.stream_unary(f"/{grpc_messages.SERVICE}/{method}")
+        calls += [ask.future(never()) for _ in range(start, min(start + 64, count))]
+
+    def close() -> None:
+        ended.set()
+        for channel in channels:
+            channel.close()
+
+    return close, calls
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ServerLive", "ModelMetadata"])
+def test_silent_calls_without_the_token_keep_nobody_out(method: str, serving: Serving) -> None:
+    server = GrpcServer(serving.plane, token="s3cret")
+    serving.loop.call(server.start())
+    address = f"127.0.0.1:{server.port}"
+    close, calls = silent_calls(address, 320, method)
+    try:
+        until(lambda: all(call.done() for call in calls))
+        codes = {call.code() for call in calls}
+        wanted = grpc.StatusCode.OK if method == "ServerLive" else grpc.StatusCode.UNAUTHENTICATED
+        assert codes == {wanted}
+        with triton.InferenceServerClient(address) as client:
+            right = {"authorization": "Bearer s3cret"}
+            assert client.is_server_ready(client_timeout=5)
+            assert client.infer("strict", echo_input(), headers=right, client_timeout=5)
+    finally:
+        close()
+        serving.loop.call(server.stop())
+
+
+def test_silent_calls_are_given_up_and_health_is_answered_meanwhile(serving: Serving) -> None:
+    server = GrpcServer(serving.plane, limits=Limits(message_s=2.0))
+    serving.loop.call(server.start())
+    address = f"127.0.0.1:{server.port}"
+    close, calls = silent_calls(address, 256)
+    try:
+        until(lambda: server._calls == 256)
+        with triton.InferenceServerClient(address) as client:
+            assert client.is_server_ready(client_timeout=5)
+            assert refusal(lambda: client.infer("strict", echo_input()))[0] == "UNAVAILABLE"
+            until(lambda: all(call.done() for call in calls))
+            assert {call.code() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+            assert calls[0].details() == "the request did not arrive in time"
+            assert client.infer("strict", echo_input(), client_timeout=5)
+        assert server._calls == 0
+    finally:
+        close()
+        serving.loop.call(server.stop())
+
+
+def test_one_connection_cannot_take_all_calls(serving: Serving) -> None:
+    server = GrpcServer(serving.plane, limits=Limits(message_s=30.0))
+    serving.loop.call(server.start())
+    ended = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            ask = channel.stream_unary(f"/{grpc_messages.SERVICE}/ModelInfer")
+            calls = [ask.future(never()) for _ in range(100)]
+            until(lambda: server._calls == 64)
+            time.sleep(0.2)
+            assert server._calls == 64
+            ended.set()
+            until(lambda: all(call.done() for call in calls))
+            assert {call.details() for call in calls} == {"the call brought no request"}
+    finally:
+        serving.loop.call(server.stop())
+
+
+def test_a_connection_with_many_calls_has_all_of_them_answered(serving: Serving) -> None:
+    done: queue.Queue[Any] = queue.Queue()
+    for _ in range(1000):
+        serving.client.async_infer(
+            "echo-fp32", echo_input(), lambda result, error: done.put(error and str(error))
+        )
+    assert {done.get(timeout=10) for _ in range(1000)} == {None}
+
+
+def test_a_stream_that_brings_nothing_is_ended(serving: Serving) -> None:
+    with serving.another(stream_idle_s=0.3) as client:
+        done: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: done.put(error or result))
+        client.async_stream_infer("strict", echo_input())
+        assert done.get(timeout=10).as_numpy("y") is not None
+        assert done.get(timeout=10).status() == "StatusCode.DEADLINE_EXCEEDED"
+        client.stop_stream()
+
+
+def test_streams_leave_calls_for_others(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.serve.grpc.MAX_STREAMS", 1)
+    server = GrpcServer(serving.plane)
+    serving.loop.call(server.start())
+    address = f"127.0.0.1:{server.port}"
+    done: queue.Queue[Any] = queue.Queue()
+    try:
+        with (
+            triton.InferenceServerClient(address) as client,
+            triton.InferenceServerClient(address) as other,
+        ):
+            client.start_stream(lambda result, error: done.put(error or result))
+            client.async_stream_infer("strict", echo_input())
+            assert done.get(timeout=10).as_numpy("y") is not None
+            other.start_stream(lambda result, error: done.put(error or result))
+            assert done.get(timeout=10).status() == "StatusCode.UNAVAILABLE"
+            assert client.infer("strict", echo_input()).as_numpy("y") is not None
+    finally:
+        serving.loop.call(server.stop())
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:127.0.0.1:51234", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:51234", "::1"),
+        ("ipv6:[fe80::1%25eth0]:5", "fe80::1%eth0"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_a_client_is_named_as_http_names_it(peer: str, address: str) -> None:
+    assert _address(peer) == address
+
+
+def test_a_client_s_rate_and_the_bytes_in_the_works_are_those_of_both_transports(
+    serving: Serving,
+) -> None:
+    buckets, limits = Buckets(RateLimit(per_second=0.01, burst=2)), Limits()
+    by_http = Server(serving.plane, buckets=buckets, limits=limits)
+    serving.loop.call(by_http.start())
+    try:
+        with (
+            serving.another(buckets=buckets, limits=limits) as client,
+            tritonclient.http.InferenceServerClient(f"127.0.0.1:{by_http.port}") as other,
+        ):
+            item = tritonclient.http.InferInput("x", [1, 3], "FP32")
+            item.set_data_from_numpy(np.ones((1, 3), np.float32))
+            other.infer("strict", [item])
+            client.infer("strict", echo_input())
+            assert refusal(lambda: client.infer("strict", echo_input()))[0] == "RESOURCE_EXHAUSTED"
+            assert refusal(lambda: other.infer("strict", [item]))[0] == "429"
+            assert limits.inflight_bytes == 0
+            limits.inflight_bytes = limits.max_inflight_bytes  # of the other transport
+            assert refusal(lambda: client.infer("strict", echo_input()))[0] == "UNAVAILABLE"
+    finally:
+        serving.loop.call(by_http.stop())
+
+
+def test_a_trace_is_given_in_debug_mode_as_by_http(serving: Serving) -> None:
+    with serving.another(debug=True) as client:
+        answer = client.infer("strict", echo_input(), parameters={"trace": True})
+        names = [output.name for output in answer.get_response().outputs]
+        assert names == ["y", "step:1:model:y"]
+        np.testing.assert_array_equal(answer.as_numpy(names[1]), np.ones((1, 3), np.float32))
+        assert client.infer("strict", echo_input()).as_numpy(names[1]) is None
 
 
 # ── starting and stopping ─────────────────────────────────────────────────────────────────────────

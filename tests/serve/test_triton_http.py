@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from edge_agent.serve import DataPlane, Server
-from edge_agent.serve.access import RateLimit
+from edge_agent.serve.access import Buckets, RateLimit
 from tests.serve.triton_bundles import DATATYPES, Loop, echo_name, served_plane, values
 
 JSON_TYPES = [name for name in DATATYPES if name not in ("FP16", "BF16")]
@@ -477,7 +477,7 @@ def test_a_token_is_needed_for_all_but_health(
 def test_a_client_that_asks_too_often_is_told_to_wait(
     another: Callable[..., triton.InferenceServerClient],
 ) -> None:
-    client = another(rate=RateLimit(per_second=0.01, burst=2))
+    client = another(buckets=Buckets(RateLimit(per_second=0.01, burst=2)))
     for _ in range(2):
         client.infer("strict", echo_input())
     status, text = refusal(lambda: client.infer("strict", echo_input()))
