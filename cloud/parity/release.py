@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud.parity.errors import CannotOpen, NoRelease
-from edge_agent.pipeline import Pipeline, PipelineError
+from edge_agent.pipeline import Pipeline, PipelineError, manifest_file
 from edge_agent.runtime import SessionError
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from edge_agent.wire.manifest import Manifest
 from fleet.client.schemas import ModelDetail, ModelOut, VariantOut
 
 _PREFERRED = ("champion", "published", "retired")
@@ -109,9 +109,7 @@ def opened(variant: VariantOut, fetch: Callable[[int], bytes]) -> Iterator[Opene
         try:
             with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
                 tar.extractall(directory, filter="data")
-            manifest = Manifest.decode(
-                (directory / MANIFEST_NAME).read_bytes(), limit=MAX_MANIFEST_BYTES
-            )
+            manifest = manifest_file.read(directory)
             pipeline = Pipeline.open(directory, manifest)
         except (tarfile.TarError, OSError, WireError, PipelineError, SessionError) as error:
             raise CannotOpen(f"{variant.name} does not open on this machine: {error}") from error

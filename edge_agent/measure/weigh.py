@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 from edge_agent.measure.machine import peak_rss_mib
-from edge_agent.pipeline import Pipeline, golden
-from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from edge_agent.pipeline import Pipeline, golden, manifest_file
 
 
 def main(directory: Path) -> None:
-    manifest = Manifest.decode((directory / MANIFEST_NAME).read_bytes(), limit=MAX_MANIFEST_BYTES)
+    manifest = manifest_file.read(directory)
     pipeline = Pipeline.open(directory, manifest)
     if manifest.golden is not None:
         inputs, _ = golden.read(directory / manifest.golden)

@@ -7,7 +7,7 @@ it.  It knows no transport and no bundle format beyond the manifest.
 
 from __future__ import annotations
 
-from edge_agent.pipeline import builtin, golden
+from edge_agent.pipeline import builtin, golden, manifest_file
 from edge_agent.pipeline.code import load_code
 from edge_agent.pipeline.errors import (
     CodeNotLoadable,
@@ -63,6 +63,7 @@ __all__ = [
     "checker",
     "golden",
     "load_code",
+    "manifest_file",
     "processor",
     "registered",
     "service",

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edge_agent.pipeline import manifest_file
 from edge_agent.update.errors import BadBundle
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from edge_agent.wire.manifest import MANIFEST_NAME, Manifest
 
 STORE_NAME: Final = "update"
 """Directory of the slot store inside an agent's directory."""
@@ -84,8 +85,7 @@ def read_manifest(directory: Path) -> Manifest:
         OSError: the disk refused.
     """
     try:
-        data = (directory / MANIFEST_NAME).read_bytes()
-        return Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
+        return manifest_file.read(directory)
     except FileNotFoundError:
         raise BadBundle(f"{directory.name[:16]}: there is no {MANIFEST_NAME}") from None
     except WireError as error:
