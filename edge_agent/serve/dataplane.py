@@ -34,6 +34,7 @@ from edge_agent.pipeline import (
     Rejected,
     StepError,
     golden,
+    manifest_file,
 )
 from edge_agent.runtime import SessionError, Tensors, numpy_dtype
 from edge_agent.runtime.memory import give_back
@@ -42,13 +43,7 @@ from edge_agent.serve.lanes import Batch, Lane
 from edge_agent.serve.metrics import MetricsWindow, ModelMetrics, Snapshot
 from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.manifest import (
-    MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
-    CostModel,
-    Manifest,
-    TensorSpec,
-)
+from edge_agent.wire.manifest import CostModel, Manifest, TensorSpec
 
 log = logging.getLogger("skerry.serve")
 
@@ -98,8 +93,7 @@ class ServedModel:
             NotServable: the manifest, code, network or known answers are at fault.
         """
         try:
-            data = (directory / MANIFEST_NAME).read_bytes()
-            manifest = Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
+            manifest = manifest_file.read(directory)
             pipeline = Pipeline.open(directory, manifest)
         except (OSError, WireError, PipelineError, SessionError) as error:
             raise NotServable(f"{directory.name}: {error}") from error
