@@ -1,7 +1,8 @@
 """Settings of the agent: `agent.toml` in its directory, every key optional.
 
-A wrong key or value is refused with its name and the nearest right one; nothing is ignored.  A
-secret never stands in the settings themselves: they name a file that only its owner can read.
+A wrong key or value is refused with its name and the nearest right one; nothing is ignored, and
+nothing taken for another type.  A secret never stands in the settings themselves: they name a file
+that only its owner can read.  Should somebody put the token there instead, no error repeats it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MAX_UNIX_PATH_BYTES: Final = 100
 class AgentSettings(BaseModel):
     """Read once at start."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     http_host: str = "127.0.0.1"
     """Address that predictions are served on."""
@@ -79,6 +80,20 @@ class AgentSettings(BaseModel):
     """Least severity of what is logged."""
     log_format: Literal["text", "json"] = "text"
     """How a logged event is written: a line for people, or one JSON object a line."""
+
+    @field_validator("http_host", "http_token_file", "http_socket", "http_socket_group")
+    @classmethod
+    def _visible(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("has characters that cannot be seen")
+        return text
+
+    @field_validator("http_host")
+    @classmethod
+    def _says_where(cls, host: str) -> str:
+        if not host or " " in host:
+            raise ValueError("must be an address or a name; 0.0.0.0 is all of this machine's")
+        return host
 
     @field_validator("http_socket_group")
     @classmethod
@@ -125,6 +140,8 @@ def load_settings(directory: Path) -> AgentSettings:
         raise BadSettings(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"{path}: {error}") from error
+    except RecursionError:
+        raise BadSettings(f"{path}: is nested too deep") from None
     known = list(AgentSettings.model_fields)
     for key in content:
         if key not in known:
@@ -148,7 +165,8 @@ def read_token(settings: AgentSettings, directory: Path) -> SecretStr | None:
     if not settings.http_token_file:
         return None
     path = directory / settings.http_token_file
-    place = f"{directory / SETTINGS_NAME}: http_token_file: {path}"
+    setting = f"{directory / SETTINGS_NAME}: http_token_file"
+    place = f"{setting}: {path}"
     try:
         # not blocking, should somebody have put a pipe there
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -161,7 +179,10 @@ def read_token(settings: AgentSettings, directory: Path) -> SecretStr | None:
                 raise BadSettings(f"{place} is open to others (mode {mode:04o}): chmod 600 it")
             data = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
-        raise BadSettings(f"{place} cannot be read: {error.strerror}") from error
+        # the name is not repeated: it may be the token
+        raise BadSettings(
+            f"{setting}: the file that it names cannot be read: {error.strerror}"
+        ) from None
     token = data.strip()
     if not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_BYTES:
         raise BadSettings(
@@ -177,11 +198,17 @@ def _problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     name = ".".join(str(part) for part in first["loc"])
-    return f"{name}: {message}, not {first['input']!r}" if name else message
+    if not name or name == "http_token_file":  # which may be the token
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message}, not {first['input']!r}"
 
 
 def _check_socket(settings_path: Path, socket: Path | None) -> None:
-    if socket is not None and len(os.fsencode(socket)) > MAX_UNIX_PATH_BYTES:
+    if socket is None:
+        return
+    if len(os.fsencode(socket)) > MAX_UNIX_PATH_BYTES:
         raise BadSettings(
             f"{settings_path}: http_socket: {socket} is longer than {MAX_UNIX_PATH_BYTES} bytes"
         )
+    if socket.is_dir():
+        raise BadSettings(f"{settings_path}: http_socket: {socket} is a directory")

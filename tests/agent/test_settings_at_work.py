@@ -114,7 +114,7 @@ def test_a_client_that_asks_too_often_is_slowed_down(enrolled):
 @pytest.mark.parametrize(
     ("name", "settings", "code", "message"),
     [
-        ("token", 'http_token_file = "none"', 2, "none cannot be read: No such file or directory"),
+        ("token", 'http_token_file = "none"', 2, "that it names cannot be read: No such file"),
         ("socket", 'http_socket = "missing/p.sock"', 1, "cannot listen on"),
         ("host", 'http_host = "203.0.113.9"', 1, "cannot listen on 203.0.113.9"),
     ],

@@ -51,6 +51,20 @@ def test_given_values_are_taken(tmp_path):
             "http_socket_group: there is no such group on this machine, not 'no-such-group'",
         ),
         (f'http_socket = "{"p" * 120}"', "is longer than 100 bytes"),
+        ('http_socket = "/"', "http_socket: / is a directory"),
+        ('http_socket = "."', "is a directory"),
+        ("http_port = true", "http_port: Input should be a valid integer, not True"),
+        ("http_port = 8900.0", "http_port: Input should be a valid integer"),
+        ('http_port = "8900"', "http_port: Input should be a valid integer"),
+        ("metrics_interval_s = true", "metrics_interval_s: Input should be a valid number"),
+        ("debug = 1", "debug: Input should be a valid boolean"),
+        ('http_host = ""', "http_host: must be an address or a name"),
+        ('http_host = "local host"', "http_host: must be an address or a name"),
+        ('http_host = "a\\u0000"', "http_host: has characters that cannot be seen"),
+        ('http_socket = "a\\u0000b"', "http_socket: has characters that cannot be seen"),
+        ('http_token_file = "a\\u0000b"', "http_token_file: has characters that cannot be seen"),
+        ('http_socket_group = "a\\u0000b"', "http_socket_group: has characters that"),
+        ("a = " + "[" * 3000 + "]" * 3000, "is nested too deep"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_in_one_line(tmp_path, text, message):
@@ -88,6 +102,15 @@ def test_a_token_is_read_from_its_file_and_never_shown(tmp_path):
     assert token.get_secret_value() == TOKEN
     assert TOKEN not in f"{token!r} {token} {settings!r}"
     assert read_token(AgentSettings(), tmp_path) is None
+
+
+@pytest.mark.parametrize("pasted", [f'"{TOKEN}"', f'"{TOKEN}\\u0007"', f'["{TOKEN}"]', TOKEN])
+def test_a_token_in_place_of_its_file_is_not_repeated(tmp_path, pasted):
+    (tmp_path / "agent.toml").write_text(f"http_token_file = {pasted}\n")
+    with pytest.raises(BadSettings) as caught:
+        read_token(load_settings(tmp_path), tmp_path)
+    assert TOKEN not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
