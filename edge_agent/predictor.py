@@ -35,6 +35,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import orjson
 from pydantic import JsonValue
 
@@ -205,6 +206,11 @@ class Predictor:
             StepFailed: the pipeline failed.
             PredictorClosed: the predictor was closed.
         """
+        if not isinstance(tensors, Mapping):
+            raise InputError(f"tensors are a mapping of names to arrays, not {_kind(tensors)}")
+        for name, array in tensors.items():
+            if not isinstance(name, str) or not isinstance(array, np.ndarray):
+                raise InputError(f"input {name!r} is {_kind(array)}, expected a NumPy array")
         with self._using() as loaded:
             return loaded.pipeline.run(tensors).tensors
 
@@ -224,14 +230,14 @@ class Predictor:
         """
         request = {"inputs": items} if isinstance(items, Mapping) else {"instances": items}
         try:
-            body = orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
+            body = orjson.dumps(request, _plain, orjson.OPT_SERIALIZE_NUMPY)
         except TypeError as error:
             raise InputError(f"the items are no plain values: {error}") from error
         with self._using() as loaded:
             tensors = task.decode_json(body, loaded.manifest.inputs)
             return _answers(loaded, tensors)
 
-    def predict_image(self, image: str | Path | bytes) -> Answer:
+    def predict_image(self, image: str | Path | bytes | bytearray | memoryview) -> Answer:
         """Answer one image, as the task route does.
 
         Args:
@@ -242,7 +248,12 @@ class Predictor:
             OSError: the file cannot be read.
             Rejected, StepFailed, PredictorClosed: see `predict`.
         """
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        if isinstance(image, str | Path):
+            data = Path(image).read_bytes()
+        elif isinstance(image, bytes | bytearray | memoryview):
+            data = bytes(image)
+        else:
+            raise InputError(f"an image is a path or bytes, not {_kind(image)}")
         with self._using() as loaded:
             manifest = loaded.manifest
             if manifest.image is None:
@@ -324,6 +335,17 @@ class Predictor:
             pipeline.close()
             raise BundleBroken(f"{source.directory}: {error}") from error
         return _Loaded(manifest, pipeline, source.identity)
+
+
+def _plain(value: object) -> object:
+    """What JSON is made of in place of `value`: arrays that are no plain block of memory."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"type {_kind(value)}")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _answers(loaded: _Loaded, tensors: Tensors) -> list[Answer]:

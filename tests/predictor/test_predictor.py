@@ -88,6 +88,33 @@ def test_what_is_wrong_with_a_request_has_the_type_that_the_server_maps(bundle):
             predictor.predict_image("none.png")
 
 
+@pytest.mark.parametrize(
+    "tensors", [{"image": [DARK]}, {"image": None}, {1: np.zeros(1)}, [DARK], None, np.zeros(3)]
+)
+def test_what_is_no_mapping_of_arrays_is_an_input_error(bundle, tensors):
+    with Predictor(bundle) as predictor, pytest.raises(InputError):
+        predictor.predict(tensors)
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda a: a.T.copy().T, lambda a: np.repeat(a, 2, axis=1)[:, ::2], np.asfortranarray,
+             lambda a: a.astype("O")],
+)  # fmt: skip
+def test_items_may_be_arrays_of_any_layout(bundle, edit):
+    array = edit(np.array(TOP, np.uint8))
+    with Predictor(bundle) as predictor:
+        assert predictor.predict_items([array])[0]["label"] == "top"
+        assert predictor.predict_items({"image": array})[0]["label"] == "top"
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_an_image_is_taken_from_any_kind_of_bytes(bundle, kind):
+    with Predictor(bundle) as predictor:
+        assert predictor.predict_image(kind(png(LIGHT)))["label"] == "light"
+        with pytest.raises(InputError, match="a path or bytes, not int"):
+            predictor.predict_image(5)
+
+
 def test_a_version_on_probation_is_left_alone_until_it_is_committed(agent, tmp_path):
     with Predictor(agent, "shades") as predictor:
         install(agent, write_bundle(tmp_path / "second", 2), commit=False)
