@@ -38,10 +38,11 @@ def answer(outputs: Tensors, manifest: Manifest) -> list[dict[str, JsonValue]]:
         outputs: what the pipeline answered, each [n, …], n the same.
 
     Raises:
-        StepFailed: a label's index has no name in the manifest.
+        StepFailed: a label's index has no name in the manifest, or the outputs differ in their
+            number of items.
     """
+    count = _items(outputs)
     columns = {name: _column(name, array, manifest.labels) for name, array in outputs.items()}
-    count = min((len(column) for column in columns.values()), default=0)
     if "score" not in outputs:
         columns |= _score(outputs)
     items: list[dict[str, JsonValue]] = [
@@ -51,6 +52,18 @@ def answer(outputs: Tensors, manifest: Manifest) -> list[dict[str, JsonValue]]:
         for item in items:
             _gather_boxes(item)
     return items
+
+
+def _items(outputs: Tensors) -> int:
+    """How many items every output has."""
+    for name, array in outputs.items():
+        if not array.ndim:
+            raise StepFailed("answer", f"output {name!r} is a single value, not one per item")
+    counts = {name: len(array) for name, array in outputs.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise StepFailed("answer", f"the outputs differ in their number of items: {told}")
+    return next(iter(counts.values()), 0)
 
 
 def _column(name: str, array: Array, labels: Sequence[str]) -> list[JsonValue]:

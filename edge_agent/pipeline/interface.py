@@ -62,8 +62,9 @@ class Interface:
         batch = 0
         for name, dtype, first, rest in self._expected:
             array = tensors.get(name)
+            # a subclass may have another idea of a shape, so the function tells about it;
             # numpy hands out its own dtype objects, so that identity mostly settles it
-            if array is None or (array.dtype is not dtype and array.dtype != dtype):
+            if type(array) is not np.ndarray or (array.dtype is not dtype and array.dtype != dtype):
                 return validate(tensors, self.specs)
             shape = array.shape
             if shape[1:] != rest or first != (-1,) or not shape or shape[0] < 1:
@@ -96,13 +97,15 @@ def validate(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> int:
         The batch size, which all tensors share.
 
     Raises:
-        InputError: a tensor is missing, unknown, or has another dtype or shape.
+        InputError: a tensor is missing, unknown, no array, or has another dtype or shape.
     """
     batch = -1
     for spec in specs:
         array = tensors.get(spec.name)
         if array is None:
             raise InputError(f"input {spec.name!r} is missing")
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {spec.name!r} is {type(array).__name__}, no array")
         if array.dtype != numpy_dtype(spec.datatype):
             raise InputError(f"input {spec.name!r} is {array.dtype}, expected {spec.datatype}")
         shape = array.shape

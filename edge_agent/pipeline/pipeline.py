@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -87,7 +86,11 @@ class Pipeline:
         self._code = code
         self._interface = Interface(inputs)
         self._outputs = tuple(outputs)
-        self._answers = tuple((spec.name, spec_dtype(spec)) for spec in outputs)
+        self._answers = tuple(
+            (spec.name, spec_dtype(spec), len(spec.shape), spec.shape[:1] == (-1,))
+            for spec in outputs
+        )
+        self._first_input = inputs[0].name
         self._calls = tuple((step.name, step.call, step.kind != "checker") for step in bound)
         # a session leaves the mapping alone, a project's step may not
         self._copies = bound[0].kind != "model"
@@ -172,8 +175,9 @@ class Pipeline:
         Raises:
             InputError: a value is none that the network's runtime can take.
             Rejected: a checker refused them.
-            StepFailed: a step raised or returned no answer.
+            StepFailed: a step raised or returned no answer, or one for another number of items.
         """
+        items = tensors[self._first_input].shape[0]
         current = dict(tensors) if self._copies else tensors
         name = MODEL_STEP
         try:
@@ -192,12 +196,17 @@ class Pipeline:
         except (Exception, SystemExit) as error:  # a step does not end whoever asks
             raise StepFailed(name, f"{type(error).__name__}: {error}") from error
         answer: Tensors = {}
-        for output, dtype in self._answers:
+        for output, dtype, rank, per_item in self._answers:
             array = current.get(output)
-            # runtimes hand out numpy's own dtype objects, so that identity mostly settles it
-            if array is None or (array.dtype is not dtype and array.dtype != dtype):
-                raise self._no_answer(output, dtype, current)
-            answer[output] = array
+            try:
+                shape = array.shape  # type: ignore[union-attr]  # a step may have left anything
+                # runtimes hand out numpy's own dtype objects, so that identity mostly settles it
+                fits = array.dtype is dtype or array.dtype == dtype  # type: ignore[union-attr]
+            except AttributeError:
+                fits = False
+            if not fits or len(shape) != rank or (per_item and shape[0] != items):
+                raise self._no_answer(output, items, current)
+            answer[output] = array  # type: ignore[assignment]
         return answer
 
     def close(self) -> None:
@@ -208,15 +217,26 @@ class Pipeline:
             if self._code is not None:
                 self._code.release()
 
-    def _no_answer(self, output: str, dtype: np.dtype[Any], tensors: Tensors) -> StepFailed:
+    def _no_answer(self, output: str, items: int, tensors: Tensors) -> StepFailed:
+        """What is wrong with `output` after the last step."""
         last = self._calls[-1][0]
         if output not in tensors:
             have = ", ".join(tensors) or "nothing"
             return StepFailed(last, f"output {output!r} is missing; there is {have}")
-        wanted = next(spec.datatype for spec in self._outputs if spec.name == output)
-        return StepFailed(
-            last, f"output {output!r} is {tensors[output].dtype}, the manifest says {wanted}"
-        )
+        spec = next(spec for spec in self._outputs if spec.name == output)
+        array = tensors[output]
+        if not isinstance(array, np.ndarray | np.generic):
+            return StepFailed(last, f"output {output!r} is {type(array).__name__}, no array")
+        if array.dtype != spec_dtype(spec):
+            return StepFailed(
+                last, f"output {output!r} is {array.dtype}, the manifest says {spec.datatype}"
+            )
+        shape = list(array.shape)
+        if len(shape) != len(spec.shape):
+            return StepFailed(
+                last, f"output {output!r} has shape {shape}, the manifest says {list(spec.shape)}"
+            )
+        return StepFailed(last, f"output {output!r} has shape {shape} for a batch of {items}")
 
 
 def _bound(

@@ -82,3 +82,14 @@ def test_an_answer_is_json_whatever_it_holds() -> None:
         {"value": [1, None], "half": 1.5, "flag": True, "text": ["a"], "label": 0.5},
         {"value": [None, -1], "half": 2, "flag": False, "text": ["\\xff"], "label": 1},
     ]
+
+
+def test_outputs_of_different_lengths_are_not_cut_to_the_shortest() -> None:
+    with pytest.raises(StepFailed, match="number of items: 'value' 3, 'label' 2"):
+        answer({"value": f4(1, 2, 3), "label": i8(0, 1)}, MANIFEST)
+
+
+def test_a_single_value_is_no_answer_per_item() -> None:
+    for name, array in (("value", np.float32(1).reshape(())), ("label", np.array(1))):
+        with pytest.raises(StepFailed, match=f"output '{name}' is a single value"):
+            answer({name: array}, MANIFEST)

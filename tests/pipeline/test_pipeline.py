@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,8 @@ def test_values_that_are_no_numbers_are_rejected(bad: float, tmp_path: Path) -> 
         ({"image": np.zeros((1, 8), "f4")}, r"shape \[1, 8\], expected \[-1, 8, 8\]"),
         ({"image": np.zeros((1, 8, 9), "f4")}, r"shape \[1, 8, 9\], expected \[-1, 8, 8\]"),
         ({"image": np.zeros((0, 8, 8), "f4")}, "holds no items"),
+        ({"image": np.zeros((1, 8, 8), "f4").tolist()}, "input 'image' is list, no array"),
+        ({"image": np.float32(1)}, "input 'image' is float32, no array"),
         (
             {"image": np.zeros((1, 8, 8), "f4"), "imgae": np.zeros((1, 8, 8), "f4")},
             "unknown input 'imgae'; did you mean 'image'",
@@ -181,6 +183,36 @@ def test_a_step_that_ends_the_interpreter_fails_alone() -> None:
     steps = (StepSpec(name="leave"), StepSpec(name="model"))
     with pytest.raises(StepFailed, match="step 'leave' failed: SystemExit: 3"):
         Pipeline(steps, Doubler(), (X,), (Y,), registry=registry).answer(ones())
+
+
+def serving(give: Callable[[Array], object], spec: TensorSpec = Y) -> Pipeline:
+    registry = {"give": Step("give", "service", lambda tensors: {"y": give(tensors["y"])})}  # type: ignore[dict-item]
+    steps = (StepSpec(name="model"), StepSpec(name="give"))
+    return Pipeline(steps, Doubler(), (X,), (spec,), registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [
+        (lambda y: y.mean(axis=0, keepdims=True), r"has shape \[1, 2\] for a batch of 3"),
+        (lambda y: y[:0], r"has shape \[0, 2\] for a batch of 3"),
+        (lambda y: y.max(), r"has shape \[\], the manifest says \[-1, 2\]"),
+        (lambda y: y[:, None], r"has shape \[3, 1, 2\], the manifest says \[-1, 2\]"),
+        (lambda y: y.tolist(), "is list, no array"),
+        (lambda y: None, "is NoneType, no array"),
+    ],
+)
+def test_an_answer_has_as_many_items_as_the_question(
+    give: Callable[[Array], object], message: str
+) -> None:
+    with pytest.raises(StepFailed, match="step 'give' failed: output 'y' " + message):
+        serving(give).run(ones(3))
+
+
+def test_an_output_whose_leading_axis_is_fixed_need_not_follow_the_batch() -> None:
+    fixed = Y.model_copy(update={"shape": (1, 2)})
+    answer = serving(lambda y: y.mean(axis=0, keepdims=True), fixed).run(ones(3))
+    assert answer.tensors["y"].shape == (1, 2)
 
 
 def test_the_caller_s_tensors_stay_as_they_were(tmp_path: Path) -> None:
