@@ -154,11 +154,9 @@ def _limit(memory_mib: int, cpu_s: int) -> None:
 
 def _try(directory: Path) -> None:
     # Imported under the limits: loading a runtime is part of what is tried.
-    from edge_agent.pipeline import Pipeline, golden
-    from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+    from edge_agent.pipeline import Pipeline, golden, manifest_file
 
-    data = (directory / MANIFEST_NAME).read_bytes()
-    manifest = Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
+    manifest = manifest_file.read(directory)
     pipeline = Pipeline.open(directory, manifest)
     try:
         if manifest.golden is not None:
