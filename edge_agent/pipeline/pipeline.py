@@ -126,6 +126,11 @@ class Pipeline:
     def provenance(self) -> Provenance:
         return self._session.provenance
 
+    @property
+    def instances(self) -> int:
+        """Runs that really proceed at the same time."""
+        return self._session.instances
+
     def validate(self, tensors: Mapping[str, Array]) -> int:
         """Check that `tensors` are exactly the pipeline's inputs.
 

@@ -80,7 +80,6 @@ class ServedModel:
         self.metrics = ModelMetrics(clock())
         self.memo: dict[bytes, object] = {}
         self.lane: Lane | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._retired = False
         self._closed = False
@@ -130,15 +129,18 @@ class ServedModel:
             if self._closed:
                 raise ModelNotServed(f"{self.name} {self.version} is closed")
             if self.lane is None:
-                self._loop = asyncio.get_running_loop()
                 self.lane = make(self._on_idle)
             return self.lane
 
-    def retire(self) -> None:
-        """Close it as soon as nobody uses it.  From any thread."""
+    def retire(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Close it as soon as nobody uses it.  From any thread.
+
+        Args:
+            loop: where requests come.  It is closed in a turn of its own there, so that a request
+                that has just looked it up can still begin.
+        """
         with self._lock:
             self._retired = True
-            loop = self._loop
         if loop is None or not loop.is_running():
             self._close()
         else:
@@ -193,6 +195,7 @@ class DataPlane:
         self._lock = threading.Lock()
         self._id_prefix = os.urandom(5).hex()
         self._ids = itertools.count(1)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._log_again_s: dict[str, float] = {}
         self._not_logged: Counter[str] = Counter()
 
@@ -207,7 +210,7 @@ class DataPlane:
             if before is not None and before is not model:
                 self.previous[name] = before
         if dropped is not None and dropped is not model and dropped is not before:
-            dropped.retire()
+            dropped.retire(self._loop)
         log.info("model.activated model=%s version=%d", name, model.version)
 
     def revert(self, name: str) -> bool:
@@ -218,7 +221,7 @@ class DataPlane:
                 return False
             failed = self.models[name]
             self.models = {**self.models, name: previous}
-        failed.retire()
+        failed.retire(self._loop)
         log.info("model.reverted model=%s version=%d", name, previous.version)
         return True
 
@@ -231,7 +234,7 @@ class DataPlane:
             previous = self.previous.pop(name, None)
         for each in (model, previous):
             if each is not None:
-                each.retire()
+                each.retire(self._loop)
         return model is not None
 
     def close(self) -> None:
@@ -263,6 +266,7 @@ class DataPlane:
         """
         lane = model.lane
         if lane is None:
+            self._loop = asyncio.get_running_loop()
             lane = model.open_lane(lambda idle: self._open_lane(model, idle))
         try:
             lane.submit(prediction)
@@ -354,7 +358,7 @@ class DataPlane:
             model.cost,
             max_waiting=self._max_waiting,
             queue_s=self._queue_s,
-            finished=lambda batch: self._finish(model, batch),
+            finished=lambda batch, runs: self._finish(model, batch, runs),
             idle=idle,
         )
 
@@ -374,11 +378,10 @@ class DataPlane:
             self._not_logged.pop(model.name, 0),
         )
 
-    def _finish(self, model: ServedModel, batch: Batch) -> None:
+    def _finish(self, model: ServedModel, batch: Batch, runs: list[int]) -> None:
         """Answer the clients of a batch, then count."""
         now_s = time.perf_counter()
         answered: list[Prediction] = []
-        items = 0
         metrics = model.metrics
         for each in batch:
             error = each.error
@@ -386,11 +389,11 @@ class DataPlane:
                 each.latency_us = (now_s - each.arrived_s) * 1e6
                 metrics.predicted(each.latency_us)
                 answered.append(each)
-                items += each.items
             elif isinstance(error, Rejected):
                 metrics.rejected(error.reason)
             elif isinstance(error, Expired):
-                metrics.shed("expired")
+                if not each.cancelled:
+                    metrics.shed("expired")
             elif not isinstance(error, InputError):
                 metrics.failed()
                 self._log_failure(model, error)
@@ -399,9 +402,10 @@ class DataPlane:
             except Exception:
                 log.exception("answer.failed model=%s", model.name)
             each.done = _done  # whoever remembers the prediction holds no connection
+        for size in runs:
+            metrics.ran(size)
         if not answered:
             return
-        metrics.ran(items)
         if self._observe is not None and not batch[0].trace:  # a trace runs alone
             try:
                 self._observe(answered)

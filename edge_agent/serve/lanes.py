@@ -29,8 +29,10 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from edge_agent.pipeline import Pipeline, Request
+from edge_agent.pipeline import InputError, Pipeline, PipelineError, Request
+from edge_agent.runtime import Tensors
 from edge_agent.serve.errors import Expired, Overloaded
+from edge_agent.serve.forecast import Forecast, waiting_us
 from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.manifest import CostModel, Manifest
 
@@ -42,14 +44,18 @@ INLINE_LIMIT_US: Final = 300.0
 _SWEEP_S: Final = 0.002
 """How long after its deadline a request that still waits is answered."""
 
-_SMOOTHING: Final = 0.1
-_SLOWEST: Final = 50.0
-_LATE_SHARE: Final = 0.01
-"""How many admitted requests may come later than was foreseen; see `Lane._learn`."""
-_LATE_STEP_S: Final = 0.001
-
 _SWITCH_S: Final = 0.0005
 """A worker that has its answer waits at most this long for the interpreter, instead of 5 ms."""
+
+_SLOW_TURNS: Final = 8
+_SLOW_TURN_FACTOR: Final = 4
+"""A model whose batches hold the loop this much longer than they may, so often in a row, moves to a
+worker: its cost was measured elsewhere, or with other inputs."""
+
+MAX_REQUEST_ITEMS: Final = 4096
+"""Items of one request; whoever has more sends several."""
+_LONGEST_QUEUES: Final = 10
+"""A time-out does not make a request wait longer than this many times the usual bound."""
 
 Batch: TypeAlias = list[Prediction]
 
@@ -65,7 +71,7 @@ class Lane:
         *,
         max_waiting: int,
         queue_s: float,
-        finished: Callable[[Batch], None],
+        finished: Callable[[Batch, list[int]], None],
         idle: Callable[[], None],
     ) -> None:
         """Prepare; threads start with the first request that needs them.
@@ -73,30 +79,29 @@ class Lane:
         Args:
             max_waiting: requests that may wait.
             queue_s: a request without a deadline is refused when it would take longer than this.
-            finished: called on the event loop with each batch, every one answered or in error.
+            finished: called on the event loop with each batch, every one answered or in error, and
+                the items of the runs that it took.
             idle: called on the event loop whenever nothing is left to do.
         """
         self._name = manifest.model
         self._pipeline = pipeline
-        self._cost = cost
         self._max_waiting = max_waiting
         self._queue_s = queue_s
         self._finished = finished
         self._idle = idle
         self._loop = asyncio.get_running_loop()
-        self._instances = manifest.network.instances
+        self._instances = pipeline.instances
+        self._forecast = Forecast(cost, self._instances)
         self._stacks = _stacks(manifest, cost)
         self._fixed_shapes = all(size >= 0 for spec in manifest.inputs for size in spec.shape[1:])
         self._names = [spec.name for spec in manifest.inputs]
         self._max_items = cost.max_batch if self._stacks else 1
-        self._inline_items = _inline_items(cost)
+        self._inline_items = _inline_items(cost) if self._fixed_shapes else 0
+        self._slow_turns = 0
         self._inline: deque[Prediction] = deque()
         self._queue: deque[Prediction] = deque()
         self._queued_items = 0
         self._running = 0
-        self._free_s = [0.0] * self._instances
-        self._slowdown = 1.0
-        self._late_s = 0.0
         self._turn_s = 0.0
         self._tick_set = False
         self._wake = threading.Condition()
@@ -118,8 +123,11 @@ class Lane:
         """Take a request whose tensors are valid.
 
         Raises:
+            InputError: it has too many items.
             Overloaded: too many wait, or it would not be answered in time.
         """
+        if prediction.items > MAX_REQUEST_ITEMS:
+            raise InputError(f"{prediction.items} items; a request has {MAX_REQUEST_ITEMS} at most")
         if not self._fixed_shapes:
             inputs = prediction.inputs
             prediction.group = tuple([inputs[name].shape[1:] for name in self._names])
@@ -129,9 +137,11 @@ class Lane:
             self._inline.append(prediction)
         else:
             with self._wake:
-                self._admit(prediction)
+                over = self._admit(prediction)
                 self._queued_items += prediction.items
                 self._queue.append(prediction)
+            if over:
+                self._drop(over)
             if prediction.deadline_s is not None and prediction.deadline_s < self._next_sweep_s:
                 self._sweep_at(prediction.deadline_s)
         if not self._tick_set:
@@ -147,39 +157,62 @@ class Lane:
 
     # ── on the event loop ────────────────────────────────────────────────────────────────────────
 
-    def _admit(self, prediction: Prediction) -> None:
-        """Refuse what would not be done in time, by what is known of the queue."""
+    def _admit(self, prediction: Prediction) -> Batch:
+        """Refuse what would not be done in time; returns what need not wait any longer."""
+        over: Batch = []
+        retry_s = self._retry_s(prediction)
+        if retry_s is not None:
+            over = self._purge()
+            if over:
+                retry_s = self._retry_s(prediction)
+        if retry_s is not None:
+            if over:
+                self._loop.call_soon(self._drop, over)
+            raise Overloaded(self._name, max(1, math.ceil(retry_s)))
+        return over
+
+    def _retry_s(self, prediction: Prediction) -> float | None:
+        """None if the request is to be let in; else when it had been answered, from now."""
         now = time.perf_counter()
-        deadline_s = prediction.deadline_s
-        busy = self.busy
-        if deadline_s is None:
-            if not busy:
-                return  # however long it takes, nobody else waits for it
-            deadline_s = prediction.arrived_s + self._queue_s
-        items = self._queued_items + prediction.items
-        batches = math.ceil(items / self._max_items) if self._stacks else len(self._queue) + 1
-        work_us = batches * self._cost.fixed_us + items * self._cost.per_item_us
-        free_s = max(min(self._free_s), now)
-        # a slow run must not lock an idle model: only another run shows that it is fast again
-        slowdown = self._slowdown if busy else min(self._slowdown, 1.0)
-        ready_s = free_s + work_us * slowdown / self._instances / 1e6
+        alone = not self.busy
+        waiting = waiting_us(
+            self._forecast.cost, len(self._queue), self._queued_items, self._max_items
+        )
+        ready_s = self._forecast.ready_s(now, prediction.items, waiting, alone=alone)
         prediction.foreseen_s = ready_s
-        if busy:
+        deadline_s = prediction.deadline_s
+        if deadline_s is None:
+            if alone:
+                return None  # however long it takes, nobody else waits for it
+            deadline_s = prediction.arrived_s + self._queue_s
+        if not alone:
+            deadline_s = min(deadline_s, prediction.arrived_s + self._queue_s * _LONGEST_QUEUES)
             # it may have lain in the socket for as long as the loop took to come round
-            ready_s += self._late_s + self._turn_s
+            ready_s += self._forecast.allowance_s + self._turn_s
         if ready_s > deadline_s or len(self._queue) >= self._max_waiting:
-            raise Overloaded(self._name, max(1, math.ceil(ready_s - now)))
+            return ready_s - now
+        return None
+
+    def _purge(self) -> Batch:
+        """Take out of the queue what is over; with the lock held."""
+        now = time.perf_counter()
+        over = [each for each in self._queue if each.is_over(now)]
+        if over:
+            kept = [each for each in self._queue if not each.is_over(now)]
+            self._queue.clear()
+            self._queue.extend(kept)
+            self._queued_items -= sum([each.items for each in over])
+        return over
 
     def _tick(self) -> None:
         self._tick_set = False
         if self._inline:
             dropped: Batch = []
-            batch = self._take(self._inline, self._inline_items, dropped)
+            batch = self._take(self._inline, max(self._inline_items, 1), dropped)
             if dropped:
                 self._drop(dropped)
             if batch:
-                self._compute(batch)
-                self._finished(batch)
+                self._run_inline(batch)
             if self._inline and not self._tick_set:
                 self._tick_set = True  # between two batches the loop reads and writes
                 self._loop.call_soon(self._tick)
@@ -187,11 +220,30 @@ class Lane:
             self._start()
             self._loop.call_soon(self._measure_turn, time.perf_counter())
         elif not self.busy:
-            self._idle()
+            self._rest()
+
+    def _run_inline(self, batch: Batch) -> None:
+        start = time.perf_counter()
+        runs = self._compute(batch)
+        took_us = (time.perf_counter() - start) * 1e6
+        if took_us > _SLOW_TURN_FACTOR * INLINE_LIMIT_US:
+            self._slow_turns += 1
+            if self._slow_turns >= _SLOW_TURNS:
+                self._inline_items = 0
+                log.warning("lane.moved_to_worker model=%s took_us=%.0f", self._name, took_us)
+        else:
+            self._slow_turns = 0
+        self._finished(batch, runs)
+
+    def _rest(self) -> None:
+        self._turn_s = 0.0
+        self._forecast.calm()
+        self._idle()
 
     def _measure_turn(self, began_s: float) -> None:
         """Note how long the loop took to come round: what it reads next may be as old."""
-        self._turn_s = time.perf_counter() - began_s
+        if self.busy:
+            self._turn_s = time.perf_counter() - began_s
 
     def _start(self) -> None:
         """Wake a worker, if one is free; start those that are missing."""
@@ -207,30 +259,24 @@ class Lane:
         with self._wake:
             self._wake.notify()
 
-    def _finish_worked(self, dropped: Batch, batch: Batch, took_s: float) -> None:
+    def _return(self, dropped: Batch, batch: Batch, runs: list[int], took_s: float) -> None:
+        """Take a batch back from a worker."""
         with self._wake:
             self._running -= 1
         if dropped:
             self._drop(dropped)
         if batch:
             if all(each.error is None for each in batch):  # a refusal tells nothing of the cost
-                seen = min(max(took_s * 1e6 / self._cost_us(batch), 1 / _SLOWEST), _SLOWEST)
-                self._slowdown += _SMOOTHING * (seen - self._slowdown)
-                self._learn(batch)
-            self._finished(batch)
+                with self._wake:
+                    self._forecast.learn(
+                        time.perf_counter(),
+                        sum([each.items for each in batch]),
+                        took_s,
+                        [each.foreseen_s for each in batch],
+                    )
+            self._finished(batch, runs)
         if not self.busy:
-            self._idle()
-
-    def _learn(self, batch: Batch) -> None:
-        """Follow the percentile by which answers come later than foreseen.
-
-        A stochastic approximation: steps up and down balance where `_LATE_SHARE` are later.
-        """
-        now = time.perf_counter()
-        for each in batch:
-            late = now - each.foreseen_s > self._late_s
-            self._late_s += _LATE_STEP_S * (1.0 - _LATE_SHARE if late else -_LATE_SHARE)
-        self._late_s = max(self._late_s, 0.0)
+            self._rest()
 
     def _sweep_at(self, deadline_s: float) -> None:
         if self._sweeper is not None:
@@ -242,24 +288,20 @@ class Lane:
     def _sweep(self) -> None:
         """Answer those whose time is over although every worker is still busy."""
         self._sweeper, self._next_sweep_s = None, math.inf
-        now = time.perf_counter()
         with self._wake:
-            over = [each for each in self._queue if each.is_over(now)]
-            if over:
-                kept = [each for each in self._queue if not each.is_over(now)]
-                self._queue.clear()
-                self._queue.extend(kept)
-                self._queued_items -= sum([each.items for each in over])
+            over = self._purge()
             deadlines = [each.deadline_s for each in self._queue if each.deadline_s is not None]
         if over:
             self._drop(over)
         if deadlines:
             self._sweep_at(min(deadlines))
+        if not self.busy:
+            self._rest()
 
     def _drop(self, batch: Batch) -> None:
         for prediction in batch:
             prediction.error = Expired(self._name)
-        self._finished(batch)
+        self._finished(batch, [])
 
     # ── on a worker ──────────────────────────────────────────────────────────────────────────────
 
@@ -272,26 +314,23 @@ class Lane:
                     self._wake.wait()
                 if not self._queue:
                     return
+                self._running += 1  # before the queue is shorter, so that it never looks idle
                 batch = self._take(self._queue, self._max_items, dropped)
                 self._queued_items -= sum([each.items for each in (*batch, *dropped)])
-                self._running += 1
                 if self._queue:
                     self._wake.notify()  # for another instance
                 start = time.perf_counter()
                 if batch:
-                    self._free_s[number] = start + self._cost_us(batch) * self._slowdown / 1e6
-            if batch:
-                self._compute(batch)
-            took_s = time.perf_counter() - start
+                    self._forecast.began(number, start, sum([each.items for each in batch]))
+            runs = self._compute(batch) if batch else []
+            end = time.perf_counter()
+            with self._wake:
+                self._forecast.ended(number, end)
             with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the clients
-                self._loop.call_soon_threadsafe(self._finish_worked, dropped, batch, took_s)
+                self._loop.call_soon_threadsafe(self._return, dropped, batch, runs, end - start)
             del batch, dropped  # while it waits it holds nobody's tensors
 
     # ── on either ────────────────────────────────────────────────────────────────────────────────
-
-    def _cost_us(self, batch: Batch) -> float:
-        items = sum([each.items for each in batch])
-        return max(self._cost.fixed_us + self._cost.per_item_us * items, 1.0)
 
     def _take(self, waiting: deque[Prediction], most_items: int, dropped: Batch) -> Batch:
         """The next batch: in order, of one group; what is over already goes to `dropped`."""
@@ -315,44 +354,75 @@ class Lane:
             items += first.items
         return batch
 
-    def _compute(self, batch: Batch) -> None:
-        """Answer each of `batch`, or give it its error."""
+    def _compute(self, batch: Batch) -> list[int]:
+        """Answer each of `batch`, or give it its error; returns the items of the runs it took."""
         if len(batch) == 1:
-            self._answer_alone(batch[0])
-            return
+            return self._answer_alone(batch[0])
+        stacked = {
+            name: np.concatenate([each.inputs[name] for each in batch]) for name in self._names
+        }
         try:
-            stacked = {
-                name: np.concatenate([each.inputs[name] for each in batch]) for name in self._names
-            }
             outputs = self._pipeline.answer(stacked)
+            _require_rows(outputs, sum([each.items for each in batch]))
         except Exception:
-            # one of them is at fault; alone, each gets what it deserves
-            for each in batch:
-                self._answer_alone(each)
-            return
-        total = sum([each.items for each in batch])
-        if any(not array.ndim or array.shape[0] != total for array in outputs.values()):
-            self._stacks, self._max_items = False, 1
-            log.warning("batch.not_possible model=%s cause=outputs_without_batch_axis", self._name)
-            for each in batch:
-                self._answer_alone(each)
-            return
+            # one of them is at fault: it is found by halves, so the others still share batches
+            half = len(batch) // 2
+            runs = self._compute(batch[:half]) + self._compute(batch[half:])
+            if len(batch) == 2 and all(each.error is None for each in batch):
+                self._stacks, self._max_items = False, 1
+                log.warning("batch.not_possible model=%s cause=right_alone_only", self._name)
+            return runs
         start = 0
         for each in batch:
             stop = start + each.items
             each.outputs = {name: array[start:stop] for name, array in outputs.items()}
             start = stop
+        return [start]
 
-    def _answer_alone(self, prediction: Prediction) -> None:
+    def _answer_alone(self, prediction: Prediction) -> list[int]:
+        items, most = prediction.items, self._max_items
         try:
-            if not prediction.trace:
+            if prediction.trace:
+                request = Request(prediction.inputs, prediction.prediction_id, debug=True)
+                prediction.outputs = self._pipeline.process(request)
+                prediction.steps = request.steps
+            elif self._stacks and items > most:
+                prediction.outputs = self._answer_in_pieces(prediction.inputs, items)
+            else:
                 prediction.outputs = self._pipeline.answer(prediction.inputs)
-                return
-            request = Request(prediction.inputs, prediction.prediction_id, debug=True)
-            prediction.outputs = self._pipeline.process(request)
-            prediction.steps = request.steps
         except Exception as error:
-            prediction.error = error
+            if not isinstance(error, PipelineError):
+                log.exception("prediction.failed_unforeseen model=%s", self._name)
+            prediction.error = _without_frames(error)
+            return []
+        return [items]
+
+    def _answer_in_pieces(self, inputs: Tensors, items: int) -> Tensors:
+        """A request that is larger than a batch, so that it takes no more memory than one."""
+        most = self._max_items
+        pieces = [
+            self._pipeline.answer(
+                {name: array[start : start + most] for name, array in inputs.items()}
+            )
+            for start in range(0, items, most)
+        ]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _require_rows(outputs: Tensors, items: int) -> None:
+    """Refuse outputs that cannot be split among the requests of a batch."""
+    for name, array in outputs.items():
+        if not array.ndim or array.shape[0] != items:
+            raise ValueError(f"output {name!r} has shape {array.shape} for {items} items")
+
+
+def _without_frames(error: Exception) -> Exception:
+    """`error` without its tracebacks, whose frames hold the request and what came with it."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _stacks(manifest: Manifest, cost: CostModel) -> bool:

@@ -64,7 +64,7 @@ class Doubling:
 
     Attributes:
         entered: released by each run, before it waits.
-        flat: whether y is the sum over all items, which no batch can be split into.
+        flat: whether y is one row, the sum over all items, which no batch can be split into.
     """
 
     provenance = Provenance("doubling", "0", "CPU", "fp32", 1)
@@ -91,7 +91,7 @@ class Doubling:
             raise RunFailed("closed under a request" if self.closed else "held for too long")
         if (x == POISON).any():
             raise RunFailed("poison")
-        return {"y": 2 * x.sum(axis=0) if self.flat else 2 * x}
+        return {"y": 2 * x.sum(axis=0, keepdims=True) if self.flat else 2 * x}
 
     def close(self) -> None:
         self.closed = True
@@ -108,21 +108,20 @@ def doubling(
 ) -> ServedModel:
     """The model "m", x → y of `shape`; it runs on the event loop unless `cost` says otherwise."""
     x, y = (TensorSpec(name=name, datatype="FP32", shape=shape) for name in "xy")
-    if network.flat:
-        y = y.model_copy(update={"shape": y.shape[1:]})
     manifest = Manifest(
         model="m",
         version=version,
         profile="p",
         variant="v",
         inputs=(x,),
-        outputs=(y.model_copy(update={"shape": shape}),),
+        outputs=(y,),
         pipeline=steps,
         network=ModelSpec(
             runtime="onnxruntime", file="f", inputs=(x,), outputs=(y,), instances=instances
         ),
         files=(),
     )
+    network.instances = instances
     pipeline = Pipeline(steps, network, manifest.inputs, manifest.outputs)
     return ServedModel(
         manifest, pipeline, cost or CostModel(per_item_us=1, fixed_us=1, max_batch=64)

@@ -123,7 +123,7 @@ def test_what_waits_while_the_worker_is_busy_becomes_the_next_batch() -> None:
     asyncio.run(work())
 
 
-def test_a_request_larger_than_a_batch_runs_alone() -> None:
+def test_a_request_larger_than_a_batch_runs_alone_in_pieces() -> None:
     network = Doubling(held=True)
 
     async def work() -> None:
@@ -131,7 +131,7 @@ def test_a_request_larger_than_a_batch_runs_alone() -> None:
         tasks = await held_back(plane, network, 1.0, tuple(map(float, range(9))), 2.0)
         network.open.set()
         doubled(await settled(tasks))
-        assert network.batches == [1, 1, 9, 1]
+        assert network.batches == [1, 1, 4, 4, 1, 1]
 
     asyncio.run(work())
 
