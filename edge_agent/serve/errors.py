@@ -9,6 +9,7 @@ ServeError
 ├── NotOffered       the protocol has it, this server does not (client)
 ├── RateLimited      this client asks too often (client)
 ├── Overloaded       it would not be answered in time; try again later (client, operator)
+│   └── Crowded      there is no room for it beside other requests (client, operator)
 ├── Expired          its time was over before it ran (client, operator)
 ├── NotServable      a bundle cannot be served as it is (operator: keep the old one)
 └── CannotListen     the address is taken or not ours (operator)
@@ -66,6 +67,14 @@ class Overloaded(ServeError):
     def __init__(self, model: str, retry_after_s: int = 1) -> None:
         super().__init__(f"model {model!r} is overloaded")
         self.retry_after_s = retry_after_s
+
+
+class Crowded(Overloaded):
+    """The requests in the works hold as much as they may together."""
+
+    def __init__(self) -> None:
+        ServeError.__init__(self, "too much is in the works for other requests")
+        self.retry_after_s = 1
 
 
 class Expired(ServeError):

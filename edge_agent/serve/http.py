@@ -5,7 +5,9 @@ Knows no route.  A handler answers each request at once, or later through the co
 Rules:
     * Heads, bodies and connections are bounded, and the bodies of all connections in sum; what
       exceeds a bound is answered (413, 431, 503) and the connection closed after it.  A client with
-      many requests waiting is not read from until they are answered.
+      many requests waiting, or one longest body, is not read from until they are answered.
+    * Where the sum is reached, bodies that have been arriving for more than a second give way, the
+      slowest first, then the one that asks; who holds little is never refused for what others hold.
     * Answers leave in the order of their requests, one in the works per connection.
     * A client that reads slowly stops being read from, and is closed when it reads nothing at all.
 """
@@ -25,6 +27,7 @@ from typing import Final, Protocol, TypeAlias, cast
 
 import httptools
 
+from edge_agent.serve.errors import Crowded
 from edge_agent.serve.http_messages import HttpRequest, HttpResponse, Limits, error_response
 from edge_agent.serve.oip import MAX_BODY_BYTES
 
@@ -37,13 +40,18 @@ _MAX_FRAMING_BYTES: Final = 1024 * 1024
 """What may arrive of chunk heads and trailers without a byte of the body."""
 _RETRY_AFTER_S: Final = 1
 _LINGER_S: Final = 2.0
+_SMALL_BYTES: Final = 64 * 1024
+"""Who holds no more is not refused for what all hold together."""
+_SLOW_S: Final = 1.0
+"""A body that has been arriving for longer gives way to others when there is no room."""
 _MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 
 _KEPT_HEADERS: Final = frozenset(
     {
         b"accept-encoding", b"authorization", b"content-encoding", b"content-length",
-        b"content-type", b"expect", b"inference-header-content-length", b"transfer-encoding",
-        b"upgrade",
+        b"access-control-request-method", b"access-control-request-private-network",
+        b"content-type", b"expect", b"inference-header-content-length", b"origin",
+        b"transfer-encoding", b"upgrade",
     }
 )  # fmt: skip
 _NAMES: dict[bytes, bytes] = {}
@@ -53,11 +61,23 @@ _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
+_REFUSALS: Final = {
+    400: "BadRequest", 408: "NotInTime", 413: "BodyTooLarge", 431: "HeadTooLong", 503: "Crowded",
+}  # fmt: skip
+"""What refusals are counted as, by their status."""
+
 
 class Cancellable(Protocol):
     """What is in the works for a connection, and not wanted when its client goes."""
 
     cancelled: bool
+
+
+class Job(Protocol):
+    """What a thread does for a request."""
+
+    def abandon(self, limits: Limits, held_bytes: int) -> None:
+        """The client has gone: give `held_bytes` of its request back when the thread is done."""
 
 
 Handler: TypeAlias = Callable[[HttpRequest, "HttpConnection"], HttpResponse | None]
@@ -71,6 +91,7 @@ class HttpConnection(asyncio.Protocol):
         admin: it came over the administrative socket.
         unix: it came over a Unix socket, so the file system has let it in.
         pending: what is in the works for it, if that can be cancelled.
+        job: what a thread does for it.
     """
 
     def __init__(
@@ -81,10 +102,19 @@ class HttpConnection(asyncio.Protocol):
         *,
         admin: bool = False,
         unix: bool = False,
+        count: Callable[[str], None] | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            connections: where it stands while it is open.
+            count: is told what kind of refusal each answer is that the handler did not give.
+        """
         self.admin = admin
         self.unix = unix
         self.pending: Cancellable | None = None
+        self.job: Job | None = None
+        self._count = count
         self._handler = handler
         self._connections = connections
         self._limits = limits
@@ -92,6 +122,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue: deque[HttpRequest | HttpResponse] = deque()
         self._current: HttpRequest | None = None
         self._held_bytes = 0
+        self._more_bytes = 0
         self._can_write = True
         self._reading_paused = False
         self._refused = False
@@ -105,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
         self._headers_seen = 0
         self._head_bytes = 0
         self._framing_bytes = 0
-        self._body: bytes | list[bytes] = b""
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._in_head = False
         self._in_message = False
@@ -130,14 +161,22 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        if len(self._connections) > self._limits.max_connections:
+        limits = self._limits
+        bound = limits.max_admin_connections if self.admin else limits.max_connections
+        if len(self._connections) > bound:
             self._refuse(503, "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._transport = None
-        self._limits.inflight_bytes -= self._held_bytes
-        self._held_bytes = 0
+        held = self._held_bytes
+        if self.job is not None and self._current is not None:
+            still = len(self._current.body) + self._more_bytes
+            self.job.abandon(self._limits, still)
+            self.job = None
+            held -= still
+        self._limits.inflight_bytes -= held
+        self._held_bytes = self._more_bytes = 0
         self._queue.clear()
         self._body = b""
         if self.pending is not None:
@@ -169,11 +208,10 @@ class HttpConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
-            self._pass_over_upgrade(data[error.args[0] :])
+            self._pass_over_upgrades(memoryview(data)[error.args[0] :])
             return
         except httptools.HttpParserError as error:
-            if not self._refused:
-                self._refuse(400, f"not a valid HTTP request: {error}")
+            self._give_up(error)
         if self._in_message and self._messages == messages and self._body_bytes == body_bytes:
             # the parser keeps an unfinished header to itself, so its callbacks do not count it
             self._framing_bytes += len(data)
@@ -234,20 +272,21 @@ class HttpConnection(asyncio.Protocol):
         limits.inflight_bytes += size
         if self._body_bytes > MAX_BODY_BYTES:
             self._refuse(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
-        elif limits.inflight_bytes > limits.max_inflight_bytes:
-            self._refuse(503, "too much is in the works for other requests")
+        elif limits.inflight_bytes > limits.max_inflight_bytes and not self._has_room():
+            self._refuse(503, str(Crowded()))
         elif not self._body:
             self._body = body
         elif isinstance(self._body, bytes):
-            self._body = [self._body, body]
+            self._body = bytearray(self._body)
+            self._body += body
         else:
-            self._body.append(body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         self._in_message = False
         if self._refused or self._offered:
             return
-        body = self._body if isinstance(self._body, bytes) else b"".join(self._body)
+        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         self._body = b""
         self._body_bytes = 0  # from here on the request's
         parser = self._parser
@@ -271,7 +310,8 @@ class HttpConnection(asyncio.Protocol):
             if waited_s > self._limits.idle_s:
                 self.abort()  # it does not read what it asked for
         elif self._current is not None:
-            return
+            if self._refused and waited_s > self._limits.idle_s:
+                self.abort()  # nothing is read from it that could tell that its client has gone
         elif self._in_message:
             if waited_s > self._limits.message_s:
                 self._refuse(408, "the request did not arrive in time")
@@ -299,7 +339,7 @@ class HttpConnection(asyncio.Protocol):
             return  # the client has gone
         self._done(request)
         self._answer(request, response)
-        if self._queue:
+        if self._queue or self._reading_paused:
             self._pump()
 
     def answer_ok(self, parts: list[bytes], length: int, head_length: int) -> None:
@@ -308,14 +348,28 @@ class HttpConnection(asyncio.Protocol):
         if request is None or self._transport is None:
             return
         self._done(request)
-        if not request.keep_alive or self._closing:
+        if not request.keep_alive or self._closing or request.allowed_origin:
             lines = [(b"Inference-Header-Content-Length", b"%d" % head_length)]
-            response = HttpResponse(200, parts, b"application/octet-stream", lines)
-            self._respond(response, keep_alive=request.keep_alive)
+            self._answer(request, HttpResponse(200, parts, b"application/octet-stream", lines))
         else:
             self._transport.write(b"".join((_binary_head(length, head_length), *parts)))
-        if self._queue:
+        if self._queue or self._reading_paused:
             self._pump()
+
+    def hold(self, size: int) -> None:
+        """Count `size` bytes more for the request that is in the works, until its answer.
+
+        Raises:
+            Crowded: all connections together hold as much as they may.
+        """
+        if self._current is None or self._transport is None:
+            return  # the client has gone
+        limits = self._limits
+        self._more_bytes += size
+        self._held_bytes += size
+        limits.inflight_bytes += size
+        if limits.inflight_bytes > limits.max_inflight_bytes and not self._has_room():
+            raise Crowded
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -329,27 +383,68 @@ class HttpConnection(asyncio.Protocol):
             and self._idle()
         )
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
+    def _has_room(self) -> bool:
+        """Whether it may hold what it does beyond the bound of all, or others gave way to it."""
+        if self._held_bytes <= _SMALL_BYTES:
+            return True
+        limits = self._limits
+        begun_before_s = time.monotonic() - _SLOW_S
+        slow = [
+            each
+            for each in self._connections
+            if each._in_message
+            and not each._refused
+            and each._body_bytes > _SMALL_BYTES
+            and each._seen_s < begun_before_s
+        ]
+        for each in sorted(slow, key=lambda each: each._seen_s):
+            if each is self:
+                break
+            each._refuse(503, "it arrives too slowly while others wait for its place")
+            if limits.inflight_bytes <= limits.max_inflight_bytes:
+                return True
+        return False
+
+    def _pass_over_upgrades(self, rest: memoryview) -> None:
         """Go on in HTTP/1.1 after an offer to speak another protocol.
 
         The parser takes the request for complete after its head, and what follows for the other
         protocol.  Clients that offer HTTP/2 with each first request (Java's) send the body all the
         same and keep the connection, so the request is begun again without the offer.
         """
-        if not self._offered:  # CONNECT; it has its answer
-            self._closing = self._refused = True
-            if self._idle():
-                self._linger()
-            return
-        self._offered = False
-        old, self._parser = self._parser, httptools.HttpRequestParser(self)
-        kept = b"keep-alive" if old.should_keep_alive() else b"close"
-        lines = [
-            old.get_method() + b" " + self._target + b" HTTP/" + old.get_http_version().encode(),
-            *(b"%s: %s" % pair for pair in self._headers.items() if pair[0] != b"upgrade"),
-            b"connection: " + kept,
-        ]
-        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+        while not self._refused:
+            if not self._offered:  # CONNECT; it is answered, and nothing after it
+                self._closing = self._refused = True
+                if self._idle():
+                    self._linger()
+                return
+            self._offered = False
+            old, self._parser = self._parser, httptools.HttpRequestParser(self)
+            kept = b"keep-alive" if old.should_keep_alive() else b"close"
+            version = old.get_http_version().encode()
+            lines = [
+                old.get_method() + b" " + self._target + b" HTTP/" + version,
+                *(b"%s: %s" % pair for pair in self._headers.items() if pair[0] != b"upgrade"),
+                b"connection: " + kept,
+            ]
+            try:
+                self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as error:
+                rest = rest[error.args[0] :]
+            except httptools.HttpParserError as error:
+                self._give_up(error)
+                return
+
+    def _give_up(self, error: httptools.HttpParserError) -> None:
+        """Nothing after what the parser raised about can be understood."""
+        if isinstance(error, httptools.HttpParserCallbackError):
+            # raised in here, so what is owed to the client is not known any more
+            log.error("connection.failed", exc_info=error.__context__)
+            self.abort()
+        elif not self._refused:
+            self._refuse(400, f"not a valid HTTP request: {error}")
 
     def _handle(self, request: HttpRequest) -> None:
         self._current = request
@@ -357,8 +452,16 @@ class HttpConnection(asyncio.Protocol):
         if response is not None:
             self._done(request)
             self._answer(request, response)
+            if self._reading_paused:
+                self._balance()
 
     def _answer(self, request: HttpRequest, response: HttpResponse) -> None:
+        if request.allowed_origin:
+            response.headers += (
+                (b"Access-Control-Allow-Origin", request.allowed_origin),
+                (b"Access-Control-Expose-Headers", b"Inference-Header-Content-Length, Retry-After"),
+                (b"Vary", b"Origin"),
+            )
         self._respond(
             response, keep_alive=request.keep_alive, without_body=request.method == b"HEAD"
         )
@@ -367,6 +470,9 @@ class HttpConnection(asyncio.Protocol):
         self._current = self.pending = None
         self._seen_s = time.monotonic()
         size = len(request.body)
+        if self._more_bytes:
+            size += self._more_bytes
+            self._more_bytes = 0
         self._held_bytes -= size
         self._limits.inflight_bytes -= size
 
@@ -375,6 +481,8 @@ class HttpConnection(asyncio.Protocol):
         if self._refused:
             return
         self._refused = True
+        if self._count is not None:
+            self._count(_REFUSALS[status])
         self._body = b""
         self._held_bytes -= self._body_bytes
         self._limits.inflight_bytes -= self._body_bytes
@@ -389,7 +497,6 @@ class HttpConnection(asyncio.Protocol):
             item = self._queue.popleft()
             if isinstance(item, HttpResponse):
                 self._respond(item, keep_alive=False)
-                self._linger()
                 return
             self._handle(item)
         self._balance()
@@ -408,9 +515,12 @@ class HttpConnection(asyncio.Protocol):
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"Connection: close\r\n\r\n" if last else b"\r\n")
         self._write(lines if without_body else [*lines, *response.parts])
-        if last and not self._refused:
+        if last:
             self._queue.clear()
-            self._close()
+            if self._refused:
+                self._linger()
+            else:
+                self._close()
 
     def _balance(self) -> None:
         """Stop reading while many requests wait, and start again when few do."""

@@ -16,12 +16,17 @@ class Limits:
     """Bounds of one server, shared by its connections, and by gRPC where it is given the same.
 
     Attributes:
+        max_connections: over TCP and the Unix socket for predictions.
+        max_admin_connections: over the administrative socket, which clients cannot crowd out.
+        max_inflight_bytes: of `inflight_bytes`; who holds little may go beyond it.
         idle_s: a connection without a request for this long is closed.
         message_s: a request that is not complete after this long is given up.
-        inflight_bytes: of all requests that have arrived and are not answered yet.
+        inflight_bytes: of all requests that have arrived and are not answered yet, and what was
+            inflated of them.
     """
 
     max_connections: int = 256
+    max_admin_connections: int = 16
     max_inflight_bytes: int = 64 * 1024 * 1024
     idle_s: float = 120.0
     message_s: float = 60.0
@@ -35,9 +40,12 @@ class HttpRequest:
         target: as in the request line, percent-encoded, with its query.
         headers: the few that are used, by lower-case name.
         arrived_s: when its last byte was read, by `time.perf_counter`.
+        allowed_origin: set by the handler: pages of this origin may read the answer.
     """
 
-    __slots__ = ("arrived_s", "body", "headers", "keep_alive", "method", "target")
+    __slots__ = (
+        "allowed_origin", "arrived_s", "body", "headers", "keep_alive", "method", "target",
+    )  # fmt: skip
 
     def __init__(
         self, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes,
@@ -49,6 +57,7 @@ class HttpRequest:
         self.body = body
         self.arrived_s = arrived_s
         self.keep_alive = keep_alive
+        self.allowed_origin = b""
 
     @property
     def accepts_encoding(self) -> str:

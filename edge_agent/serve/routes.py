@@ -59,6 +59,7 @@ Status = Callable[[], Mapping[str, JsonValue]]
 
 MAX_LABEL_CHARS: Final = 200
 _MAX_KNOWN_TARGETS: Final = 256
+_RETRY_AFTER_S: Final = 1
 
 _TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _PREDICTING: Final = ("infer", "predict")
@@ -105,7 +106,7 @@ class Routes:
             if predict is None:
                 return self._route(request, connection)
             if request.method != b"POST":
-                return _only(request, b"POST")
+                return self._only(request, b"POST")
             if self._buckets is not None and not connection.admin:
                 self._buckets.take(connection.client)
             predict(request, connection)
@@ -113,15 +114,28 @@ class Routes:
             return self.refuse(error)
         return None
 
+    def count(self, kind: str) -> None:
+        """Count a refusal, by the name of its error."""
+        self._plane.refusals[kind] += 1
+
     def refuse(self, error: Exception) -> HttpResponse:
         """The response of an error, which is counted."""
-        self._plane.refusals[type(error).__name__] += 1
+        self.count(type(error).__name__)
         return to_response(error)
 
     def close(self) -> None:
         """Stop the side threads; what they do now is finished."""
         self._inference.close()
         self._side.shutdown(wait=False, cancel_futures=True)
+
+    def _only(self, request: HttpRequest, method: bytes) -> HttpResponse | None:
+        if request.method == method or (request.method == b"HEAD" and method == b"GET"):
+            return None
+        self.count("MethodNotAllowed")
+        used = request.method.decode("ascii", "replace")
+        refusal = error_response(405, f"{used} is not allowed here; use {method.decode()}")
+        refusal.headers.append((b"Allow", method))
+        return refusal
 
     def _check_token(self, token: str, request: HttpRequest) -> None:
         if not request.target.startswith(b"/v2/health/"):
@@ -138,25 +152,25 @@ class Routes:
             case ["v2", "models", name, *rest]:
                 return self._model_route(request, connection, name, None, rest)
             case ["v2", "repository", "index"]:
-                return _only(request, b"POST") or json_response(metadata.index(self._plane))
+                return self._only(request, b"POST") or json_response(metadata.index(self._plane))
             case ["v2", "repository", "models", name, "load" | "unload"]:
-                refusal = _only(request, b"POST")
+                refusal = self._only(request, b"POST")
                 return refusal or self.refuse(metadata.refuse_control(name[:80]))
             case ["v2"]:
                 return self._get(request, metadata.server)
             case ["v2", "health", "live"]:
                 return self._get(request, lambda: {"live": True})
             case ["v2", "health", "ready"]:
-                return _only(request, b"GET") or self._ready()
+                return self._only(request, b"GET") or self._ready()
             case ["metrics"]:
-                return _only(request, b"GET") or self._metrics()
+                return self._only(request, b"GET") or self._metrics()
             case ["openapi.json"] if connection.admin:
                 from edge_agent.serve.openapi import document
 
                 return self._get(request, document)
             case ["status"] if connection.admin and self._status is not None:
                 status = self._status
-                refusal = _only(request, b"GET")
+                refusal = self._only(request, b"GET")
                 if refusal is None:
                     self._in_thread(connection, lambda: json_response(dict(status())))
                 return refusal
@@ -181,7 +195,7 @@ class Routes:
                 self._predicting[request.target] = endpoint
                 return self.handle(request, connection)
             case ["feedback"] if version is None:
-                refusal = _only(request, b"POST")
+                refusal = self._only(request, b"POST")
                 if refusal is None:
                     self._correct(request, connection, name)
                 return refusal
@@ -200,12 +214,12 @@ class Routes:
                 raise ModelNotServed(f"no such path below model {name[:80]!r}")
 
     def _get(self, request: HttpRequest, value: Callable[[], object]) -> HttpResponse:
-        return _only(request, b"GET") or json_response(value())
+        return self._only(request, b"GET") or json_response(value())
 
     def _ready(self) -> HttpResponse:
         if self._plane.models:
             return json_response({"ready": True})
-        return error_response(503, "no model is installed yet")
+        return error_response(503, "no model is installed yet", _RETRY_AFTER_S)
 
     def _metrics(self) -> HttpResponse:
         text = metrics.prometheus(self._plane.snapshots(), self._plane.refusals)
@@ -279,7 +293,7 @@ def to_response(error: Exception) -> HttpResponse:
         case Overloaded():
             return error_response(503, str(error), error.retry_after_s)
         case Expired():
-            return error_response(503, str(error))
+            return error_response(503, str(error), _RETRY_AFTER_S)
         case PipelineError() | ServeError():
             return error_response(500, str(error))
         case _:
@@ -293,12 +307,3 @@ def _path(target: bytes) -> bytes:
     if path[:7].lower() == b"http://":
         path = path[7:].partition(b"/")[2]
     return path.strip(b"/")
-
-
-def _only(request: HttpRequest, method: bytes) -> HttpResponse | None:
-    if request.method == method or (request.method == b"HEAD" and method == b"GET"):
-        return None
-    used = request.method.decode("ascii", "replace")
-    refusal = error_response(405, f"{used} is not allowed here; use {method.decode()}")
-    refusal.headers.append((b"Allow", method))
-    return refusal

@@ -75,6 +75,7 @@ class Server:
             data_plane, feedback=feedback, status=status, token=token, buckets=buckets, debug=debug
         )
         self._connections: set[HttpConnection] = set()
+        self._admin_connections: set[HttpConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._sockets: list[Path] = []
         self._sweeper: asyncio.Task[None] | None = None
@@ -121,12 +122,12 @@ class Server:
                 path.unlink()
         self._sockets.clear()
         self._servers.clear()
-        for connection in list(self._connections):
+        for connection in self._all():
             connection.drain()
         deadline = time.monotonic() + _DRAIN_S
-        while self._connections and time.monotonic() < deadline:
+        while self._all() and time.monotonic() < deadline:
             await asyncio.sleep(_DRAIN_POLL_S)
-        for connection in list(self._connections):
+        for connection in self._all():
             connection.abort()
         self._routes.close()
 
@@ -152,15 +153,23 @@ class Server:
 
     def _connection(self, *, admin: bool = False, unix: bool = False) -> HttpConnection:
         return HttpConnection(
-            self._routes.handle, self._connections, self._limits, admin=admin, unix=unix
+            self._routes.handle,
+            self._admin_connections if admin else self._connections,
+            self._limits,
+            admin=admin,
+            unix=unix,
+            count=self._routes.count,
         )
+
+    def _all(self) -> list[HttpConnection]:
+        return [*self._connections, *self._admin_connections]
 
     async def _sweep(self) -> None:
         pause_s = min(_SWEEP_S, self._limits.idle_s / 4, self._limits.message_s / 4)
         while True:
             await asyncio.sleep(pause_s)
             now = time.monotonic()
-            for connection in list(self._connections):
+            for connection in self._all():
                 connection.expire(now)
 
 
