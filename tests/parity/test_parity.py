@@ -1,4 +1,8 @@
-"""`skerry parity` on real parts: registry, released bundles, and devices that serve them."""
+"""`skerry parity` on real parts: registry, released bundles, and devices that serve them.
+
+One of each kind is fast: at parity, a batch that differs, a device that agrees, what is refused.
+The others are slow together, since each publishes a version or starts a device.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +70,7 @@ def test_a_step_that_normalises_over_the_batch_is_named(
     assert shown.output.rstrip().endswith("DIFFERS")
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_is_named_with_its_step(
     skerry: Skerry, plane: Plane, tmp_path: Path
 ) -> None:
@@ -79,6 +84,7 @@ def test_a_batch_that_fails_is_named_with_its_step(
     assert "missing" in by_size[2]["first"]["detail"]
 
 
+@pytest.mark.slow
 def test_an_interface_with_a_fixed_batch_has_nothing_to_compare_without_a_device(
     skerry: Skerry, plane: Plane, tmp_path: Path
 ) -> None:
@@ -115,6 +121,7 @@ def test_a_device_that_serves_the_release_is_at_parity_step_by_step(
         assert comparison["label_flips"] == 0
 
 
+@pytest.mark.slow
 def test_a_device_that_deviates_in_a_middle_step_is_caught_there(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -134,6 +141,7 @@ def test_a_device_that_deviates_in_a_middle_step_is_caught_there(
     assert "2 ours.shrink (image)" in shown.output
 
 
+@pytest.mark.slow
 def test_the_administrative_socket_shows_steps_without_debug_and_tells_the_profile(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -151,6 +159,7 @@ def test_the_administrative_socket_shows_steps_without_debug_and_tells_the_profi
     assert other.says("profile 'this-machine'", "'pi'")
 
 
+@pytest.mark.slow
 def test_a_device_that_refuses_traces_is_compared_by_its_answers(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -168,6 +177,7 @@ def test_a_device_that_refuses_traces_is_compared_by_its_answers(
     assert (ran.json["comparisons"][0]["first"]["step"]) == "answer"
 
 
+@pytest.mark.slow
 def test_a_device_that_refuses_what_the_cloud_answers_differs(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -187,6 +197,7 @@ def test_a_device_that_refuses_what_the_cloud_answers_differs(
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_inputs_of_a_file_and_of_a_dataset_join_the_golden_ones(
     skerry: Skerry, plane: Plane, released: int, tmp_path: Path
 ) -> None:
@@ -201,6 +212,7 @@ def test_inputs_of_a_file_and_of_a_dataset_join_the_golden_ones(
     assert ran.json["comparisons"][0]["items"] == 12
 
 
+@pytest.mark.slow
 def test_items_that_are_refused_alone_are_left_out_of_batches(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -216,6 +228,7 @@ def test_items_that_are_refused_alone_are_left_out_of_batches(
     assert all(each["refused"] == 0 for each in ran.json["comparisons"] if each["batch"] > 1)
 
 
+@pytest.mark.slow
 def test_a_tolerance_can_be_named(skerry: Skerry, released: int, tmp_path: Path) -> None:
     make_bundle(tmp_path, version=released, shrink=f"{SHRINK} + np.float32(1e-3)")
     with serving(tmp_path, debug=True) as device:
@@ -233,6 +246,7 @@ def test_a_model_or_version_that_is_not_there_is_named(skerry: Skerry, released:
     assert skerry("parity", "digits:99", "--version", "1").says("two versions")
 
 
+@pytest.mark.slow
 def test_a_profile_without_a_release_is_named(
     skerry: Skerry, plane: Plane, released: int, tmp_path: Path
 ) -> None:
@@ -257,6 +271,7 @@ def test_a_device_that_does_not_answer_is_named(
     assert skerry("parity", "digits", "--agent", tmp_path, "--device", "x").says("once")
 
 
+@pytest.mark.slow
 def test_a_device_of_another_version_is_refused(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -268,6 +283,7 @@ def test_a_device_of_another_version_is_refused(
         assert skerry("parity", "digits", "--device", device.url).says("no version 77")
 
 
+@pytest.mark.slow
 def test_a_device_of_another_variant_is_refused(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -278,6 +294,7 @@ def test_a_device_of_another_variant_is_refused(
     assert ran.says("small/int8", "linear/fp32")
 
 
+@pytest.mark.slow
 def test_a_device_that_wants_a_token_gets_it_or_says_so(
     skerry: Skerry, released: int, tmp_path: Path
 ) -> None:
@@ -305,6 +322,7 @@ def test_inputs_that_do_not_fit_are_named(
     assert ran.says("given.npz", part), ran.error
 
 
+@pytest.mark.slow
 def test_inputs_that_are_nothing_are_named(skerry: Skerry, released: int, tmp_path: Path) -> None:
     ask = ("parity", f"digits:{released}", "--inputs")
     assert skerry(*ask, tmp_path / "none.npz").says("none.npz", "neither a file nor")
