@@ -63,8 +63,22 @@ CASES: dict[str, list[tuple[dict[str, Any], Make]]] = {
     ],
     "check.energy": [({"max": -2.0}, floats(6)), ({"max": 0.0}, uneven)],
     "scale": [({"factor": 0.0625}, pixels(3))],
-    "normalize": [({"mean": [1, 2, 3], "std": [4, 5, 6]}, floats(2, 3, scale=9))],
-    "cast": [({"datatype": "FP16"}, floats(3))],
+    "normalize": [
+        ({"mean": [1, 2, 3], "std": [4, 5, 6]}, floats(2, 3, scale=9)),
+        ({"mean": [1, 2], "std": [4], "axis": 1}, floats(2, 3, scale=9)),
+        ({"mean": [1], "std": [4, 5, 6], "axis": -1}, floats(3, scale=9)),
+        ({"mean": [1], "std": [4]}, floats()),
+    ],
+    "cast": [
+        ({"datatype": "FP16"}, floats(3)),
+        ({"datatype": "FP16"}, floats(2, scale=30_000)),
+        ({"datatype": "INT8"}, floats(2, scale=60)),
+        ({"datatype": "UINT8"}, lambda rng, n: {"x": rng.integers(-20, 270, (n, 2))}),
+        (
+            {"datatype": "INT32"},
+            lambda rng, n: {"x": rng.choice([1.5, -2.5, 7.0, np.nan], (n, 2)).astype("f4")},
+        ),
+    ],
     "reshape": [({"shape": [3, 2]}, floats(6))],
     "rename": [({"names": {"x": "y"}}, floats(2))],
     "image.resize": [
