@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,12 +24,14 @@ from edge_agent.pipeline.dataset_rows import (
     id_of,
     named,
     numbered,
+    printable,
     require_inputs,
     same_length,
 )
 from edge_agent.pipeline.errors import DatasetError, ImagesUnavailable, InputError
 from edge_agent.pipeline.image_file import SUFFIXES, decode_image
 from edge_agent.pipeline.task import tensors_from_values
+from edge_agent.runtime.npz import ARCHIVE_ERRORS, one_line
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import ImageSpec, TensorSpec
 
@@ -59,7 +60,7 @@ class ImageDirectory:
 
     def _items(self, on_bad: OnBad) -> Iterator[tuple[str, Tensors]]:
         for file in self._files(self._path):
-            name = file.relative_to(self._path).as_posix()
+            name = printable(file.relative_to(self._path).as_posix())
             try:
                 if not file.is_file():  # a pipe would keep us waiting
                     raise InputError("not a file")
@@ -131,19 +132,21 @@ class NpzFile:
                 stop = min(start + size, self.rows)
                 try:
                     tensors = {name: array.take(stop - start) for name, array in arrays.items()}
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    raise DatasetError(f"{self._path.name}: is damaged: {error}") from error
-                ids = numbered(start, stop)
-                if self._has_ids:
-                    ids = named(tensors.pop(ID).ravel().tolist(), start)
+                    ids = numbered(start, stop)
+                    if self._has_ids:
+                        ids = named(tensors.pop(ID).ravel().tolist(), start)
+                except ARCHIVE_ERRORS as error:
+                    raise DatasetError(
+                        f"{self._path.name}: is damaged: {one_line(error)}"
+                    ) from error
                 yield Batch(ids, tensors)
 
     def _open(self, stack: ExitStack) -> zipfile.ZipFile:
         try:
             # a file that zipfile opened itself stays open when the archive is damaged
             return stack.enter_context(zipfile.ZipFile(stack.enter_context(self._path.open("rb"))))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{self._path.name}: cannot be read: {error}") from error
+        except ARCHIVE_ERRORS as error:
+            raise DatasetError(f"{self._path.name}: cannot be read: {one_line(error)}") from error
 
     def _arrays(self, stack: ExitStack, archive: zipfile.ZipFile) -> dict[str, _Stream]:
         arrays = {}
@@ -151,8 +154,8 @@ class NpzFile:
             try:
                 file = stack.enter_context(archive.open(f"{member}.npy"))
                 arrays[name] = _Stream(file)
-            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-                raise DatasetError(f"{self._path.name}: {member!r}: {error}") from error
+            except ARCHIVE_ERRORS as error:
+                raise DatasetError(f"{self._path.name}: {member!r}: {one_line(error)}") from error
         return arrays
 
 
@@ -176,6 +179,8 @@ class _Stream:
             raise ValueError("lies in columns; save np.ascontiguousarray of it")
         if not shape:
             raise ValueError("is a single value, not rows")
+        if min(shape) < 0:
+            raise ValueError(f"has the negative shape {list(shape)}")
         self.shape, self.dtype = tuple(shape), dtype
         self.row_bytes = math.prod(self.shape[1:]) * dtype.itemsize
         if not self.row_bytes:

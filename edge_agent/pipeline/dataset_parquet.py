@@ -66,6 +66,11 @@ class ParquetRows:
         except (OSError, pyarrow.ArrowException) as error:
             raise DatasetError(f"{path.name}: cannot be read: {_line(error)}") from error
         require_inputs(names, inputs, path.name)
+        for name in (*(spec.name for spec in inputs), ID):
+            if names.count(name) > 1:
+                raise DatasetError(
+                    f"{path.name}: has the column {name!r} {names.count(name)} times"
+                )
         self._columns = [spec.name for spec in inputs]
         self._has_ids = ID in names and ID not in self._columns
         if self._has_ids:
@@ -84,7 +89,7 @@ class ParquetRows:
                         ids = named(record.column(ID).to_pylist(), start)
                     yield from self._chunk(record, ids, size, on_bad)
                     start = stop
-        except (OSError, self._arrow.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, self._arrow.ArrowException) as error:
             raise DatasetError(f"{self._path.name}: is damaged: {_line(error)}") from error
 
     def _chunk(

@@ -40,6 +40,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def apart(self) -> Iterator[Batch]:
+        """Each row as a batch of its own."""
+        for row, name in enumerate(self.ids):
+            yield Batch((name,), {key: array[row : row + 1] for key, array in self.tensors.items()})
+
     def request(self, *, debug: bool = False) -> Request:
         """The rows as one request, named by the first of them."""
         return Request(self.tensors, self.ids[0], debug=debug)
@@ -151,7 +156,12 @@ def named(values: Iterable[object], start: int) -> tuple[str, ...]:
 
 def id_of(value: object) -> str:
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return text[:MAX_ID_LENGTH]
+    return printable(text)[:MAX_ID_LENGTH]
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what no encoding has: lone surrogates, as in odd file names."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def require_inputs(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:
@@ -183,7 +193,10 @@ def _as_bytes(array: Array, name: str) -> Array:
     flat = np.empty(array.size, dtype=object)
     for index, value in enumerate(array.ravel()):
         if isinstance(value, str):
-            flat[index] = value.encode()
+            try:
+                flat[index] = value.encode()
+            except UnicodeEncodeError:
+                raise TaskError(f"input {name!r} holds text that is no Unicode") from None
         elif isinstance(value, bytes):
             flat[index] = bytes(value)
         else:

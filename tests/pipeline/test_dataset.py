@@ -19,6 +19,7 @@ from edge_agent.pipeline.dataset import BadRow, Dataset, of_arrays, open_dataset
 from edge_agent.pipeline.dataset_files import NpzFile
 from edge_agent.pipeline.dataset_rows import grouped
 from edge_agent.wire.manifest import Datatype, ImageSpec, TensorSpec
+from tests.runtime.npz_files import MADE_UP, write
 
 
 def spec(name: str, datatype: Datatype, *shape: int) -> TensorSpec:
@@ -282,6 +283,42 @@ def test_a_damaged_file_is_an_error_not_an_end(tmp_path: Path) -> None:
         read(open_dataset(path, (GRID,)))
         with pytest.raises(DatasetError, match=path.name):
             read(open_dataset(broken(path), (GRID,), on_bad=lambda row: None))
+
+
+@pytest.mark.parametrize("kind", MADE_UP)
+def test_an_archive_that_is_damaged_or_made_up_is_refused_in_one_line(
+    kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match=r"^made_up\.npz: .") as caught:
+        read(open_dataset(write(tmp_path, kind), (GRID,)))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_no_encoding_has_are_escaped(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / os.fsdecode(b"\xff.png")).write_bytes(picture())
+    dataset = open_dataset(tmp_path / "images", (PHOTO,), image=IMAGE)
+    assert read(dataset)[0] == ["\\udcff.png"]
+    np.savez(tmp_path / "a.npz", grid=grids(2), id=np.array(["a\ud800", "b"]))
+    assert read(open_dataset(tmp_path / "a.npz", (GRID,)))[0] == ["a\\ud800", "b"]
+
+
+def test_text_that_is_no_unicode_is_a_bad_row(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", text=np.array(["a", "b\ud800"]))
+    bad: list[BadRow] = []
+    assert read(open_dataset(tmp_path / "a.npz", (TEXT,), on_bad=bad.append))[0] == ["0"]
+    assert bad == [BadRow("1", "input 'text' holds text that is no Unicode")]
+
+
+@pytest.mark.parametrize("name", ["grid", "id"])
+def test_a_column_that_is_there_twice_is_refused(name: str, tmp_path: Path) -> None:
+    columns = [pa.array(grids(2).tolist()), pa.array(grids(2).tolist())]
+    names = [name, name] if name == "grid" else ["grid", "id", "id"]
+    pq.write_table(
+        pa.table([columns[0], *columns][: len(names)], names=names), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DatasetError, match=f"a.parquet: has the column '{name}' 2 times"):
+        open_dataset(tmp_path / "a.parquet", (GRID,))
 
 
 @pytest.mark.parametrize(
