@@ -7,15 +7,14 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge_agent.pipeline import Array, Rejected, StepFailed, Tensors
+from edge_agent.pipeline import Rejected, StepFailed
 from edge_agent.serve import DataPlane, Expired, Overloaded, Prediction
 from edge_agent.wire.manifest import CostModel, StepSpec
 from tests.runtime.networks import deep_spec, write_deep
