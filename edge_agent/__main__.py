@@ -7,6 +7,8 @@ What goes wrong is one line on standard error: exit code 2 when the person gave 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -101,7 +103,7 @@ def _enrol(directory: Path, claim_path: Path, name: str | None) -> int:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     identity = enrol(directory, claim, collect(directory), name)
     member = identity.membership
-    sys.stdout.write(f"enrolled as {member.device_id} (profile {member.profile})\n")
+    _say(f"enrolled as {member.device_id} (profile {member.profile})")
     return 0
 
 
@@ -134,7 +136,7 @@ def _status(directory: Path) -> int:
         raise NotRunning(
             f"{directory}: no agent runs here; start one with 'skerry-agent run --dir {directory}'"
         ) from error
-    sys.stdout.write(json.dumps(status, indent=2) + "\n")
+    _say(json.dumps(status, indent=2))
     return 0
 
 
@@ -153,10 +155,12 @@ def _score(directory: Path, model: str | None, source: Path, target: Path) -> in
         raise BadScoring(str(error)) from error
     except (PredictorError, PipelineError) as error:
         raise DeviceError(str(error)) from error
+    except OSError as error:
+        raise DeviceError(f"{error.filename or target}: {error.strerror or error}") from error
     answered = scored.rows - scored.errors
-    sys.stdout.write(
+    _say(
         f"{scored.rows:,} rows in {score.duration(scored.elapsed_s)}: {answered:,} answered, "
-        f"{scored.errors:,} with errors, in {target}\n"
+        f"{scored.errors:,} with errors, in {target}"
     )
     return 0 if answered or not scored.rows else 1
 
@@ -180,8 +184,30 @@ def _get_status(path: str) -> bytes:
     return body
 
 
+def _say(text: str) -> None:
+    """Write a result to standard output, now.
+
+    Raises:
+        DeviceError: it takes nothing.
+    """
+    try:
+        if sys.stdout is None:  # the process was started without one
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        if sys.stdout is not None:
+            # what it still holds would be tried again at the end, with a traceback
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise DeviceError(f"standard output: {error.strerror or error}") from error
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"skerry-agent: {' '.join(message.split())}\n")
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            sys.stderr.write(f"skerry-agent: {' '.join(message.split())}\n")
+            sys.stderr.flush()
     raise SystemExit(code)
 
 

@@ -63,6 +63,7 @@ class Scored:
 class Progress:
     """Says how far the work is: one line that changes on a terminal, else a line now and then.
 
+    Where nobody can be told, the work goes on all the same.
     Rows per second and the time that is left come from the whole run so far.
     """
 
@@ -81,7 +82,8 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._start = clock()
-        self._terminal = self._stream.isatty()
+        # None where the process was started without one
+        self._terminal = self._stream is not None and self._stream.isatty()
         self._pause_s = TERMINAL_PAUSE_S if self._terminal else LINE_PAUSE_S
         self._said_at = self._start
         self.rows = 0
@@ -98,14 +100,18 @@ class Progress:
         if now - self._said_at >= self._pause_s:
             self._said_at = now
             line = self._line(now - self._start)
-            self._stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
-            self._stream.flush()
+            self._write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
 
     def end(self) -> None:
         """Take the changing line away."""
         if self._terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                self._stream.write(text)
+                self._stream.flush()
 
     def _line(self, elapsed_s: float) -> str:
         rate = self.rows / elapsed_s if elapsed_s > 0 else 0.0
@@ -169,7 +175,7 @@ def score(
             said.add(errors, errors)
     finally:
         said.end()
-    return Scored(said.rows, said.errors, said.elapsed_s)
+    return Scored(said.rows, said.errors + output.unfit, said.elapsed_s)
 
 
 def _answer(predictor: Predictor, batch: Batch, output: Output) -> int:
@@ -183,14 +189,9 @@ def _answer(predictor: Predictor, batch: Batch, output: Output) -> int:
             for row_id in batch.ids:
                 output.failed(row_id, " ".join(str(error).split()))
             return len(batch)
-        return sum(_answer(predictor, row, output) for row in _rows(batch))
+        return sum(_answer(predictor, row, output) for row in batch.apart())
     output.answered(batch.ids, answers)
     return 0
-
-
-def _rows(batch: Batch) -> Iterator[Batch]:
-    for row, name in enumerate(batch.ids):
-        yield Batch((name,), {key: array[row : row + 1] for key, array in batch.tensors.items()})
 
 
 def _check_target(source: Path, target: Path) -> None:
@@ -213,12 +214,22 @@ def _mode() -> int:
 
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Within the block SIGTERM ends the work as Ctrl-C does, so that nothing is left behind."""
+    """Within the block SIGTERM and SIGHUP end the work as Ctrl-C does: nothing is left behind.
+
+    One that is ignored, as `nohup` has it, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {
+        signum: handler
+        for signum in (signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(signum)) is not signal.SIG_IGN
+    }
     try:
+        for signum in before:
+            signal.signal(signum, signal.default_int_handler)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -5,7 +5,9 @@
     error   why there is no answer; empty where there is one
 
 Rules: rows are written as they come, in bounded memory; a form is told by the file's name.  A key
-of the answer that is "id" or "error" itself stands as "output_id" or "output_error".
+of the answer that is "id" or "error" itself stands as "output_id" or "output_error".  An answer
+that the form cannot hold, or of another type than the manifest promises, becomes an error of its
+row.  Characters that are no text (lone surrogates) are written as escapes.
 """
 
 from __future__ import annotations
@@ -31,11 +33,17 @@ ID, ERROR = "id", "error"
 
 ROW_GROUP_ROWS: Final = 8192
 ROW_GROUP_BYTES: Final = 16 << 20
-"""Bounds of what waits for a row group to be written; bytes by the rows' JSON, roughly."""
+"""Bounds of what waits for a row group to be written; bytes by the rows' text, roughly."""
 
 
 class Output(Protocol):
-    """Takes rows, in the order in which they shall stand."""
+    """Takes rows, in the order in which they shall stand.
+
+    Attributes:
+        unfit: rows whose answer could not be written; complete once it is closed.
+    """
+
+    unfit: int
 
     def answered(self, ids: Sequence[str], answers: Sequence[Mapping[str, JsonValue]]) -> None: ...
 
@@ -61,15 +69,21 @@ class JsonLines:
     def __init__(self, file: BinaryIO, manifest: Manifest) -> None:
         self._file = file
         self._nothing: dict[str, JsonValue] = dict.fromkeys(_sample(manifest))
+        self.unfit = 0
 
     def answered(self, ids: Sequence[str], answers: Sequence[Mapping[str, JsonValue]]) -> None:
-        self._file.writelines(
-            orjson.dumps({ID: row_id, **_columns(answer), ERROR: None}) + b"\n"
-            for row_id, answer in zip(ids, answers, strict=True)
-        )
+        for row_id, each in zip(ids, answers, strict=True):
+            try:
+                line = orjson.dumps({ID: _text(row_id), **_columns(each), ERROR: None})
+            except TypeError as error:  # text that is none, a number that is too large
+                self.unfit += 1
+                self.failed(row_id, f"the answer cannot be written: {error}")
+            else:
+                self._file.write(line + b"\n")
 
     def failed(self, row_id: str, error: str) -> None:
-        self._file.write(orjson.dumps({ID: row_id, **self._nothing, ERROR: error}) + b"\n")
+        row = {ID: _text(row_id), **self._nothing, ERROR: _text(error)}
+        self._file.write(orjson.dumps(row) + b"\n")
 
     def close(self) -> None:
         self._file.flush()
@@ -97,17 +111,18 @@ class ParquetFile:
         self._writer = pyarrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
         self._waiting: list[Mapping[str, JsonValue]] = []
         self._waiting_bytes = 0
+        self.unfit = 0
 
     def answered(self, ids: Sequence[str], answers: Sequence[Mapping[str, JsonValue]]) -> None:
         for row_id, each in zip(ids, answers, strict=True):
-            self._waiting.append({ID: row_id, **_columns(each)})
+            self._waiting.append({ID: _text(row_id), **_columns(each)})
         if answers:
-            self._waiting_bytes += len(answers) * len(orjson.dumps(answers[0]))
+            self._waiting_bytes += len(answers) * len(repr(answers[0]))
         if len(self._waiting) >= ROW_GROUP_ROWS or self._waiting_bytes >= ROW_GROUP_BYTES:
             self._write()
 
     def failed(self, row_id: str, error: str) -> None:
-        self._waiting.append({ID: row_id, ERROR: error})
+        self._waiting.append({ID: _text(row_id), ERROR: _text(error)})
         if len(self._waiting) >= ROW_GROUP_ROWS:
             self._write()
 
@@ -120,10 +135,29 @@ class ParquetFile:
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer.write_table(
-                self._arrow.Table.from_pylist(self._waiting, schema=self._schema)
-            )
-            self._waiting, self._waiting_bytes = [], 0
+            waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            try:
+                table = self._table(waiting)
+            except (self._arrow.ArrowException, ValueError, TypeError, OverflowError):
+                table = self._table([self._fitting(row) for row in waiting])
+            self._writer.write_table(table)
+
+    def _table(self, rows: list[Mapping[str, JsonValue]]) -> pyarrow.Table:
+        return self._arrow.Table.from_pylist(rows, schema=self._schema)
+
+    def _fitting(self, row: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+        """`row`, or in its place one that says why it cannot be written."""
+        try:
+            self._table([row])
+        except (self._arrow.ArrowException, ValueError, TypeError, OverflowError) as error:
+            self.unfit += 1
+            line = " ".join(str(error).split())
+            return {ID: row[ID], ERROR: _text(f"the answer cannot be written: {line}")}
+        return row
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _columns(answer: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

@@ -95,11 +95,7 @@ class Dataset:
         else:
             yield Batch(chunk.ids, tensors)
             return
-        rows = (
-            Batch((name,), {key: array[row : row + 1] for key, array in chunk.tensors.items()})
-            for row, name in enumerate(chunk.ids)
-        )
-        good = [batch for row in rows for batch in self._usable(row)]
+        good = [batch for row in chunk.apart() for batch in self._usable(row)]
         if good:
             yield joined(good)
 

@@ -23,6 +23,7 @@ from edge_agent import Predictor
 from edge_agent.__main__ import main
 from edge_agent.pipeline.errors import DatasetError
 from edge_agent.score import BadTarget, Progress, duration, score
+from edge_agent.score_output import open_output
 from edge_agent.wire.manifest import Manifest, StepSpec, TensorSpec
 from tests.predictor.bundles import BLIND, DARK, LIGHT, TOP, install, write_bundle
 
@@ -162,6 +163,39 @@ def test_a_network_of_a_fixed_batch_is_given_whole_batches(tmp_path, bundle):
     assert (scored.rows, scored.errors) == (5, 1)
     labels = [row["label"] for row in rows_of(tmp_path / "out.jsonl")]
     assert [label for label in labels if label] == PREDICTED[:4]
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl"])
+def test_ids_and_errors_that_are_no_text_are_written_as_escapes(predictor, tmp_path, name):
+    manifest = predictor.manifest
+    with (tmp_path / name).open("wb") as file:
+        output = open_output(tmp_path / name, file, manifest)
+        output.answered(["a\ud800"], predictor.predict_items([DARK]))
+        output.failed("b\udfff", "because of \ud800")
+        output.close()
+    first, second = rows_of(tmp_path / name)
+    assert (first["id"], first["label"], output.unfit) == ("a\\ud800", "dark", 0)
+    assert (second["id"], second["error"]) == ("b\\udfff", "because of \\ud800")
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl"])
+def test_an_answer_that_cannot_be_written_is_an_error_of_its_row(predictor, tmp_path, name):
+    [good] = predictor.predict_items([DARK])
+    wrong = {**good, "label": "\ud800"}
+    deep = {**good, "scores": [[0.1, 0.2, 0.7]]}
+    with (tmp_path / name).open("wb") as file:
+        output = open_output(tmp_path / name, file, predictor.manifest)
+        output.answered(["a", "b", "c", "d"], [good, wrong, deep, good])
+        output.close()
+    rows = rows_of(tmp_path / name)
+    assert [row["id"] for row in rows] == ["a", "b", "c", "d"]
+    errors = [str(row["error"] or "") for row in rows]
+    typed = name.endswith("parquet")  # the other form holds any list
+    assert [error[:29] for error in errors] == [
+        "", "the answer cannot be written:", "the answer cannot be written:" if typed else "", "",
+    ]  # fmt: skip
+    assert output.unfit == (2 if typed else 1)
+    assert (rows[1]["label"], rows[3]["label"]) == (None, "dark")
 
 
 def test_rows_are_not_gathered_in_memory(predictor, tmp_path):
@@ -339,8 +373,38 @@ def test_what_is_wrong_is_one_line(command, bundle, tmp_path, arguments, message
     assert wrong.count("\n") == 1
 
 
+@pytest.mark.parametrize(("place", "said"), [("/dev/full", "No space left"), (None, "Bad file")])
+def test_an_output_that_takes_no_result_is_named(bundle, tmp_path, place, said):
+    path = source(tmp_path, ".jsonl")
+    shell = '"$@" >&-' if place is None else f'"$@" >{place}'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", sys.executable, "-m", "edge_agent", "score",
+         "--dir", str(bundle), "--input", str(path), "--output", str(tmp_path / "out.jsonl")],
+        stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith(f"skerry-agent: standard output: {said}")
+    assert len(rows_of(tmp_path / "out.jsonl")) == 5
+
+
+def test_progress_that_nobody_can_read_does_not_end_the_work():
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def isatty(self) -> bool:
+            return True
+
+    clock = Clock()
+    progress = Progress(None, Gone(), clock)
+    clock.now += 60
+    progress.add(1, 0)
+    progress.end()
+    assert progress.rows == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_leaves_no_half_file(bundle, tmp_path, signum):
     pipe = tmp_path / "in.jsonl"
     line = (json.dumps({"image": DARK}) + "\n").encode()
