@@ -13,6 +13,9 @@ and the uniform stratum would depend on what the inputs are."""
 
 BURST_MINUTES: Final = 2.0
 
+REMEMBERED_S: Final = 10.0
+"""How long the length of a small item stands for those to come."""
+
 
 class ByteBudget:
     """A token bucket for each stratum.  Not thread-safe."""
@@ -27,22 +30,28 @@ class ByteBudget:
         self._per_second = {
             policy: share * max_bytes_per_minute / 60.0 for policy, share in SHARES.items()
         }
-        self._left = {
+        self._full = {
             policy: rate * 60.0 * BURST_MINUTES for policy, rate in self._per_second.items()
         }
+        self._left = dict(self._full)
         self._at = clock()
-        self._refused: dict[Policy, float] = dict.fromkeys(SHARES, 0.0)
+        self._smallest: dict[Policy, tuple[int, float]] = {}
 
     def exhausted(self, policy: Policy) -> bool:
-        """Whether an item as long as the one refused last would be refused again.
+        """Whether the smallest of the latest items would be refused.
+
+        Larger ones say nothing of what is to come, and those that the full bucket could not pay
+        least of all.  Without a recent item the answer is no, so that the next one is measured.
 
         It changes nothing, so any thread may ask before it goes to the length of making the item.
         """
-        wanted = self._refused[policy]
-        if not wanted:
+        if not self._full[policy]:
+            return True
+        length, at = self._smallest.get(policy, (0, 0.0))
+        now = self._clock()
+        if not length or now - at >= REMEMBERED_S:
             return False
-        gained = (self._clock() - self._at) * self._per_second[policy]
-        return self._left[policy] + gained < wanted
+        return self._left[policy] + (now - self._at) * self._per_second[policy] < length
 
     def take(self, policy: Policy, length: int) -> bool:
         """Whether `length` bytes of `policy` may be sent; if so they are paid for."""
@@ -50,11 +59,12 @@ class ByteBudget:
         elapsed_s = max(0.0, now - self._at)
         self._at = now
         for stratum, rate in self._per_second.items():
-            full = rate * 60.0 * BURST_MINUTES
-            self._left[stratum] = min(full, self._left[stratum] + rate * elapsed_s)
+            self._left[stratum] = min(self._full[stratum], self._left[stratum] + rate * elapsed_s)
+        if length <= self._full[policy]:
+            smallest, at = self._smallest.get(policy, (length, now))
+            if length <= smallest or now - at >= REMEMBERED_S:
+                self._smallest[policy] = (length, now)
         if self._left[policy] < length:
-            self._refused[policy] = length
             return False
-        self._refused[policy] = 0.0
         self._left[policy] -= length
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -78,6 +78,17 @@ def item_of(prediction: Observed, index: int, count: int, at: float) -> Item:
     )
 
 
+def item_bytes(prediction: Observed, index: int) -> int:
+    """Bytes that the tensors of the item `index` take."""
+    size = 0
+    for name, array in prediction.inputs.items():
+        if array.dtype.hasobject:
+            size += content_bytes({name: array[index : index + 1]})
+        else:
+            size += array.nbytes // prediction.items
+    return size
+
+
 def item_id(prediction_id: str, index: int, count: int) -> str:
     """Id of the item `index` of `count`."""
     return prediction_id if count == 1 else f"{prediction_id}.{index}"
@@ -113,14 +124,19 @@ def predicted_of(manifest: Manifest, outputs: Tensors, index: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _WithoutInputs:
-    """A prediction whose inputs are too large to be remembered."""
+class _Kept:
+    """What is remembered of a prediction whose arrays are too large or keep too much."""
 
     prediction_id: str
     manifest: Manifest
+    inputs: Tensors
     outputs: Tensors
     items: int
-    inputs: Tensors = field(default_factory=dict)
+
+    def copy(self) -> _Kept:
+        inputs = {name: array.copy() for name, array in self.inputs.items()}
+        outputs = {name: array.copy() for name, array in self.outputs.items()}
+        return _Kept(self.prediction_id, self.manifest, inputs, outputs, self.items)
 
 
 class _Recent(NamedTuple):
@@ -143,31 +159,32 @@ class Ring:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._large = max_bytes // 16
+        self._manifest: object = self  # no manifest yet
+        self._objects = True
         self._recent: deque[_Recent] = deque()
         self._bytes = 0
 
     def add(self, predictions: Sequence[Observed], at: float) -> None:
         """Remember predictions; of a very large one not the inputs.
 
+        What counts is the memory that the arrays keep from being freed: that of the whole batch
+        for its rows, of the whole message for its tensors.  Where that is much more than the
+        arrays themselves, they are copied.
+
         Args:
             at: when they were answered, seconds since the epoch.
         """
-        cost_bytes = 0
-        large = False
-        for prediction in predictions:
-            size = 0
-            for array in prediction.inputs.values():
-                size += array.nbytes
-            if size > self._max_bytes // 16:
-                large, size = True, 0
-            for array in prediction.outputs.values():
-                size += array.nbytes
-            cost_bytes += size + self.OVERHEAD_BYTES
-        if large:
-            predictions = [self._bounded(prediction) for prediction in predictions]
+        overhead = self.OVERHEAD_BYTES * len(predictions)
+        held = self._held_plainly(predictions, overhead)
+        if held is None:
+            predictions, held = self._compacted(predictions, overhead)
+        cost_bytes = held + overhead
+        if cost_bytes > self._max_bytes:
+            return
         self._recent.append(_Recent(predictions, at, cost_bytes))
         self._bytes += cost_bytes
-        while self._bytes > self._max_bytes and self._recent:
+        while self._bytes > self._max_bytes:
             self._bytes -= self._recent.popleft().cost_bytes
 
     def get(self, model: str, name: str) -> Item | None:
@@ -185,12 +202,103 @@ class Ring:
                 return None  # which item of the batch is meant?
         return None
 
-    def _bounded(self, prediction: Observed) -> Observed:
-        if sum(array.nbytes for array in prediction.inputs.values()) <= self._max_bytes // 16:
-            return prediction
-        return _WithoutInputs(
-            prediction.prediction_id, prediction.manifest, prediction.outputs, prediction.items
-        )
+    def _held_plainly(self, predictions: Sequence[Observed], overhead: int) -> int | None:
+        """Bytes that are held on to; None where objects count, or too much would be held."""
+        first = predictions[0]
+        if first.manifest is not self._manifest:
+            arrays = (*first.inputs.values(), *first.outputs.values())
+            self._manifest = first.manifest  # whose tensors have the same types in all predictions
+            self._objects = any(array.dtype.hasobject for array in arrays)
+        if self._objects:
+            return None
+        wanted = held = 0
+        owners: set[int] = set()
+        for prediction in predictions:
+            size = 0
+            for array in prediction.inputs.values():
+                nbytes = array.nbytes
+                size += nbytes
+                base = array.base
+                if base is None:
+                    held += nbytes
+                elif id(base) not in owners:
+                    owners.add(id(base))
+                    # mostly a view of an array over the bytes of the message
+                    owner: object = base.base if isinstance(base, np.ndarray) else base
+                    if isinstance(owner, bytes):
+                        if id(owner) not in owners:
+                            owners.add(id(owner))
+                            held += len(owner)
+                    else:
+                        held += _owner_bytes(base, owners)
+            if size > self._large:
+                return None
+            wanted += size
+            for array in prediction.outputs.values():
+                nbytes = array.nbytes
+                wanted += nbytes
+                base = array.base
+                if base is None:
+                    held += nbytes
+                elif id(base) not in owners:
+                    owners.add(id(base))
+                    held += _owner_bytes(base, owners)
+        return held if held <= 2 * wanted + overhead else None
+
+    def _compacted(
+        self, predictions: Sequence[Observed], overhead: int
+    ) -> tuple[Sequence[Observed], int]:
+        """The predictions without large inputs, copied where they hold too much; and bytes held."""
+        kept: list[_Kept] = []
+        wanted = held = 0
+        owners: set[int] = set()
+        for each in predictions:
+            inputs: Tensors = each.inputs
+            size = content_bytes(inputs)
+            if size > self._large:
+                inputs, size = {}, 0
+            wanted += size + content_bytes(each.outputs)
+            for array in (*inputs.values(), *each.outputs.values()):
+                held += _owner_bytes(array, owners)
+            kept.append(_Kept(each.prediction_id, each.manifest, inputs, each.outputs, each.items))
+        if held <= 2 * wanted + overhead:
+            return kept, held
+        if wanted > self._max_bytes:
+            return [], held  # too much to copy, and to remember
+        return [each.copy() for each in kept], wanted
+
+
+def content_bytes(tensors: Tensors) -> int:
+    """Bytes of the arrays, and of the objects in them."""
+    size = 0
+    for array in tensors.values():
+        size += array.nbytes
+        if array.dtype.hasobject:
+            size += sum(map(sys.getsizeof, array.ravel()))
+    return size
+
+
+def _owner_bytes(held: object, owners: set[int]) -> int:
+    """Bytes of what a view belongs to in the end; 0 if that is among `owners` already.
+
+    Args:
+        owners: ids of what holds memory; added to.
+    """
+    while True:
+        base: object = None
+        if isinstance(held, np.ndarray):
+            base = held.base
+        elif isinstance(held, memoryview):
+            base = held.obj
+        if not isinstance(base, (np.ndarray, memoryview, bytes, bytearray)):
+            break  # its own, or a runtime's: the last array over that tells its size
+        if id(base) in owners:
+            return 0
+        owners.add(id(base))
+        held = base
+    if isinstance(held, np.ndarray):
+        return content_bytes({"": held})
+    return held.nbytes if isinstance(held, memoryview) else sys.getsizeof(held)
 
 
 def _is_number(text: str) -> bool:

@@ -25,7 +25,9 @@ from edge_agent.sampling.items import (
     NotSampleable,
     Observed,
     Ring,
+    content_bytes,
     encode_sample,
+    item_bytes,
     item_of,
     tensor_specs,
 )
@@ -33,17 +35,25 @@ from edge_agent.sampling.policy import Decision, Kept
 from edge_agent.sampling.privacy import Privacy, PrivacyError
 from edge_agent.wire.manifest import Manifest
 from edge_agent.wire.messages import Correction
-from edge_agent.wire.samples import SampleHeader
+from edge_agent.wire.samples import MAX_SAMPLE_BYTES, SampleHeader
 from edge_agent.wire.topics import UplinkKind
 
 log = logging.getLogger("skerry.sampling")
 
 QUEUED_ITEMS: Final = 256
+QUEUED_BYTES: Final = 8 << 20
 RING_BYTES: Final = 2 << 20
 _PREPARED: Final = 3
 """Versions of a model kept prepared: the one that serves, the one before, and the one to come."""
 MAX_BATCH_ITEMS: Final = 64
 """Items of one request that are looked at; the rest of a larger batch is not sampled."""
+
+_MAX_BATCH_ID: Final = MAX_ID - len(f".{MAX_BATCH_ITEMS - 1}")
+
+_MAX_RAW_BYTES: Final = 8 * MAX_SAMPLE_BYTES
+"""Larger items are taken to exceed `MAX_SAMPLE_BYTES` however they compress; not where hooks may
+make them smaller."""
+_MAX_HOOKED_BYTES: Final = QUEUED_BYTES // 4
 
 
 class Journal(Protocol):
@@ -76,6 +86,7 @@ class _Work:
     version: _Version
     item: Item
     kept: Kept
+    length: int
     label: str | None = None
 
 
@@ -112,8 +123,10 @@ class Sampler:
         self._prepared: dict[str, deque[_Version]] = {}
         self._corrections: Counter[tuple[str, int]] = Counter()
         self._queue: queue.Queue[_Work | None] = queue.Queue(QUEUED_ITEMS)
+        self._queued_bytes = 0
         self.counts: Counter[str] = Counter()
-        """Kept items by outcome: journalled, over_budget, spool_full, queue_full, refused."""
+        """Kept items by outcome: journalled, over_budget, spool_full, queue_full, too_large,
+        refused."""
         self._thread = threading.Thread(target=self._write, name="sampler", daemon=True)
         self._thread.start()
 
@@ -158,34 +171,44 @@ class Sampler:
             version = self._version(predictions[0].manifest)
             count = 0
             for prediction in predictions:
-                count += prediction.items
+                count += _eligible(prediction)
             if version.decision.skip(count):
                 return
             for prediction in predictions:
-                if 0 < len(prediction.prediction_id) <= MAX_ID - 4:
-                    self._look_at(version, prediction, at)
+                self._look_at(version, prediction, at)
 
     def _look_at(self, version: _Version, prediction: Observed, at: float) -> None:
         count = prediction.items
-        for index in range(min(count, MAX_BATCH_ITEMS)):
+        for index in range(_eligible(prediction)):
             kept = version.decision.decide(prediction.outputs, index)
             if kept is None:
                 continue
-            if version.budget.exhausted(kept.policy):
+            length = item_bytes(prediction, index)
+            hooked = bool(version.manifest.privacy)
+            if length > (_MAX_HOOKED_BYTES if hooked else _MAX_RAW_BYTES):
+                self.counts["too_large"] += 1
+            elif version.budget.exhausted(kept.policy):
                 self.counts["over_budget"] += 1
+            elif self._queued_bytes + length > QUEUED_BYTES:
+                self.counts["queue_full"] += 1
             else:
                 item = item_of(prediction, index, count, at)
-                self._hand_over(_Work(version, item, kept))
+                self._hand_over(_Work(version, item, kept, length))
 
     def _version(self, manifest: Manifest) -> _Version:
-        known = self._versions.get(manifest.model)
-        if known is None or known.manifest is not manifest:
-            prepared = self._prepared.get(manifest.model, ())
-            known = next(
-                (each for each in prepared if each.manifest is manifest), None
-            ) or self._new_version(manifest)
-            self._versions[manifest.model] = known
+        known = self._known(manifest)
+        if known is None:
+            known = self._new_version(manifest)
+        self._versions[manifest.model] = known
         return known
+
+    def _known(self, manifest: Manifest) -> _Version | None:
+        """What belongs to a version that serves or is prepared."""
+        known = self._versions.get(manifest.model)
+        if known is not None and known.manifest is manifest:
+            return known
+        prepared = self._prepared.get(manifest.model, ())
+        return next((each for each in prepared if each.manifest is manifest), None)
 
     def _new_version(self, manifest: Manifest) -> _Version:
         return _Version(
@@ -195,10 +218,16 @@ class Sampler:
         )
 
     def _hand_over(self, work: _Work) -> None:
+        """Leave the rest to the writing thread; under the lock."""
+        if self._queued_bytes + work.length > QUEUED_BYTES:
+            self.counts["queue_full"] += 1
+            return
         try:
             self._queue.put_nowait(work)
         except queue.Full:
             self.counts["queue_full"] += 1
+        else:
+            self._queued_bytes += work.length
 
     # ── corrections ──────────────────────────────────────────────────────────────────────────────
 
@@ -217,7 +246,6 @@ class Sampler:
             return False
         with self._lock:
             item = self._ring.get(model, prediction_id)
-            version = self._versions.get(model)
         if item is None or (item.manifest.labels and label not in item.manifest.labels):
             return False
         correction = Correction(
@@ -231,8 +259,10 @@ class Sampler:
         self._journal.append("correction", correction.encode())
         with self._lock:
             self._corrections[model, item.manifest.version] += 1
-            if item.tensors and version is not None and version.manifest is item.manifest:
-                self._hand_over(_Work(version, item, Kept("event", 1.0), label))
+            version = self._known(item.manifest)
+            if item.tensors and version is not None:
+                length = content_bytes(item.tensors)
+                self._hand_over(_Work(version, item, Kept("event", 1.0), length, label))
         return True
 
     def take_corrections(self, model: str, version: int) -> int:
@@ -252,6 +282,7 @@ class Sampler:
                 outcome = "refused"
             with self._lock:
                 self.counts[outcome] += 1
+                self._queued_bytes -= work.length
 
     def _journal_item(self, work: _Work) -> str:
         version, item = work.version, work.item
@@ -294,3 +325,11 @@ class Sampler:
             privacy=privacy,
         )
         return encode_sample(header, tensors)
+
+
+def _eligible(prediction: Observed) -> int:
+    """Items of a prediction that may become samples: the first ones, if their ids fit."""
+    items, length = prediction.items, len(prediction.prediction_id)
+    if items == 1:
+        return 1 if 0 < length <= MAX_ID else 0
+    return min(items, MAX_BATCH_ITEMS) if 0 < length <= _MAX_BATCH_ID else 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import random
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +15,15 @@ import zstandard
 
 from edge_agent.runtime import Tensors
 from edge_agent.sampling import Sampler, UnknownHook, privacy_hook
-from edge_agent.sampling.budget import BURST_MINUTES, SHARES, ByteBudget
+from edge_agent.sampling.budget import BURST_MINUTES, REMEMBERED_S, SHARES, ByteBudget
+from edge_agent.sampling.items import Ring
 from edge_agent.sampling.policy import Decision, normalised_entropy
 from edge_agent.sampling.privacy import Privacy, PrivacyError
+from edge_agent.sampling.sampler import QUEUED_BYTES
 from edge_agent.wire.base import unpack_frame
 from edge_agent.wire.manifest import Manifest, ModelSpec, SamplingSpec, StepSpec, TensorSpec
 from edge_agent.wire.messages import Correction
-from edge_agent.wire.samples import SampleHeader
+from edge_agent.wire.samples import MAX_SAMPLE_BYTES, SampleHeader
 
 IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 8, 8))
 
@@ -175,6 +180,38 @@ def test_a_full_uncertain_bucket_leaves_the_uniform_one_alone():
     assert not budget.take("uncertain", int(6000 * SHARES["uncertain"] * BURST_MINUTES) + 1)
 
 
+def test_one_large_item_does_not_keep_small_ones_out() -> None:
+    now = [0.0]
+    budget = ByteBudget(120_000, lambda: now[0])  # uniform: 800 bytes a second, at most 96 kB
+    while budget.take("uniform", 4000):
+        pass
+    assert budget.exhausted("uniform")
+    assert not budget.take("uniform", 90_000)
+    now[0] = 4.0
+    assert budget.exhausted("uniform")
+    now[0] = 5.0
+    assert not budget.exhausted("uniform")
+    # large ones alone: after a while one item is made, whatever its length may be
+    budget = ByteBudget(120_000, lambda: now[0])
+    assert budget.take("uniform", 90_000)
+    assert not budget.take("uniform", 90_000)
+    assert budget.exhausted("uniform")
+    now[0] += REMEMBERED_S
+    assert not budget.exhausted("uniform")
+
+
+def test_an_item_that_the_full_bucket_could_not_pay_holds_up_nothing() -> None:
+    budget = ByteBudget(60_000, lambda: 0.0)
+    assert not budget.take("uniform", 95_000)
+    assert not budget.exhausted("uniform")
+    assert budget.take("uniform", 4000)
+
+
+def test_without_a_budget_nothing_is_made() -> None:
+    budget = ByteBudget(0, lambda: 0.0)
+    assert budget.exhausted("uniform")
+
+
 def test_over_budget_and_above_the_high_water_mark_nothing_is_journalled(sampled):
     tight = manifest(SamplingSpec(uniform_rate=1.0, max_bytes_per_minute=1000))
     journal, sampler = sampled([prediction(tight, name=f"p{n}") for n in range(20)])
@@ -226,6 +263,162 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes_first():
     assert not sampler.correct("digits", "p0", "1")
     assert sampler.correct("digits", "p99", "1")
     sampler.stop()
+
+
+def test_a_correction_of_the_version_before_carries_its_sample() -> None:
+    journal = Journal()
+    sampler = Sampler(journal, key=b"")
+    old = manifest(SamplingSpec(uniform_rate=0.0, uncertain_rate=0.0))
+    new = old.model_copy(update={"version": 4})
+    for each in (old, new):
+        sampler.prepare(each)
+    sampler.observe([prediction(old, name="before")])
+    sampler.observe([prediction(new, name="after")])
+    assert sampler.correct("digits", "before", "1")
+    sampler.stop()
+    ((header, _),) = journal.samples()
+    assert (header.prediction_id, header.version, header.label) == ("before", 3, "1")
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def remembered(ring: Ring, predictions: Sequence[Prediction]) -> list[str]:
+    return [each.prediction_id for each in predictions if ring.get("digits", each.prediction_id)]
+
+
+def one(name: str, inputs: Tensors, outputs: Tensors | None = None) -> Prediction:
+    return Prediction(name, manifest(), inputs, outputs or {}, 1)
+
+
+def test_byte_strings_count_with_their_length() -> None:
+    """An element of the array is a pointer."""
+    ring = Ring(100_000)
+    texts = [one(f"p{n}", {"text": np.array([[b"x" * 5000]], dtype=object)}) for n in range(100)]
+    for each in texts:
+        ring.add([each], 0.0)
+    assert 10 < len(remembered(ring, texts)) <= 20
+    ring.add([one("large", {"text": np.array([[b"x" * 50_000]], dtype=object)})], 0.0)
+    found = ring.get("digits", "large")
+    assert found is not None and found.tensors == {}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "memoryview", "array"])
+def test_a_small_view_does_not_keep_a_large_message(kind: str) -> None:
+    ring = Ring(2 << 20)
+    message: Any = b"\1" * (1 << 20)
+    if kind == "memoryview":
+        message = memoryview(message)[10:]
+    view = np.frombuffer(message, np.uint8)
+    if kind == "array":
+        view = view.copy()
+    tensor = view[8:264].reshape(1, 256)
+    each = one("p", {"x": tensor})
+    ring.add([each], 0.0)
+    found = ring._recent[-1].predictions[0].inputs["x"]
+    np.testing.assert_array_equal(found, tensor)
+    assert found.base is None and found.nbytes == 256
+    assert ring._bytes < 2000
+
+
+def test_the_rows_of_a_batch_count_once_and_are_not_copied() -> None:
+    ring = Ring(2 << 20)
+    scores = np.zeros((32, 1000), np.float32)
+    body = bytes(32 * 6000)
+    batch = [
+        one(
+            f"p{n}",
+            {"x": np.frombuffer(body, np.uint8)[n * 6000 : (n + 1) * 6000].reshape(1, -1)},
+            {"scores": scores[n : n + 1]},
+        )
+        for n in range(32)
+    ]
+    ring.add(batch, 0.0)
+    assert ring._recent[-1].predictions is batch
+    assert ring._bytes == pytest.approx(scores.nbytes + len(body) + 32 * Ring.OVERHEAD_BYTES, 1e-3)
+
+
+def test_what_cannot_be_remembered_pushes_nothing_out() -> None:
+    ring = Ring(100_000)
+    small = one("small", {"x": np.zeros((1, 10), np.float32)})
+    ring.add([small], 0.0)
+    ring.add([one("huge", {}, {"y": np.zeros((1, 10**6), np.float32)})], 0.0)
+    assert remembered(ring, [small]) == ["small"]
+
+
+def test_the_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Sampler(Journal(), key=b"", rng=random.Random(1))
+    begun, proceed = threading.Event(), threading.Event()
+    encode = sampler._journal_item
+
+    def slow(work: Any) -> str:
+        begun.set()
+        proceed.wait(10)
+        return encode(work)
+
+    monkeypatch.setattr(sampler, "_journal_item", slow)
+    of = manifest(SamplingSpec(uniform_rate=1.0, max_bytes_per_minute=10**9))
+    size = 500_000
+    for number in range(40):
+        image = np.zeros((1, size), np.uint8)
+        sampler.observe([Prediction(f"p{number}", of, {"image": image}, {}, 1)])
+    assert begun.wait(10)
+    assert sampler.counts["queue_full"] == 40 - QUEUED_BYTES // size
+    assert sampler._queued_bytes <= QUEUED_BYTES
+    proceed.set()
+    sampler.stop()
+    assert sampler._queued_bytes == 0
+    assert sampler.counts["journalled"] == QUEUED_BYTES // size
+
+
+def test_what_can_never_fit_a_sample_is_not_copied() -> None:
+    sampler = Sampler(Journal(), key=b"", rng=random.Random(1))
+    size = 8 * MAX_SAMPLE_BYTES + 1
+    wide = np.zeros((1, size), np.uint8)
+    text = np.array([[b"x" * size]], dtype=object)
+    for name, tensor in (("wide", wide), ("text", text)):
+        sampler.observe([Prediction(name, manifest(), {"x": tensor}, {}, 1)])
+    # a hook may leave out what is large
+    hooked = manifest(privacy=(StepSpec(name="drop_tensor", config={"tensor": "x"}),))
+    sampler.observe([Prediction("hooked", hooked, {"x": wide}, {}, 1)])
+    sampler.stop()
+    assert sampler.counts == {"too_large": 2, "journalled": 1}
+
+
+# ── inclusion ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("items", [1, 64, 200, 1000])
+@pytest.mark.parametrize("neighbours", [0, 3], ids=["alone", "beside ids that are too long"])
+def test_items_are_kept_with_the_probability_that_is_recorded(items: int, neighbours: int) -> None:
+    """Of a large batch the first ones; those that cannot be kept use up nobody's turn."""
+    rate = 0.02
+    of = manifest(SamplingSpec(uniform_rate=rate, uncertain_rate=0.0))
+    sampler = Sampler(Journal(), key=b"", rng=random.Random(7))
+    sampler.stop()
+    kept: list[float] = []
+    sampler._hand_over = lambda work: kept.append(work.kept.inclusion_prob)  # type: ignore[method-assign]
+    sampler._ring.add = lambda predictions, at: None  # type: ignore[method-assign]
+    x = {"x": np.zeros((items, 1), np.float32)}
+    batch = [Prediction("p", of, x, {}, items)]
+    batch += [Prediction("p" * 65, of, x, {}, items) for _ in range(neighbours)]
+    rounds = 60_000 // min(items, 64)
+    for _ in range(rounds):
+        sampler.observe(batch)
+    eligible = rounds * min(items, 64)
+    assert set(kept) == {rate}
+    assert len(kept) / eligible == pytest.approx(rate, abs=4 * (rate / eligible) ** 0.5)
+
+
+@pytest.mark.parametrize(("items", "longest"), [(1, 64), (2, 61), (1000, 61)])
+def test_ids_are_sampled_while_those_of_their_items_fit(items: int, longest: int) -> None:
+    journal = Journal()
+    sampler = Sampler(journal, key=b"", rng=random.Random(1))
+    for length in (longest, longest + 1):
+        sampler.observe([prediction(manifest(), name="p" * length, n=items)])
+    sampler.stop()
+    assert len(journal.samples()) == min(items, 64)
+    assert sampler.counts == {"journalled": min(items, 64)}
 
 
 # ── privacy ──────────────────────────────────────────────────────────────────────────────────────
