@@ -45,11 +45,6 @@ class Batch:
         for row, name in enumerate(self.ids):
             yield Batch((name,), {key: array[row : row + 1] for key, array in self.tensors.items()})
 
-    def apart(self) -> Iterator[Batch]:
-        """Each row as a batch of its own."""
-        for row, name in enumerate(self.ids):
-            yield Batch((name,), {key: array[row : row + 1] for key, array in self.tensors.items()})
-
     def request(self, *, debug: bool = False) -> Request:
         """The rows as one request, named by the first of them."""
         return Request(self.tensors, self.ids[0], debug=debug)
