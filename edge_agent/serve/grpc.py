@@ -80,7 +80,8 @@ _LARGE_BYTES: Final = 128 * 1024
 """Typed contents beyond this are converted beside the event loop."""
 
 _MAX_TEXT_CHARS: Final = 1000
-"""Of an error: it travels in a header, which clients bound at 8 KiB."""
+_MAX_TEXT_BYTES: Final = 4000
+"""Of an error: it travels in a header, percent-encoded, and clients bound headers at 8 KiB."""
 
 _KEEPALIVE_MS: Final = 60_000
 
@@ -481,7 +482,10 @@ def status_of(error: Exception) -> tuple[str, str, int | None]:
 
 
 def _cut(error: Exception) -> str:
-    return str(error)[:_MAX_TEXT_CHARS]
+    text = str(error)[:_MAX_TEXT_CHARS].encode(errors="replace").decode()
+    while len(urllib.parse.quote(text)) > _MAX_TEXT_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 def _address(peer: str) -> str:
