@@ -5,10 +5,8 @@ Both hand valid tensors to the data plane, and write the answer when it is there
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -21,8 +19,9 @@ from edge_agent.pipeline.task import answer as answer_items
 from edge_agent.pipeline.task import decode_request
 from edge_agent.runtime import Tensors
 from edge_agent.serve import oip
+from edge_agent.serve.aside import SideThread
 from edge_agent.serve.dataplane import DataPlane, ServedModel
-from edge_agent.serve.errors import BadRequest, Forbidden, NotOffered
+from edge_agent.serve.errors import BadRequest, Crowded, Forbidden, NotOffered
 from edge_agent.serve.http import HttpConnection
 from edge_agent.serve.http_messages import HttpRequest, HttpResponse, json_response
 from edge_agent.serve.prediction import Prediction
@@ -30,7 +29,9 @@ from edge_agent.serve.prediction import Prediction
 _BINARY: Final = b"application/octet-stream"
 _LEAST_COMPRESSED_BYTES: Final = 1024
 _LARGE_BYTES: Final = 64 * 1024
-"""From here on compressing or inflating takes longer than a hop to a thread."""
+"""From here on compressing takes longer than a hop to a thread."""
+_MOST_INFLATED_ON_LOOP: Final = 2 * 1024
+"""Bytes before inflating; they become a thousand times as many at most."""
 
 T = TypeVar("T")
 
@@ -62,10 +63,12 @@ class Inference:
         self._plane = plane
         self._refuse = refuse
         self._debug = debug
-        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-side")
+        self._side = SideThread("skerry-side")
+        self._images = SideThread("skerry-image")  # decoding one may take long
 
     def close(self) -> None:
-        self._side.shutdown(wait=False, cancel_futures=True)
+        self._side.close()
+        self._images.close()
 
     # ── tensors ──────────────────────────────────────────────────────────────────────────────────
 
@@ -224,7 +227,8 @@ class Inference:
             current = self._plane.model(name, version)  # decoding took a while
             self._submit_task(request, connection, current, tensors, oip.Ask())
 
-        self._aside(connection, partial(decode_image, body, image, spec), submit)
+        work = partial(decode_image, body, image, spec)
+        self._aside(self._images, connection, work, submit)
 
     def _submit_task(
         self,
@@ -271,10 +275,17 @@ class Inference:
     ) -> None:
         """Undo the body's encoding, then go on."""
         encoding = request.headers[b"content-encoding"].decode("latin-1").strip().lower()
-        if len(request.body) < _LARGE_BYTES // 8:
-            then(oip.inflate(request.body, encoding))
+
+        def go_on(body: bytes) -> None:
+            if body is not request.body:
+                connection.hold(len(body))
+            then(body)
+
+        work = partial(oip.inflate, request.body, encoding)
+        if len(request.body) < _MOST_INFLATED_ON_LOOP:
+            go_on(work())
         else:
-            self._aside(connection, partial(oip.inflate, request.body, encoding), then)
+            self._aside(self._side, connection, work, go_on)
 
     def _send(
         self, request: HttpRequest, connection: HttpConnection, response: HttpResponse
@@ -294,23 +305,29 @@ class Inference:
         work = partial(_compressed, response.parts, coding)
         if size < _LARGE_BYTES:
             finish(work())
-        else:
-            self._aside(connection, work, finish)
+            return
+        try:
+            self._aside(self._side, connection, work, finish)
+        except Crowded:
+            connection.answer(response)  # as it is
 
     def _aside(
-        self, connection: HttpConnection, work: Callable[[], T], then: Callable[[T], None]
+        self,
+        side: SideThread,
+        connection: HttpConnection,
+        work: Callable[[], T],
+        then: Callable[[T], None],
     ) -> None:
-        """Do `work` in a thread, then go on with its result on the event loop."""
+        """Do `work` in a thread, then go on with its result on the event loop.
 
-        def finished(future: asyncio.Future[T]) -> None:
-            try:
-                then(future.result())
-            except (asyncio.CancelledError, Exception) as error:
-                if isinstance(error, Exception):
-                    connection.answer(self._refuse(error))
+        Raises:
+            Crowded: too much waits for the thread.
+        """
 
-        future = asyncio.get_running_loop().run_in_executor(self._side, work)
-        future.add_done_callback(finished)
+        def failed(error: Exception) -> None:
+            connection.answer(self._refuse(error))
+
+        side.run(connection, work, then, failed)
 
 
 class _Reply:

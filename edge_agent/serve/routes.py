@@ -13,10 +13,8 @@ GET  /status, /openapi.json                 on the administrative socket only
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -28,6 +26,7 @@ from edge_agent.pipeline import InputError, PipelineError, Rejected
 from edge_agent.pipeline.errors import ImagesUnavailable, ImageTooLarge, nearest
 from edge_agent.serve import metadata, metrics, oip
 from edge_agent.serve.access import Buckets, check_token
+from edge_agent.serve.aside import SideThread
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import (
     BadRequest,
@@ -94,7 +93,7 @@ class Routes:
         self._token = token
         self._buckets = buckets
         self._inference = Inference(data_plane, self.refuse, debug=debug)
-        self._side = ThreadPoolExecutor(1, thread_name_prefix="skerry-admin")
+        self._side = SideThread("skerry-admin")
         self._predicting: dict[bytes, _Endpoint] = {}
 
     def handle(self, request: HttpRequest, connection: HttpConnection) -> HttpResponse | None:
@@ -126,7 +125,7 @@ class Routes:
     def close(self) -> None:
         """Stop the side threads; what they do now is finished."""
         self._inference.close()
-        self._side.shutdown(wait=False, cancel_futures=True)
+        self._side.close()
 
     def _only(self, request: HttpRequest, method: bytes) -> HttpResponse | None:
         if request.method == method or (request.method == b"HEAD" and method == b"GET"):
@@ -256,17 +255,10 @@ class Routes:
     def _in_thread(self, connection: HttpConnection, work: Callable[[], HttpResponse]) -> None:
         """Answer with what `work` makes, off the event loop: it reads or writes the disk."""
 
-        def finished(future: asyncio.Future[HttpResponse]) -> None:
-            if future.cancelled():
-                return
-            error = future.exception()
-            if isinstance(error, Exception):
-                connection.answer(self.refuse(error))
-            else:
-                connection.answer(future.result())
+        def failed(error: Exception) -> None:
+            connection.answer(self.refuse(error))
 
-        future = asyncio.get_running_loop().run_in_executor(self._side, work)
-        future.add_done_callback(finished)
+        self._side.run(connection, work, connection.answer, failed, lasting=True)
 
 
 def to_response(error: Exception) -> HttpResponse:

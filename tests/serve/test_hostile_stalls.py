@@ -187,7 +187,7 @@ def test_who_does_not_read_an_answer_is_cut_off(
     closing: bool, limited: Callable[[Limits], Connect]
 ) -> None:
     """Every step's tensors make more megabytes than the system keeps for a connection."""
-    body, header = binary_body(images(10_000).tobytes(), [10_000, 8, 8], parameters={"trace": True})
+    body, header = binary_body(images(4096).tobytes(), [4096, 8, 8], parameters={"trace": True})
     request = post(body, header, *([b"Connection: close"] if closing else []))
     connect = limited(Limits(idle_s=0.3))
     before = open_sockets()

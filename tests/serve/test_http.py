@@ -330,9 +330,9 @@ def test_a_status_that_takes_long_holds_up_nobody(tmp_path: Path) -> None:
 
 def test_a_body_counts_until_its_answer(tmp_path: Path) -> None:
     """What waits for a model is as much in memory as what is on its way."""
-    limits = Limits(max_inflight_bytes=3_000_000)
+    limits = Limits(max_inflight_bytes=1_500_000)
     model, gate = gated(tmp_path)
-    body, headers = binary_request(8192)  # two megabytes
+    body, headers = binary_request(4096)  # a megabyte
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
     with served(tmp_path, limits=limits) as running:
         running.plane.install("digits", model)

@@ -126,7 +126,7 @@ def undone(reply: Reply) -> bytes:
             return reply.body
 
 
-@pytest.mark.parametrize("count", [100, 5000], ids=["small", "in a thread"])
+@pytest.mark.parametrize("count", [100, 4000], ids=["small", "in a thread"])
 @pytest.mark.parametrize(
     ("offered", "used"),
     [
@@ -230,7 +230,7 @@ def test_a_request_that_cannot_be_in_time_is_503_at_once(
     quick_serving.plane.install("digits", model)
     request = json_request(1, parameters={"timeout": 1_000_000})
     reply = quick_serving.ask("POST", INFER, request)
-    assert (reply.status, reply.headers["retry-after"]) == (503, "3")
+    assert (reply.status, int(reply.headers["retry-after"]) >= 2) == (503, True)
 
 
 @pytest.mark.parametrize("timeout", [-1, 1.5, True, "soon", [1]])
@@ -284,7 +284,7 @@ def test_a_request_that_was_being_inflated_is_answered_by_the_version_that_serve
     replies: list[Reply] = []
     go_on = threading.Event()
     side = quick_serving.server._routes._inference._side
-    side.submit(go_on.wait, 10)  # the one thread that inflates is busy
+    side._executor.submit(go_on.wait, 10)  # the one thread that inflates is busy
     client = threading.Thread(
         target=lambda: replies.append(
             quick_serving.ask(
@@ -293,7 +293,7 @@ def test_a_request_that_was_being_inflated_is_answered_by_the_version_that_serve
         )
     )
     client.start()
-    until(lambda: side._work_queue.qsize() == 1)
+    until(lambda: side.waiting == 1)
     quick_serving.plane.revert("digits")
     until(lambda: model._closed)
     go_on.set()

@@ -233,15 +233,15 @@ def test_an_image_beside_other_inputs_is_not_offered(
 
 def test_decoding_an_image_holds_up_nobody(looking: Running, tmp_path: Path) -> None:
     """While an image waits to be decoded others are answered, and a version may be replaced."""
-    side = looking.server._routes._inference._side
+    side = looking.server._routes._inference._images
     go_on = threading.Event()
-    side.submit(go_on.wait, 10)
+    side._executor.submit(go_on.wait, 10)
     replies: list[Reply] = []
     client = threading.Thread(
         target=lambda: replies.append(looking.ask("POST", PREDICT, png(picture()), PNG))
     )
     client.start()
-    until(lambda: side._work_queue.qsize() == 1)
+    until(lambda: side.waiting == 1)
     assert looking.ask("POST", INFER, json_request()).status == 200
     model = looking.plane.models["digits"]
     looking.plane.revert("digits")
