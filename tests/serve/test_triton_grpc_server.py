@@ -170,6 +170,7 @@ def test_a_message_that_is_none_is_refused(data: bytes, serving: Serving) -> Non
 def test_an_error_of_any_letters_fits_the_header_it_travels_in(serving: Serving) -> None:
     request = typed_request("INT8", np.array([[1, 2, 3]]))
     request.inputs[0].name = "\U0001f600" * 900
+    request.inputs.append(request.inputs[0])  # given twice, which names it
     status, text = raw_refusal(serving, request)
     assert (status, "\U0001f600" * 50 in text) == ("INVALID_ARGUMENT", True)
 
