@@ -171,8 +171,9 @@ def test_an_error_of_any_letters_fits_the_header_it_travels_in(serving: Serving)
     request = typed_request("INT8", np.array([[1, 2, 3]]))
     request.inputs[0].name = "\U0001f600" * 900
     request.inputs.append(request.inputs[0])  # given twice, which names it
-    status, text = raw_refusal(serving, request)
-    assert (status, "\U0001f600" * 50 in text) == ("INVALID_ARGUMENT", True)
+    for _ in range(20):  # between 8 and 16 KiB a client refuses it by chance
+        status, text = raw_refusal(serving, request)
+        assert (status, "\U0001f600" * 50 in text) == ("INVALID_ARGUMENT", True), status
 
 
 # ── bounds, and who may ask ───────────────────────────────────────────────────────────────────────
