@@ -229,25 +229,23 @@ def plan(head: bytes, length: int, inputs: Sequence[TensorSpec] = ()) -> Plan | 
     Args:
         head: the JSON.
         length: of the whole body.
-        inputs: the model's interface; see `tensors.check_datatype`.
+        inputs: the model's interface; see `tensors.check_announced`.
 
     Returns:
         None when an input stands in the JSON itself, so that every body must be decoded.
 
     Raises:
         BadRequest: the request is malformed.
-        InputError: FP32 for BF16, or the other way round.
+        InputError: an input is not of the interface.
     """
     request = _parse(head)
+    _check_announced(request, inputs)
     parts: dict[str, Part] = {}
     offset = len(head)
     for item in request.inputs:
         size = item.parameters.get("binary_data_size")
         if size is None:
             return None
-        if item.name in parts:
-            raise BadRequest(f"input {item.name!r} is given twice")
-        forms.check_datatype(item.name, item.datatype, inputs)
         part = parts[item.name] = _part(item, size, offset, length)
         offset = part.stop
     if offset != length:
@@ -258,28 +256,28 @@ def plan(head: bytes, length: int, inputs: Sequence[TensorSpec] = ()) -> Plan | 
 def decode(
     body: bytes, head_length: int | None, inputs: Sequence[TensorSpec] = ()
 ) -> tuple[Tensors, Ask]:
-    """Decode any request but a raw one; the tensors may not fit the model.
+    """Decode any request but a raw one.
 
     Args:
         head_length: the header `Inference-Header-Content-Length`, if there was one.
-        inputs: the model's interface; see `tensors.check_datatype`.
+        inputs: the model's interface; see `tensors.check_announced`.
 
     Raises:
         BadRequest: the request is malformed.
-        InputError: FP32 for BF16, or the other way round.
+        InputError: an input is not of the interface.
     """
     end = len(body) if head_length is None else check_head_length(head_length, body)
     request = _parse(memoryview(body)[:end])
+    _check_announced(request, inputs)
     tensors: Tensors = {}
     offset = end
+    values = 0
     for item in request.inputs:
-        if item.name in tensors:
-            raise BadRequest(f"input {item.name!r} is given twice")
         shape = tuple(item.shape)
-        forms.check_datatype(item.name, item.datatype, inputs)
-        forms.check_shape(item.name, shape)
         size = item.parameters.get("binary_data_size")
         if size is None:
+            values += math.prod(shape)
+            forms.check_json_values(values, inputs)
             tensors[item.name] = forms.from_json(item.name, item.datatype, shape, bytes(item.data))
             continue
         part = _part(item, size, offset, len(body))
@@ -398,6 +396,11 @@ def _parse(head: bytes | memoryview) -> _Request:
     if len(request.id) > MAX_ID_CHARS:
         raise BadRequest(f"id: longer than {MAX_ID_CHARS} characters")
     return request
+
+
+def _check_announced(request: _Request, inputs: Sequence[TensorSpec]) -> None:
+    announced = [(item.name, item.datatype, tuple(item.shape)) for item in request.inputs]
+    forms.check_announced(announced, inputs)
 
 
 def _ask(request: _Request) -> Ask:

@@ -17,8 +17,10 @@ import msgspec
 import numpy as np
 
 from edge_agent.pipeline import InputError
+from edge_agent.pipeline.interface import validate
 from edge_agent.runtime import (
     Array,
+    Tensors,
     from_bfloat16,
     join_elements,
     numpy_dtype,
@@ -29,10 +31,18 @@ from edge_agent.serve.errors import BadRequest
 from edge_agent.wire.manifest import TensorSpec
 
 MAX_RANK: Final = 8
+MAX_BYTES_ELEMENTS: Final = 65_536
+"""Elements of a BYTES tensor: each is an object of its own, and made one by one."""
+
+MAX_JSON_VALUES: Final = 524_288
+"""Values in the JSON of a request, unless one item of the model has more."""
+
 ONLY_BINARY: Final = ("FP16", "BF16")
 """Types that JSON does not carry."""
 
 _BF16: Final = "BF16"
+_FEW_VALUES: Final = 4096
+"""So many are simply read, and what is wrong with them is told more exactly."""
 _UINT16: Final = np.dtype("<u2")
 
 
@@ -71,6 +81,47 @@ def check_datatype(name: str, datatype: str, inputs: Sequence[TensorSpec]) -> No
             raise InputError(f"input {name!r} is {datatype}, expected {spec.datatype}")
 
 
+def check_announced(
+    announced: Sequence[tuple[str, str, tuple[int, ...]]], inputs: Sequence[TensorSpec]
+) -> None:
+    """Hold what a request says of its inputs to the interface, before their data is looked at.
+
+    Args:
+        announced: name, datatype and shape of each input.
+        inputs: the interface; any input fits an empty one.
+
+    Raises:
+        BadRequest: an input is given twice, or its datatype or shape is none.
+        InputError: they do not fit, in the words of the pipeline.
+    """
+    arrays: Tensors = {}
+    for name, datatype, shape in announced:
+        if name in arrays:
+            raise BadRequest(f"input {name!r} is given twice")
+        check_datatype(name, datatype, inputs)
+        check_shape(name, shape)
+        try:
+            arrays[name] = np.broadcast_to(_element(dtype_of(name, datatype)), shape)
+        except (ValueError, OverflowError) as error:
+            raise BadRequest(f"input {name!r}: shape {list(shape)}: {first_line(error)}") from None
+    if inputs:
+        validate(arrays, inputs)
+
+
+def check_json_values(count: int, inputs: Sequence[TensorSpec]) -> None:
+    """Refuse more values in JSON than can be read without holding everybody up.
+
+    Raises:
+        BadRequest: they are more than `MAX_JSON_VALUES`, and than one item of the model has.
+    """
+    if count > MAX_JSON_VALUES:
+        item = sum(math.prod(size for size in spec.shape if size >= 0) for spec in inputs)
+        if count > item:
+            raise BadRequest(
+                f"{count} values in JSON, at most {max(item, MAX_JSON_VALUES)}; send them as binary"
+            )
+
+
 def check_shape(name: str, shape: tuple[int, ...]) -> None:
     """Refuse shapes that no tensor has.
 
@@ -90,6 +141,7 @@ def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryvie
     count = math.prod(shape)
     size = item_bytes(name, datatype)
     if size == 0:
+        _check_elements(name, count)
         try:
             elements = split_elements(data, count)
         except ValueError as error:
@@ -131,6 +183,15 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> A
         raise BadRequest(f"input {name!r}: {datatype} travels as binary only")
     dtype = dtype_of(name, datatype)
     nested = raw[1:].lstrip()[:1] == b"["
+    count = math.prod(shape)
+    if dtype.kind == "O":
+        _check_elements(name, count)
+        # a quote opens each, and closes it; no other stands in it without a backslash
+        least = (raw.count(b'"') - raw.count(b'\\"')) // 2
+    else:
+        least = raw.count(b",") + 1
+    if least > max(count, _FEW_VALUES):
+        raise BadRequest(f"input {name!r}: {least} values do not make the shape {list(shape)}")
     try:
         values = _decoder(dtype.kind, len(shape) if nested else 1).decode(raw)
         if dtype.kind == "O":
@@ -139,9 +200,14 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> A
             array = np.array(values, dtype=dtype)
     except (msgspec.MsgspecError, ValueError, OverflowError, FloatingPointError) as error:
         raise BadRequest(f"input {name!r}: {first_line(error)}") from None
-    if array.size != math.prod(shape) or (nested and array.shape != shape):
+    if array.size != count or (nested and array.shape != shape):
         raise BadRequest(f"input {name!r}: {array.size} values do not make the shape {list(shape)}")
     return reshaped(name, array, shape)
+
+
+def _check_elements(name: str, count: int) -> None:
+    if count > MAX_BYTES_ELEMENTS:
+        raise BadRequest(f"input {name!r}: {count} elements of BYTES, at most {MAX_BYTES_ELEMENTS}")
 
 
 def to_json(name: str, datatype: str, array: Array) -> object:
@@ -178,6 +244,11 @@ def reshaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@cache
+def _element(dtype: np.dtype[Any]) -> Array:
+    return np.empty((), dtype)
 
 
 @cache

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.pipeline import InputError
+from edge_agent.pipeline.interface import validate
 from edge_agent.runtime import Array, Tensors, numpy_dtype
 from edge_agent.serve import oip
+from edge_agent.serve import tensors as forms
 from edge_agent.serve.errors import BadRequest
 from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.manifest import Datatype, Manifest, ModelSpec, StepSpec, TensorSpec
@@ -242,3 +245,94 @@ def test_binary_tensors_are_cut_in_the_order_of_the_json() -> None:
     for tensors in (oip.decode(body, len(head))[0], plan.read(body)):
         np.testing.assert_array_equal(tensors["a"], first)
         np.testing.assert_array_equal(tensors["b"], second)
+
+
+# ── before data is looked at ─────────────────────────────────────────────────────────────────────
+
+FLOATS = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
+TEXTS = TensorSpec(name="x", datatype="BYTES", shape=(-1,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "xx"},
+        {"datatype": "FP64"},
+        {"datatype": "BYTES"},
+        {"shape": [2]},
+        {"shape": [1, 3]},
+        {"shape": [0, 2]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("binary", [False, True])
+def test_an_unfit_input_is_refused_in_the_words_of_the_pipeline_without_a_look_at_its_data(
+    change: dict[str, object], binary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 2], **change}
+    dtype = numpy_dtype(entry["datatype"])
+    with pytest.raises(InputError) as wanted:
+        validate({entry["name"]: np.empty(entry["shape"], dtype)}, (FLOATS,))
+    for name in ("from_json", "from_bytes"):
+        monkeypatch.setattr(forms, name, lambda *_: pytest.fail("the data was looked at"))
+    if binary:
+        entry["parameters"] = {"binary_data_size": 8}
+    else:
+        entry["data"] = [1, 2]
+    head = json.dumps({"inputs": [entry]}).encode()
+    body = head + bytes(8) if binary else head
+    with pytest.raises(InputError) as found:
+        oip.decode(body, len(head) if binary else None, (FLOATS,))
+    assert str(found.value) == str(wanted.value)
+    with pytest.raises(InputError) as planned:
+        oip.plan(head, len(body), (FLOATS,))
+    assert str(planned.value) == str(wanted.value)
+
+
+def json_body(spec: TensorSpec, shape: list[int], data: str) -> bytes:
+    entry = json.dumps({"name": "x", "datatype": spec.datatype, "shape": shape})
+    return f'{{"inputs":[{entry[:-1]},"data":{data}}}]}}'.encode()
+
+
+def test_values_beyond_the_shape_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_decoder", lambda *_: pytest.fail("the values were decoded"))
+    many = 100_000
+    with pytest.raises(BadRequest, match=f"{many} values do not make the shape"):
+        oip.decode(json_body(FLOATS, [1, 2], "[" + ",".join("0" * many) + "]"), None, (FLOATS,))
+    with pytest.raises(BadRequest, match=f"{many} values do not make the shape"):
+        data = "[" + ",".join(['""'] * many) + "]"
+        oip.decode(json_body(TEXTS, [1], data), None, (TEXTS,))
+
+
+def test_quotes_and_commas_in_texts_are_no_values() -> None:
+    texts = ['",' * 5000, "\\", '\\"', ""]
+    body = json_body(TEXTS, [4], json.dumps(texts))
+    tensors, _ = oip.decode(body, None, (TEXTS,))
+    assert [each.decode() for each in tensors["x"]] == texts
+
+
+def test_elements_of_bytes_are_bounded() -> None:
+    most = forms.MAX_BYTES_ELEMENTS
+    for count in (most, most + 1):
+        entry = {"name": "x", "datatype": "BYTES", "shape": [count]}
+        entry["parameters"] = {"binary_data_size": 4 * count}
+        head = json.dumps({"inputs": [entry]}).encode()
+        body = head + bytes(4 * count)
+        if count == most:
+            assert oip.decode(body, len(head), (TEXTS,))[0]["x"].shape == (most,)
+            continue
+        plan = oip.plan(head, len(body), (TEXTS,))
+        assert plan is not None
+        for read in (lambda: oip.decode(body, len(head), (TEXTS,)), lambda: plan.read(body)):  # noqa: B023
+            with pytest.raises(BadRequest, match=f"{most + 1} elements of BYTES, at most {most}"):
+                read()
+
+
+def test_values_in_json_are_bounded_by_a_limit_or_one_item() -> None:
+    count = forms.MAX_JSON_VALUES + 2
+    data = "[" + ",".join("0" * count) + "]"
+    with pytest.raises(BadRequest, match="send them as binary"):
+        oip.decode(json_body(FLOATS, [count // 2, 2], data), None, (FLOATS,))
+    wide = TensorSpec(name="x", datatype="FP32", shape=(-1, count))
+    tensors, _ = oip.decode(json_body(wide, [1, count], data), None, (wide,))
+    assert tensors["x"].shape == (1, count)
