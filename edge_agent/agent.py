@@ -155,6 +155,7 @@ class Agent:
             status=self.status,
             debug=settings.debug,
             limits=limits,
+            allow_origins=settings.http_allow_origins,
         )
         self._grpc = (
             GrpcServer(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import grp
 import math
 import os
+import re
 import stat
 import tomllib
 from difflib import get_close_matches
@@ -56,6 +57,8 @@ class AgentSettings(BaseModel):
     """Requests a second that one client (address, or user of a socket) may send; 0 is no limit."""
     http_burst_per_client: int = Field(default=0, ge=0, le=1_000_000)
     """Requests that a client may send at once before its rate counts; 0 is one second's worth."""
+    http_allow_origins: frozenset[str] = Field(default=frozenset(), strict=False)  # a TOML array
+    """Origins whose web pages may ask over TCP, as in "https://app.example"; others are refused."""
     http_max_connections: int = Field(default=256, ge=1, le=65_536)
     """Connections that may be open at the same time."""
     http_max_inflight_bytes: int = Field(default=64 << 20, ge=1 << 20)
@@ -104,6 +107,14 @@ class AgentSettings(BaseModel):
             except KeyError:
                 raise ValueError("there is no such group on this machine") from None
         return name
+
+    @field_validator("http_allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: frozenset[str]) -> frozenset[str]:
+        for origin in origins:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/*?#@]+", origin):
+                raise ValueError('an origin is written as browsers do: "https://app.example:8443"')
+        return origins
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -4,7 +4,8 @@ ServeError
 ├── BadRequest       the request is malformed (client)
 │   └── BodyTooLarge it is longer than the bound, inflated or not (client)
 ├── Unauthorized     the bearer token is missing or wrong (client)
-├── Forbidden        not for this client: step traces outside of the administrative socket (client)
+├── Forbidden        not for this client: step traces outside of the administrative socket, web
+│                    pages of origins that are not named (client)
 ├── ModelNotServed   no such model or version here (client)
 ├── NotOffered       the protocol has it, this server does not (client)
 ├── RateLimited      this client asks too often (client)

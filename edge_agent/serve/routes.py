@@ -86,12 +86,14 @@ class Routes:
         token: str | None = None,
         buckets: Buckets | None = None,
         debug: bool = False,
+        allow_origins: frozenset[str] = frozenset(),
     ) -> None:
         self._plane = data_plane
         self._feedback = feedback
         self._status = status
         self._token = token
         self._buckets = buckets
+        self._allow_origins = frozenset(origin.encode() for origin in allow_origins)
         self._inference = Inference(data_plane, self.refuse, debug=debug)
         self._side = SideThread("skerry-admin")
         self._predicting: dict[bytes, _Endpoint] = {}
@@ -99,8 +101,13 @@ class Routes:
     def handle(self, request: HttpRequest, connection: HttpConnection) -> HttpResponse | None:
         """Answer one request, now or later; never raises."""
         try:
-            if self._token is not None and not connection.unix:
-                self._check_token(self._token, request)
+            if not connection.unix:
+                if b"origin" in request.headers:
+                    preflight = self._check_origin(request)
+                    if preflight is not None:
+                        return preflight
+                if self._token is not None:
+                    self._check_token(self._token, request)
             predict = self._predicting.get(request.target)
             if predict is None:
                 return self._route(request, connection)
@@ -135,6 +142,33 @@ class Routes:
         refusal = error_response(405, f"{used} is not allowed here; use {method.decode()}")
         refusal.headers.append((b"Allow", method))
         return refusal
+
+    def _check_origin(self, request: HttpRequest) -> HttpResponse | None:
+        """Let pages of named origins ask; any page could, for a browser takes it to loopback.
+
+        Returns:
+            The answer to a browser that asks whether it may ask, else None.
+
+        Raises:
+            Forbidden: the page is of another origin.
+        """
+        headers = request.headers
+        if headers[b"origin"] not in self._allow_origins:
+            raise Forbidden("requests of web pages are refused, but of origins that are named")
+        request.allowed_origin = headers[b"origin"]
+        if request.method != b"OPTIONS" or b"access-control-request-method" not in headers:
+            return None
+        lines = [
+            (b"Access-Control-Allow-Methods", b"GET, POST"),
+            (
+                b"Access-Control-Allow-Headers",
+                b"Authorization, Content-Encoding, Content-Type, Inference-Header-Content-Length",
+            ),
+            (b"Access-Control-Max-Age", b"600"),
+        ]
+        if b"access-control-request-private-network" in headers:
+            lines.append((b"Access-Control-Allow-Private-Network", b"true"))
+        return HttpResponse(200, [], _TEXT, lines)
 
     def _check_token(self, token: str, request: HttpRequest) -> None:
         if not request.target.startswith(b"/v2/health/"):

@@ -49,6 +49,7 @@ class Server:
         status: Status | None = None,
         debug: bool = False,
         limits: Limits | None = None,
+        allow_origins: frozenset[str] = frozenset(),
     ) -> None:
         """Prepare; nothing listens yet.
 
@@ -64,6 +65,8 @@ class Server:
             status: what `/status` shows; called in a thread.
             debug: step traces for everybody, not on the administrative socket alone.
             limits: bounds, may be shared likewise; None takes the defaults.
+            allow_origins: web pages of these may ask over TCP ("https://app.example"), of others
+                none may.
         """
         self._host = host
         self._wanted_port = port
@@ -72,7 +75,13 @@ class Server:
         self._predict_group = predict_group
         self._limits = limits or Limits()
         self._routes = Routes(
-            data_plane, feedback=feedback, status=status, token=token, buckets=buckets, debug=debug
+            data_plane,
+            feedback=feedback,
+            status=status,
+            token=token,
+            buckets=buckets,
+            debug=debug,
+            allow_origins=allow_origins,
         )
         self._connections: set[HttpConnection] = set()
         self._admin_connections: set[HttpConnection] = set()

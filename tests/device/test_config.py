@@ -17,8 +17,11 @@ def test_without_a_file_the_defaults_hold_and_loopback_is_one(tmp_path):
 
 
 def test_given_values_are_taken(tmp_path):
-    (tmp_path / "agent.toml").write_text("http_port = 0\nmetrics_interval_s = 2.5\n")
+    (tmp_path / "agent.toml").write_text(
+        'http_port = 0\nmetrics_interval_s = 2.5\nhttp_allow_origins = ["https://app.example"]\n'
+    )
     settings = load_settings(tmp_path)
+    assert settings.http_allow_origins == {"https://app.example"}
     assert (settings.http_port, settings.metrics_interval_s) == (0, 2.5)
 
 
@@ -36,6 +39,9 @@ def test_given_values_are_taken(tmp_path):
         ("http_rate_per_client = inf", "http_rate_per_client: "),
         ("http_burst_per_client = 1.5", "http_burst_per_client: "),
         ("http_burst_per_client = 5", "has no meaning without http_rate_per_client"),
+        ('http_allow_origins = ["*"]', "http_allow_origins: "),
+        ('http_allow_origins = "https://app.example"', "http_allow_origins: "),
+        ('http_allow_origins = ["https://app.example/"]', "http_allow_origins: "),
         ("http_max_connections = 0", "http_max_connections: "),
         ("http_max_inflight_bytes = 1000", "http_max_inflight_bytes: "),
         ("http_queue_ms = 0", "http_queue_ms: "),
