@@ -102,8 +102,8 @@ def check_announced(
         check_shape(name, shape)
         try:
             arrays[name] = np.broadcast_to(_element(dtype_of(name, datatype)), shape)
-        except (ValueError, OverflowError) as error:
-            raise BadRequest(f"input {name!r}: shape {list(shape)}: {first_line(error)}") from None
+        except (ValueError, OverflowError):  # no array is as large
+            raise BadRequest(f"input {name!r}: data do not make the shape {list(shape)}") from None
     if inputs:
         validate(arrays, inputs)
 

@@ -207,7 +207,7 @@ def tensor(**changes: object) -> dict[str, object]:
         (tensor(data=[1e300] * 64), "input 'image'"),
         (tensor(data=None), "input 'image'"),
         (tensor(datatype="FP64"), "input 'image' is float64, expected FP32"),
-        (tensor(datatype="FP16"), "FP16 travels as binary only"),
+        (tensor(datatype="FP16"), "input 'image' is float16, expected FP32"),
         (tensor(datatype="FLOAT"), "datatype 'FLOAT' is not supported"),
         (tensor(datatype="INT8", data=[300] * 64), "input 'image'"),
         (tensor(datatype="INT64", data=[1.5] * 64), "input 'image'"),
