@@ -138,8 +138,8 @@ def test_reading_goes_on_after_the_last_answer(loop: asyncio.AbstractEventLoop) 
 def test_stalled_uploads_keep_out_neither_the_small_nor_the_prompt(tmp_path: Path) -> None:
     limits = Limits(max_inflight_bytes=2_000_000)
     with served(tmp_path, limits=limits) as running:
-        hogs = [stalled(running, 990_000) for _ in range(2)]
-        until(lambda: limits.inflight_bytes == 2 * 989_999)
+        hogs = [stalled(running, 1_000_000) for _ in range(2)]
+        until(lambda: limits.inflight_bytes == 2 * 999_999)
         assert running.ask("POST", INFER, json_request()).status == 200
         large = json.dumps(json_request()).encode() + b" " * 300_000
         assert running.ask("POST", INFER, large).status == 503  # nobody has been slow yet

@@ -218,6 +218,7 @@ def test_a_request_whose_timeout_passes_is_503(quick_serving: Running, tmp_path:
     first.join()
     late.join()
     assert (replies["first"].status, replies["late"].status) == (200, 503)
+    assert replies["late"].headers["retry-after"] == "1"
     assert replies["late"].error == "model 'digits' did not come to the request within its timeout"
     text = quick_serving.ask("GET", "/metrics").body.decode()
     assert 'outcome="expired"} 1' in text and 'skerry_errors_total{type="Expired"} 1' in text
