@@ -199,17 +199,31 @@ def swap(
 
 
 def overload(
-    port: int, bundle: Bundle, *, capacity_rps: float, timeout_ms: float, seconds: float
+    server: ServerProcess,
+    port: int,
+    bundle: Bundle,
+    *,
+    timeout_ms: float,
+    connections: int,
+    seconds: int,
 ) -> OverloadFigures:
-    """Offer three times `capacity_rps` in an open loop, each request with a deadline."""
+    """Offer three times the capacity in an open loop, each request with a deadline.
+
+    The capacity is that of a closed load, the mean of one before and one after: a machine does not
+    run at one speed.
+    """
+    usual = infer(bundle.network, "binary")
+    before = closed(server, port, usual, connections=connections, seconds=seconds)
     request = infer(bundle.network, "binary", timeout_us=int(timeout_ms * 1e3))
     load = OpenLoad(
-        rps=capacity_rps * OVERLOAD,
+        rps=before.rps * OVERLOAD,
         seconds=seconds + WARM_UP_S,
         warm_up_s=WARM_UP_S,
         timeout_s=timeout_ms / 1e3,
     )
     result = offer(port, request.encode(), load)
+    after = closed(server, port, usual, connections=connections, seconds=seconds)
+    capacity_rps = (before.rps + after.rps) / 2
     return OverloadFigures(
         capacity_rps=capacity_rps,
         offered_rps=load.rps,

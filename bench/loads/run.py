@@ -233,13 +233,9 @@ def _agent(
             )
         for overloaded, timeout_ms in OVERLOADED_MS:
             if network is overloaded:
-                capacity = measure.closed(
-                    server, port, infer(network, "binary"),
-                    connections=CONNECTIONS[-1], seconds=settings.seconds,
-                )  # fmt: skip
                 found.overloads[network.name] = measure.overload(
-                    port, bundles[0], capacity_rps=capacity.rps, timeout_ms=timeout_ms,
-                    seconds=settings.seconds,
+                    server, port, bundles[0], timeout_ms=timeout_ms,
+                    connections=CONNECTIONS[-1], seconds=settings.seconds,
                 )  # fmt: skip
         if network in SWAPPED:
             found.swaps[network.name] = measure.swap(

@@ -57,6 +57,9 @@ MAX_REQUEST_ITEMS: Final = 4096
 _LONGEST_QUEUES: Final = 10
 """A time-out does not make a request wait longer than this many times the usual bound."""
 
+_WAY_SHARE: Final = 0.1
+"""Of a client's time, what admission leaves for the way there and back."""
+
 Batch: TypeAlias = list[Prediction]
 
 
@@ -186,6 +189,8 @@ class Lane:
                 return None  # however long it takes, nobody else waits for it
             deadline_s = prediction.arrived_s + self._queue_s
         if not alone:
+            left_s = deadline_s - prediction.arrived_s
+            deadline_s -= left_s * _WAY_SHARE
             deadline_s = min(deadline_s, prediction.arrived_s + self._queue_s * _LONGEST_QUEUES)
             # it may have lain in the socket for as long as the loop took to come round
             ready_s += self._forecast.allowance_s + self._turn_s

@@ -387,7 +387,7 @@ def test_metrics_are_exposed_for_prometheus(serving: Running) -> None:
 def test_large_requests_do_not_pile_up_behind_one_that_takes_long(tmp_path: Path) -> None:
     """How much the system takes in for the client is its own affair; the server holds little."""
     model, gate = gated(tmp_path)
-    body, headers = binary_request(8192)
+    body, headers = binary_request(4096)
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = (
         f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{head}\r\n"
