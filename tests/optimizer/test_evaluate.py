@@ -28,11 +28,12 @@ class Echo:
 
 
 def pipeline(*steps: StepSpec, output: str = "label", datatype: str = "INT64") -> Pipeline:
+    shape = [-1] if output == "label" else [-1, 3]
     return Pipeline(
         steps,
         Echo(),
         (TensorSpec(name="x", datatype="FP32", shape=(-1, 3)),),
-        (TensorSpec.model_validate({"name": output, "datatype": datatype, "shape": [-1]}),),
+        (TensorSpec.model_validate({"name": output, "datatype": datatype, "shape": shape}),),
     )
 
 
