@@ -24,6 +24,7 @@ from edge_agent.serve.dataplane import DataPlane, ServedModel
 from edge_agent.serve.errors import BadRequest, Crowded, Forbidden, NotOffered
 from edge_agent.serve.http import HttpConnection
 from edge_agent.serve.http_messages import HttpRequest, HttpResponse, json_response
+from edge_agent.serve.json_plans import Cut, JsonForm, JsonPlan
 from edge_agent.serve.prediction import Prediction
 
 _BINARY: Final = b"application/octet-stream"
@@ -49,6 +50,15 @@ class _Known:
     plan: oip.Plan
     items: int
     form: oip.Form | None = None
+
+
+@dataclass(slots=True)
+class _KnownJson:
+    """The same for a request whose numbers stand in the JSON."""
+
+    plan: JsonPlan
+    items: int
+    form: JsonForm | None = None
 
 
 class Inference:
@@ -115,7 +125,8 @@ class Inference:
                 return
             tensors, ask = oip.decode(body, head_length, model.manifest.inputs)
         else:
-            tensors, ask = oip.decode(body, None, model.manifest.inputs)
+            self._infer_json(request, connection, model, body)
+            return
         prediction = Prediction(
             ask.id or self._plane.new_id(),
             model.manifest,
@@ -126,6 +137,45 @@ class Inference:
         )
         self._submit(model, prediction, connection, ask)
 
+    def _infer_json(
+        self, request: HttpRequest, connection: HttpConnection, model: ServedModel, body: bytes
+    ) -> None:
+        cut = Cut.of(body)
+        met = None if cut is None else model.memo.get(cut.around)
+        known = met if isinstance(met, _KnownJson) else None
+        tensors = known.plan.read(cut.data) if cut is not None and known is not None else None
+        if tensors is None or known is None:
+            tensors, ask = oip.decode(body, None, model.manifest.inputs)
+            items = model.pipeline.validate(tensors)
+            known = None if cut is None else self._understand_json(model, cut, tensors, ask, items)
+        else:
+            ask, items = known.plan.ask, known.items
+        prediction = Prediction(
+            ask.id or self._plane.new_id(),
+            model.manifest,
+            tensors,
+            items,
+            request.arrived_s,
+            _Reply(self, request, connection, ask, known),
+        )
+        self._submit(model, prediction, connection, ask)
+
+    def _understand_json(
+        self, model: ServedModel, cut: Cut, tensors: Tensors, ask: oip.Ask, items: int
+    ) -> _KnownJson | None:
+        """The plan of a text that was not met before, remembered."""
+        plan = JsonPlan.of(tensors, ask, model.manifest.inputs[0].datatype, cut)
+        if plan is None:
+            return None
+        known = _KnownJson(plan, items)
+        self._remember(model, cut.around, known)
+        return known
+
+    def _remember(self, model: ServedModel, text: bytes, known: object) -> None:
+        if len(model.memo) >= oip.MAX_KEPT_PLANS:
+            model.memo.clear()
+        model.memo[text] = known
+
     def _understand(self, model: ServedModel, head: bytes, body: bytes) -> _Known | None:
         """The plan of a JSON that was not met before; remembered where others may have the same."""
         plan = oip.plan(head, len(body), model.manifest.inputs)
@@ -133,9 +183,7 @@ class Inference:
             return None
         known = _Known(plan, model.pipeline.validate(plan.read(body)))
         if not plan.ask.id and len(head) <= oip.MAX_KEPT_HEAD_BYTES:
-            if len(model.memo) >= oip.MAX_KEPT_PLANS:
-                model.memo.clear()
-            model.memo[head] = known
+            self._remember(model, head, known)
         return known
 
     def _submit(
@@ -158,7 +206,7 @@ class Inference:
         request: HttpRequest,
         connection: HttpConnection,
         ask: oip.Ask,
-        known: _Known | None,
+        known: _Known | _KnownJson | None,
         prediction: Prediction,
     ) -> None:
         """Answer the client of a prediction that is done."""
@@ -168,15 +216,20 @@ class Inference:
         if known is not None and known.form is not None and not request.accepts_encoding:
             parts = known.form.fill(prediction)
             if parts is not None:
-                connection.answer_ok(parts, known.form.length, known.form.head_length)
+                if isinstance(known.form, JsonForm):
+                    connection.answer(HttpResponse(200, parts))
+                else:
+                    connection.answer_ok(parts, known.form.length, known.form.head_length)
                 return
         try:
             answer = oip.encode(ask, prediction)
         except Exception as error:  # silence would leave the client waiting
             connection.answer(self._refuse(error))
             return
-        if known is not None:
+        if isinstance(known, _Known):
             known.form = oip.Form.of(answer, prediction, ask)
+        elif known is not None:
+            known.form = JsonForm.of(prediction, ask)
         headers: list[tuple[bytes, bytes]] = []
         if answer.head_length is not None:
             headers.append((b"Inference-Header-Content-Length", b"%d" % answer.head_length))
@@ -341,7 +394,7 @@ class _Reply:
         request: HttpRequest,
         connection: HttpConnection,
         ask: oip.Ask,
-        known: _Known | None = None,
+        known: _Known | _KnownJson | None = None,
     ) -> None:
         self._inference = inference
         self._request = request

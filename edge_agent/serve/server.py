@@ -131,10 +131,10 @@ class Server:
                 path.unlink()
         self._sockets.clear()
         self._servers.clear()
-        for connection in self._all():
-            connection.drain()
         deadline = time.monotonic() + _DRAIN_S
-        while self._all() and time.monotonic() < deadline:
+        while (still_open := self._all()) and time.monotonic() < deadline:
+            for connection in still_open:  # each time: one may have been accepted just now
+                connection.drain()
             await asyncio.sleep(_DRAIN_POLL_S)
         for connection in self._all():
             connection.abort()

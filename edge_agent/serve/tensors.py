@@ -40,6 +40,7 @@ MAX_JSON_VALUES: Final = 524_288
 ONLY_BINARY: Final = ("FP16", "BF16")
 """Types that JSON does not carry."""
 
+_NOT_VALUES: Final = (msgspec.MsgspecError, ValueError, OverflowError, FloatingPointError)
 _BF16: Final = "BF16"
 _FEW_VALUES: Final = 4096
 """So many are simply read, and what is wrong with them is told more exactly."""
@@ -193,16 +194,31 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> A
     if least > max(count, _FEW_VALUES):
         raise BadRequest(f"input {name!r}: {least} values do not make the shape {list(shape)}")
     try:
-        values = _decoder(dtype.kind, len(shape) if nested else 1).decode(raw)
-        if dtype.kind == "O":
-            values = _encoded(values)
-        with np.errstate(over="raise"):
-            array = np.array(values, dtype=dtype)
-    except (msgspec.MsgspecError, ValueError, OverflowError, FloatingPointError) as error:
+        array = _array(raw, dtype, len(shape) if nested else 1)
+    except _NOT_VALUES as error:
         raise BadRequest(f"input {name!r}: {first_line(error)}") from None
     if array.size != count or (nested and array.shape != shape):
         raise BadRequest(f"input {name!r}: {array.size} values do not make the shape {list(shape)}")
     return reshaped(name, array, shape)
+
+
+def flat_numbers(datatype: str, count: int, raw: bytes) -> Array | None:
+    """A flat JSON list of `count` numbers; None when it is anything else."""
+    if raw.count(b",") + 1 != count:
+        return None
+    try:
+        array = _array(raw, numpy_dtype(datatype), 1)
+    except _NOT_VALUES:
+        return None
+    return array if array.size == count else None
+
+
+def _array(raw: bytes, dtype: np.dtype[Any], rank: int) -> Array:
+    values = _decoder(dtype.kind, rank).decode(raw)
+    if dtype.kind == "O":
+        values = _encoded(values)
+    with np.errstate(over="raise"):
+        return np.array(values, dtype=dtype)
 
 
 def _check_elements(name: str, count: int) -> None:
