@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -108,6 +109,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield Broker("127.0.0.1", port, directory, authority, process)
     finally:
         process.stop()
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> None:
+    """Keep our warnings audible: a library that trains or serves may raise the root's level."""
+    logging.getLogger("skerry").setLevel(logging.INFO)
 
 
 @pytest.fixture(autouse=True)
