@@ -96,8 +96,10 @@ def test_every_event_that_the_agent_logs_has_the_form():
 def root_logger() -> Iterator[logging.Logger]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    logging.getLogger("skerry").setLevel(logging.NOTSET)  # as in an agent
     yield root
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:] = handlers
+    root.setLevel(level)  # loggers remember what they asked, until a level is set
 
 
 def test_configuring_sets_level_and_form(root_logger):
