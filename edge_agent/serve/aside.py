@@ -101,23 +101,21 @@ class _Job(Generic[T]):
     future: Future[T]
 
     def __init__(self, work: Callable[[], T], *, lasting: bool) -> None:
-        self._work: Callable[[], T] | None = work
+        self._work: list[Callable[[], T]] = [work]
         self._lasting = lasting
         self._limits: Limits | None = None
         self._held_bytes = 0
         self.gone = False
 
     def __call__(self) -> T:
-        work, self._work = self._work, None
-        assert work is not None
-        return work()
+        return self._work.pop()()  # from here on nothing else holds what it works on
 
     def abandon(self, limits: Limits, held_bytes: int) -> None:
         self.gone = True
         self._limits = limits
         self._held_bytes = held_bytes
         if not self._lasting and self.future.cancel():
-            self._work = None  # the executor keeps the job until its turn comes; not its body
+            self._work.clear()  # the executor keeps the job until its turn comes; not its body
             self.give_back()
 
     def give_back(self) -> None:

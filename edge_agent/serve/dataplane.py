@@ -199,6 +199,10 @@ class DataPlane:
         self._log_again_s: dict[str, float] = {}
         self._not_logged: Counter[str] = Counter()
 
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Say on which event loop requests come, before the first one does."""
+        self._loop = loop
+
     # ── versions ─────────────────────────────────────────────────────────────────────────────────
 
     def install(self, name: str, model: ServedModel) -> None:

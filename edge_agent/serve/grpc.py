@@ -43,6 +43,7 @@ from edge_agent.serve.errors import (
     BadRequest,
     BodyTooLarge,
     CannotListen,
+    Crowded,
     Expired,
     Forbidden,
     ModelNotServed,
@@ -94,14 +95,6 @@ class GrpcUnavailable(ServeError):
 
     def __init__(self, missing: str) -> None:
         super().__init__(f"gRPC needs the extra (pip install 'skerry-agent[grpc]'): {missing}")
-
-
-class _Crowded(Overloaded):
-    """The requests in the works hold as many bytes as they may."""
-
-    def __init__(self) -> None:
-        ServeError.__init__(self, "too much is in the works for other requests")
-        self.retry_after_s = 1
 
 
 class _NotArrived(Expired):
@@ -338,7 +331,7 @@ class GrpcServer:
     def _counted(self) -> Iterator[None]:
         """Count a call while it lasts."""
         if self._calls >= MAX_CALLS:
-            raise _Crowded
+            raise Crowded
         self._calls += 1
         try:
             yield
@@ -348,7 +341,7 @@ class GrpcServer:
     @contextlib.contextmanager
     def _counted_stream(self) -> Iterator[None]:
         if self._streams >= MAX_STREAMS:
-            raise _Crowded
+            raise Crowded
         self._streams += 1
         try:
             yield
@@ -360,7 +353,7 @@ class GrpcServer:
         """Count the bytes of a request while it is in the works."""
         limits = self._limits
         if limits.inflight_bytes + size > limits.max_inflight_bytes:
-            raise _Crowded
+            raise Crowded
         limits.inflight_bytes += size
         try:
             yield

@@ -68,6 +68,7 @@ class Server:
             allow_origins: web pages of these may ask over TCP ("https://app.example"), of others
                 none may.
         """
+        self._plane = data_plane
         self._host = host
         self._wanted_port = port
         self._admin_path = admin_path
@@ -102,6 +103,7 @@ class Server:
             CannotListen: an address is taken or not ours.
         """
         loop = asyncio.get_running_loop()
+        self._plane.attach(loop)
         try:
             if self._host is not None:
                 server = await self._listen_tcp(loop, self._host)
