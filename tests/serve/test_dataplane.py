@@ -434,3 +434,26 @@ def test_a_failure_is_logged_without_its_words_and_once_a_second(
         "prediction.failed model=digits version=1 step=model cause=RunFailed more=0",
         "prediction.failed model=digits version=1 step=model cause=RunFailed more=2",
     ]
+
+
+def test_a_version_looked_up_before_it_ends_answers(tmp_path: Path) -> None:
+    plane = DataPlane()
+
+    async def work() -> None:
+        plane.attach(asyncio.get_running_loop())
+        for version in (1, 2):
+            plane.install("digits", bundle(tmp_path, version))
+        looked_up = plane.model("digits")
+        reverting = threading.Thread(target=plane.revert, args=("digits",))
+        reverting.start()
+        reverting.join()
+        done = asyncio.Event()
+        tensors = {"image": images(1)}
+        prediction = Prediction(
+            "p", looked_up.manifest, tensors, 1, time.perf_counter(), lambda _: done.set()
+        )
+        plane.submit(looked_up, prediction)
+        await asyncio.wait_for(done.wait(), 5)
+        assert prediction.error is None and prediction.version == 2
+
+    asyncio.run(work())
