@@ -33,6 +33,7 @@ class DirectorTarget:
         release: exactly as the image repository signed it.
         generation: grows with each assignment of this model to this device.
         probation_s: seconds of health watch after the switch.
+        group: releases of one device under the same name are installed all or none.
     """
 
     path: str
@@ -41,6 +42,7 @@ class DirectorTarget:
     release: ReleaseInfo
     generation: int
     probation_s: float = 10.0
+    group: str | None = None
 
 
 class Director(SignedRepository):
@@ -136,9 +138,11 @@ class Director(SignedRepository):
 
 
 def _entry(target: DirectorTarget) -> TargetFile:
-    custom = {
+    custom: dict[str, object] = {
         "release": target.release.model_dump(mode="json"),
         "generation": target.generation,
         "probation_ms": round(target.probation_s * 1000),  # canonical JSON has no floats
     }
+    if target.group is not None:
+        custom["group"] = target.group
     return TargetFile(target.length, {"sha256": target.sha256}, target.path, {"custom": custom})

@@ -79,6 +79,20 @@ class AgentSettings(BaseModel):
     """First pause after a failed connection, in seconds; doubles from there, with jitter."""
     reconnect_max_s: float = Field(default=30.0, gt=0, le=3600)
     """Longest pause between two attempts to connect, in seconds."""
+    update_max_kib_s: int = Field(default=0, ge=0, le=10_000_000)
+    """Most KiB a second that downloads of bundles take from the line; 0 is no limit."""
+    update_min_kib_s: float = Field(default=0.0, ge=0, le=1e6)
+    """KiB a second below which a download counts as stalled; 0 asks only for some progress."""
+    update_window_chunks: int = Field(default=16, ge=1, le=256)
+    """Most chunks of a bundle asked for and not yet here; fewer need less memory."""
+    update_memory_mib: int = Field(default=64, ge=4, le=65_536)
+    """What unpacking a bundle may take beside what serves, in MiB; deltas that need more are
+    not chosen."""
+    update_quota_mib: int = Field(default=0, ge=0)
+    """Most MiB that versions and downloads may take on the disk together; 0 leaves it to the
+    disk."""
+    update_windows: tuple[str, ...] = Field(default=(), strict=False)  # a TOML array
+    """When versions may be switched, local time, as in "Mon-Fri 02:00-04:30"; empty is always."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is logged."""
     log_format: Literal["text", "json"] = "text"

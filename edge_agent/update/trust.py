@@ -45,6 +45,7 @@ from edge_agent.update.errors import (
 from edge_agent.update.marks import ROOT_NAME, Marks
 from edge_agent.update.ports import Clock, Fetch, NotFound, TransferError
 from edge_agent.wire.base import describe
+from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import ReleaseInfo, target_path
 
 Repository = Literal["image", "director"]
@@ -72,6 +73,7 @@ class Assigned:
         length: bytes of the raw bundle.
         sha256: digest of the raw bundle.
         probation_s: seconds of health watch after the switch.
+        group: releases of the same group are installed all or none; None stands alone.
     """
 
     target: str
@@ -80,6 +82,7 @@ class Assigned:
     release: ReleaseInfo
     generation: int
     probation_s: float
+    group: str | None = None
 
 
 class Trust:
@@ -318,4 +321,7 @@ def _agree(target: str, directed: TargetFile, imaged: TargetFile) -> Assigned:
         raise UntrustedMetadata(f"{target}: its SHA-256 is missing or malformed")
     if not isinstance(generation, int) or not isinstance(probation_ms, int):
         raise UntrustedMetadata(f"{target}: generation or probation is missing")
-    return Assigned(target, imaged.length, sha256, release, generation, probation_ms / 1000)
+    group = custom.get("group")
+    if group is not None and not (isinstance(group, str) and is_slug(group)):
+        raise UntrustedMetadata(f"{target}: its group is no name")
+    return Assigned(target, imaged.length, sha256, release, generation, probation_ms / 1000, group)

@@ -6,9 +6,9 @@ what the signed metadata names, so every field here is covered by the signatures
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from edge_agent.wire.base import WireModel
 from edge_agent.wire.ids import Digest, Slug
@@ -162,18 +162,26 @@ class Encoding(WireModel):
     """One form in which a bundle's bytes can be fetched.
 
     Attributes:
-        algo: "raw" or "zstd".
+        algo: "raw", "zstd", or "delta" against a bundle that the device may still have.
+        base_sha256: digest of the raw bundle that a delta applies to; None for the other two.
         sha256: digest of the encoded bytes; names the blob in chunk requests.
         length: length of the encoded bytes.
         chunks_sha256: digest of the concatenated 32-byte chunk digests (the chunk list).
         ram_needed: bytes a device needs beside its baseline to decode.
     """
 
-    algo: Literal["raw", "zstd"]
+    algo: Literal["raw", "zstd", "delta"]
+    base_sha256: Digest | None = None
     sha256: Digest
     length: int = Field(ge=0)
     chunks_sha256: Digest
     ram_needed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_its_base(self) -> Self:
+        if (self.algo == "delta") != (self.base_sha256 is not None):
+            raise ValueError("base_sha256 is given for a delta, and for nothing else")
+        return self
 
 
 class ReleaseInfo(WireModel):

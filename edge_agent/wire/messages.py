@@ -80,6 +80,7 @@ class DesiredModel(WireModel):
     """A hint which release to look for.  The signed metadata decides, not this message.
 
     `generation` grows with each assignment of this model to this device; a newer one supersedes.
+    Models of the same `group` are installed all or none.
     """
 
     target: str
@@ -88,6 +89,7 @@ class DesiredModel(WireModel):
     generation: int
     rollout: str | None = None
     probation_s: float = 10.0
+    group: Slug | None = None
 
 
 class Desired(WireModel):
