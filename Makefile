@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+# further arguments of pytest for `make test`, as in: make test PYTEST='-k swap'
+PYTEST ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/usr/local/sbin
@@ -32,7 +34,7 @@ demo: install broker  ## the whole loop on real parts, about three minutes (KEEP
 	@python -m examples.demo
 
 test: install broker browser clock  ## all tests, the demo and the browser among them
-	@python -m pytest tests
+	@python -m pytest tests $(PYTEST)
 
 check: install broker  ## format, lint, types, import contracts, fast tests
 	@ruff format --check .

@@ -12,7 +12,7 @@ import numpy as np
 from cloud.parity.errors import InputsDoNotFit
 from cloud.parity.protocol import rounded
 from edge_agent.pipeline import Array, GoldenMismatch, InputError, Tensors, golden, validate
-from edge_agent.runtime.npz import read_npz
+from edge_agent.runtime.npz import ARCHIVE_ERRORS, one_line, read_npz
 from edge_agent.wire.manifest import Manifest
 
 _INPUT: Final = "input:"
@@ -49,10 +49,14 @@ def unpack_rows(data: bytes, where: str) -> Tensors:
     """The rows of a dataset version as the API hands them out, an `.npz`.
 
     Raises:
-        InputsDoNotFit: there are none.
+        InputsDoNotFit: there are none, or the archive is damaged.
     """
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return named({name: archive[name] for name in archive.files}, where)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except ARCHIVE_ERRORS as error:
+        raise InputsDoNotFit(f"{where}: {one_line(error)}") from error
+    return named(arrays, where)
 
 
 def named(arrays: Mapping[str, Array], where: str) -> Tensors:

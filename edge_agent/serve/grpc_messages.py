@@ -194,34 +194,33 @@ def decode(request: Message, inputs: Sequence[TensorSpec]) -> InferCall:
     """The tensors and wishes of a `ModelInferRequest`.
 
     Args:
-        inputs: the model's interface.  Only what arrays cannot tell is held to it: BF16 is float32
-            inside.  The data plane checks the rest.
+        inputs: the model's interface; what the request announces is held to it before any data is
+            looked at.
 
     Raises:
         BadRequest: its contents do not fit what it says of them.
-        InputError: FP32 for BF16, or the other way round.
+        InputError: it announces what the model does not take.
     """
     if len(request.id) > MAX_ID_CHARS:
         raise BadRequest(f"id: longer than {MAX_ID_CHARS} characters")
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
-    arrays: Tensors = {}
-    for index, item in enumerate(request.inputs):
-        name = item.name
-        if name in arrays:
-            raise BadRequest(f"input {name!r} is given twice")
+    announced = []
+    for item in request.inputs:
         if "shared_memory_region" in item.parameters:
-            raise BadRequest(f"input {name!r}: shared memory is not supported")
-        datatype, shape = item.datatype, tuple(item.shape)
-        tensors.check_datatype(name, datatype, inputs)
-        tensors.check_shape(name, shape)
-        if not raw:
-            arrays[name] = _from_contents(name, datatype, shape, item.contents)
-        elif item.HasField("contents"):
-            raise BadRequest(f"input {name!r} has contents beside raw_input_contents")
-        else:
+            raise BadRequest(f"input {item.name!r}: shared memory is not supported")
+        if raw and item.HasField("contents"):
+            raise BadRequest(f"input {item.name!r} has contents beside raw_input_contents")
+        announced.append((item.name, item.datatype, tuple(item.shape)))
+    tensors.check_announced(announced, inputs)
+    arrays: Tensors = {}
+    for index, (name, datatype, shape) in enumerate(announced):
+        if raw:
             arrays[name] = tensors.from_bytes(name, datatype, shape, memoryview(raw[index]))
+        else:
+            contents = request.inputs[index].contents
+            arrays[name] = _from_contents(name, datatype, shape, contents)
     wanted: dict[str, None] = {}
     for output in request.outputs:
         if "classification" in output.parameters:

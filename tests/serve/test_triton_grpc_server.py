@@ -21,6 +21,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from edge_agent.serve import Buckets, CannotListen, Limits, RateLimit, Server, grpc_messages
+from edge_agent.serve.errors import BadRequest
 from edge_agent.serve.grpc import GrpcServer, _address
 from tests.serve.triton_bundles import DATATYPES, values
 from tests.serve.triton_grpc import (
@@ -138,7 +139,9 @@ def _edited(edit: Callable[[Any], object]) -> Any:
         (lambda r: r.inputs[0].contents.int_contents.append(4), "4 values do not make the shape"),
         (lambda r: r.inputs[0].contents.int64_contents.append(4), "INT8 stands in int_contents"),
         (lambda r: r.inputs[0].contents.int_contents.__setitem__(0, 300), "300"),
-        (lambda r: setattr(r.inputs[0], "datatype", "FP16"), "raw_input_contents only"),
+        (lambda r: setattr(r.inputs[0], "datatype", "FP16"), "input 'x' is float16, expected INT8"),
+        # seen before its contents, which do not fit either
+        (lambda r: r.inputs[0].shape.__setitem__(1, 4), "has shape [1, 4]"),
         (lambda r: setattr(r.inputs[0], "datatype", "INT4"), "'INT4'"),
         (lambda r: r.inputs[0].shape.__setitem__(0, -1), "is not valid"),
         (lambda r: r.inputs[0].shape.extend([1] * 30), "is not valid"),
@@ -150,6 +153,12 @@ def test_contents_that_do_not_fit_are_refused(
 ) -> None:
     status, message = raw_refusal(serving, _edited(edit))
     assert (status, text in message) == ("INVALID_ARGUMENT", True), message
+
+
+def test_half_floats_come_as_raw_bytes_only() -> None:
+    request = _edited(lambda r: setattr(r.inputs[0], "datatype", "FP16"))
+    with pytest.raises(BadRequest, match="raw_input_contents only"):
+        grpc_messages.decode(request, ())
 
 
 @pytest.mark.parametrize("size", [0, 11, 13])
