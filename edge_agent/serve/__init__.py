@@ -8,6 +8,7 @@ decided by `update`; what is sampled, by `sampling` through the `observe` hook.
 from __future__ import annotations
 
 from edge_agent.serve.access import Buckets, RateLimit
+from edge_agent.serve.administration import Command
 from edge_agent.serve.dataplane import DataPlane, ServedModel
 from edge_agent.serve.errors import (
     BadRequest,
@@ -19,6 +20,7 @@ from edge_agent.serve.errors import (
     NotServable,
     Overloaded,
     RateLimited,
+    Refused,
     ServeError,
     Unauthorized,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "BadRequest",
     "Buckets",
     "CannotListen",
+    "Command",
     "DataPlane",
     "Expired",
     "Forbidden",
@@ -43,6 +46,7 @@ __all__ = [
     "Prediction",
     "RateLimit",
     "RateLimited",
+    "Refused",
     "ServeError",
     "ServedModel",
     "Server",

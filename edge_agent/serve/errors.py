@@ -8,6 +8,7 @@ ServeError
 │                    pages of origins that are not named (client)
 ├── ModelNotServed   no such model or version here (client)
 ├── NotOffered       the protocol has it, this server does not (client)
+├── Refused          an operator's command cannot be carried out now (client)
 ├── RateLimited      this client asks too often (client)
 ├── Overloaded       it would not be answered in time; try again later (client, operator)
 │   └── Crowded      there is no room for it beside other requests (client, operator)
@@ -52,6 +53,10 @@ class ModelNotServed(ServeError):
 
 class NotOffered(ServeError):
     """The protocol knows the request; this server does not offer it."""
+
+
+class Refused(ServeError):
+    """An operator's command that cannot be carried out as things are."""
 
 
 class RateLimited(ServeError):

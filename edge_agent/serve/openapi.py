@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from pydantic import JsonValue
 
+from edge_agent.serve.administration import COMMANDS, MAX_VALUE_CHARS
 from edge_agent.serve.metadata import EXTENSIONS, agent_version
 from edge_agent.serve.oip import MAX_BODY_BYTES, MAX_ID_CHARS
 
@@ -96,6 +97,9 @@ def _paths() -> Schema:
         ),
         "/status": _get("status", "administration", "What the agent is doing", _OPEN, "404"),
         "/openapi.json": _get("openapi", "administration", "This document", _OPEN),
+        "/update/pause": _command("pause", "Begin no update until resumed, across restarts too"),
+        "/update/resume": _command("resume", "Go on with updates"),
+        "/update/install": _command("install", "Install from a directory of this machine"),
     }  # fmt: skip
     for action in ("load", "unload"):
         paths[f"/v2/repository/models/{{model}}/{action}"] = _post(
@@ -106,6 +110,16 @@ def _paths() -> Schema:
         names = ["model", "version"] if versions else ["model"]
         paths |= _model_paths(f"/v2/models/{{model}}{versions}", suffix, names)
     return paths
+
+
+def _command(name: str, summary: str) -> Schema:
+    """A route of `administration.COMMANDS`."""
+    keys = COMMANDS[name]
+    told = {key: _STRING | {"minLength": 1, "maxLength": MAX_VALUE_CHARS} for key in keys}
+    return _post(
+        name, "administration", summary, {"200": _json(_OPEN)}, "409", "501",
+        body=_body({_JSON: _exactly(**told)}, required=bool(keys)),
+    )  # fmt: skip
 
 
 def _model_paths(base: str, suffix: str, names: list[str]) -> Schema:
@@ -225,6 +239,7 @@ _REFUSALS: Final = {
     "403": "not for this client",
     "404": "no such path, model, version or prediction here",
     "408": "the request did not arrive in time",
+    "409": "it cannot be carried out as things are",
     "413": f"the body is longer than {MAX_BODY_BYTES} bytes, inflated or not",
     "429": "this client asks too often",
     "431": "the head of the request is too long",

@@ -9,6 +9,7 @@ POST /v2/repository/index
 POST /v2/repository/models/M/{load,unload}  refused: signed updates decide
 GET  /metrics                               Prometheus text
 GET  /status, /openapi.json                 on the administrative socket only
+POST /update/{pause,resume,install}         likewise
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edge_agent.pipeline import InputError, PipelineError, Rejected
 from edge_agent.pipeline.errors import ImagesUnavailable, ImageTooLarge, nearest
 from edge_agent.serve import metadata, metrics, oip
 from edge_agent.serve.access import Buckets, check_token
+from edge_agent.serve.administration import COMMANDS, Command, prepared
 from edge_agent.serve.aside import SideThread
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import (
@@ -37,6 +39,7 @@ from edge_agent.serve.errors import (
     NotOffered,
     Overloaded,
     RateLimited,
+    Refused,
     ServeError,
     Unauthorized,
 )
@@ -83,6 +86,7 @@ class Routes:
         *,
         feedback: Feedback | None = None,
         status: Status | None = None,
+        commands: Mapping[str, Command] | None = None,
         token: str | None = None,
         buckets: Buckets | None = None,
         debug: bool = False,
@@ -91,6 +95,7 @@ class Routes:
         self._plane = data_plane
         self._feedback = feedback
         self._status = status
+        self._commands = commands or {}
         self._token = token
         self._buckets = buckets
         self._allow_origins = frozenset(origin.encode() for origin in allow_origins)
@@ -207,6 +212,12 @@ class Routes:
                 if refusal is None:
                     self._in_thread(connection, lambda: json_response(dict(status())))
                 return refusal
+            case ["update", name] if connection.admin and name in COMMANDS:
+                refusal = self._only(request, b"POST")
+                if refusal is None:
+                    command = prepared(self._commands, name, request.body)
+                    self._in_thread(connection, lambda: json_response(command()))
+                return refusal
             case _:
                 raise ModelNotServed(f"no such path: /{path.decode('utf-8', 'replace')[:120]}")
 
@@ -314,6 +325,8 @@ def to_response(error: Exception) -> HttpResponse:
             return error_response(403, str(error))
         case ModelNotServed():
             return error_response(404, str(error))
+        case Refused():
+            return error_response(409, str(error))
         case RateLimited():
             return error_response(429, str(error), error.retry_after_s)
         case Overloaded():

@@ -14,10 +14,12 @@ import shutil
 import socket
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from edge_agent.serve.access import Buckets
+from edge_agent.serve.administration import Command
 from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import CannotListen
 from edge_agent.serve.http import HttpConnection
@@ -47,6 +49,7 @@ class Server:
         buckets: Buckets | None = None,
         feedback: Feedback | None = None,
         status: Status | None = None,
+        commands: Mapping[str, Command] | None = None,
         debug: bool = False,
         limits: Limits | None = None,
         allow_origins: frozenset[str] = frozenset(),
@@ -63,6 +66,7 @@ class Server:
             buckets: how often one client may predict; may be shared with other transports.
             feedback: takes (model, prediction id, label), in a thread.
             status: what `/status` shows; called in a thread.
+            commands: what an operator may ask for on the administrative socket, by name.
             debug: step traces for everybody, not on the administrative socket alone.
             limits: bounds, may be shared likewise; None takes the defaults.
             allow_origins: web pages of these may ask over TCP ("https://app.example"), of others
@@ -79,6 +83,7 @@ class Server:
             data_plane,
             feedback=feedback,
             status=status,
+            commands=commands,
             token=token,
             buckets=buckets,
             debug=debug,

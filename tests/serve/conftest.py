@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import uvloop
+from pydantic import JsonValue
 
-from edge_agent.serve import DataPlane, Prediction, ServedModel, Server
+from edge_agent.serve import DataPlane, Prediction, Refused, ServedModel, Server
+from edge_agent.serve.administration import COMMANDS
 from tests.runtime.networks import write_bundle
 
 
@@ -150,6 +152,13 @@ def served(directory: Path, **settings: Any) -> Iterator[Running]:
     yield from serve(uvloop.new_event_loop(), directory, **settings)
 
 
+def _carry_out(told: Mapping[str, str]) -> dict[str, JsonValue]:
+    """An operator's command that does nothing."""
+    if told.get("directory") == "/occupied":
+        raise Refused("another install is under way")
+    return {"told": dict(told)}
+
+
 def serve(
     loop: asyncio.AbstractEventLoop,
     tmp_path: Path,
@@ -174,7 +183,7 @@ def serve(
         admin_path=unix_path,
         feedback=take,
         status=lambda: {"model": "digits", "online": False},
-        **settings,
+        **{"commands": dict.fromkeys(COMMANDS, _carry_out)} | settings,
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
