@@ -12,6 +12,8 @@ Rules, which make a power cut at any point leave the old version or the new one:
     * Starts are counted only while PENDING: after `MAX_TRIES` of them the old version comes back.
       A committed version is never reverted by power cycles.
     * Two versions are kept: the current one and the one before.
+    * What was switched together (a unit: one bundle, or those of a group) is committed together or
+      reverted together, each in one transaction; a start that gives up one gives up all.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import hashlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,8 @@ CREATE TABLE IF NOT EXISTS installed(
     counter INTEGER NOT NULL, variant TEXT NOT NULL, generation INTEGER NOT NULL,
     rollout TEXT, probation_s REAL NOT NULL,
     PRIMARY KEY (model, role));
-CREATE TABLE IF NOT EXISTS pending(model TEXT PRIMARY KEY, tries INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS pending(
+    model TEXT PRIMARY KEY, tries INTEGER NOT NULL, unit TEXT);
 """
 _COLUMNS = "sha256, target, version, counter, variant, generation, rollout, probation_s"
 
@@ -80,6 +83,23 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """A staged bundle that is to become current.
+
+    Attributes:
+        sha256: digest of the bundle; its slot is of the release's model.
+        generation, rollout, probation_s: of the assignment that brings it.
+    """
+
+    sha256: str
+    release: ReleaseInfo
+    target: str
+    generation: int = 0
+    rollout: str | None = None
+    probation_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Reverted:
     """A pending version that `recover` gave up."""
 
@@ -95,6 +115,9 @@ class SlotStore:
         self._files = files or Files()
         self._lock = threading.RLock()
         self._database = open_database(root / "state.sqlite", _SCHEMA)
+        columns = self._database.execute("PRAGMA table_info(pending)").fetchall()
+        if "unit" not in {name for _, name, *_ in columns}:  # of an agent that knew no groups
+            self._database.execute("ALTER TABLE pending ADD COLUMN unit TEXT")
 
     def close(self) -> None:
         with self._lock:
@@ -192,71 +215,128 @@ class SlotStore:
         rollout: str | None = None,
         probation_s: float = 10.0,
     ) -> Installed:
-        """Make a staged bundle current, PENDING until `commit` or `revert`.
+        """`switch_group` of one bundle.
 
         Raises:
             BadBundle: it is not staged, or its manifest is another release's.
             OSError: the disk refused; the version before is current again.
         """
+        if release.model != model:
+            raise BadBundle(f"the release is of {release.model}, not of {model}")
+        one = Switch(sha256, release, target, generation, rollout, probation_s)
+        return self.switch_group([one])[0]
+
+    def switch_group(self, switches: Sequence[Switch]) -> list[Installed]:
+        """Make staged bundles current in one transaction, PENDING until `commit` or `revert`.
+
+        Args:
+            switches: one a model, at least one; they are one unit from here on.
+
+        Returns:
+            What is current now, in the order of `switches`.
+
+        Raises:
+            BadBundle: one is not staged, or its manifest is another release's; nothing changed.
+            ValueError: two are of one model, or one is of a pending unit that has other models,
+                which would be torn apart.
+            OSError: the disk refused; the versions before are current again.
+        """
+        models = [each.release.model for each in switches]
+        if not models or len(set(models)) != len(models):
+            raise ValueError("a switch takes one bundle a model")
         with self._lock:
-            slot = self.slot(model, sha256)
-            if slot is None:
-                raise BadBundle(f"{sha256} is not staged")
-            manifest = _manifest(slot)
-            _require_release(manifest, release)
-            row = (sha256, target, release.version, release.counter, manifest.variant)
-            row_assignment = (generation, rollout, probation_s)
+            variants = [self._require_staged(each).variant for each in switches]
+            for model in models:
+                if torn := {each.model for each in self.unit(model)} - set(models):
+                    raise ValueError(f"{model} was switched together with {', '.join(torn)}")
             with self._transaction() as database:
-                pending = self._is_pending(model)
-                if not pending:  # a pending version never becomes what a revert goes back to
-                    database.execute(
-                        "DELETE FROM installed WHERE model = ? AND role = 'previous'", (model,)
-                    )
-                    database.execute(
-                        "UPDATE installed SET role = 'previous' WHERE model = ?", (model,)
-                    )
-                database.execute(
-                    f"INSERT OR REPLACE INTO installed(model, role, {_COLUMNS}) "  # noqa: S608 (constant)
-                    "VALUES (?, 'current', ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (model, *row, *row_assignment),
-                )
-                database.execute("INSERT OR REPLACE INTO pending VALUES (?, 0)", (model,))
+                for each, variant in zip(switches, variants, strict=True):
+                    self._insert(database, each, variant, unit=min(models))
             try:
-                self._link(model, sha256)
+                for each in switches:
+                    self._link(each.release.model, each.sha256)
             except OSError:
-                self.revert(model)
+                self.revert(models[0])
                 raise
-            return self._require(model)
+            return [self._require(model) for model in models]
+
+    def unit(self, model: str) -> list[Installed]:
+        """Pending versions that were switched together with that of `model`, itself included.
+
+        Empty when `model` is not pending.
+        """
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT model FROM pending WHERE coalesce(unit, model) = "
+                "(SELECT coalesce(unit, model) FROM pending WHERE model = ?) ORDER BY model",
+                (model,),
+            ).fetchall()
+            return [self._require(row[0]) for row in rows]
 
     def commit(self, model: str) -> Installed:
-        """The pending version proved itself; older slots go."""
+        """The pending version, and its unit with it, proved itself; older slots go."""
         with self._lock:
-            self._database.execute("DELETE FROM pending WHERE model = ?", (model,))
-            self._collect(model)
+            models = [each.model for each in self.unit(model)]
+            with self._transaction() as database:
+                for each in models:
+                    database.execute("DELETE FROM pending WHERE model = ?", (each,))
+            for each in models or [model]:
+                self._collect(each)
             return self._require(model)
 
     def revert(self, model: str) -> Installed | None:
-        """Back from a pending version to the one before.
+        """Back from a pending version, and its unit with it, to the versions before.
 
         Returns:
-            What is current now; None when there was no version before.
+            What is current of `model` now; None when there was no version before.
+
+        Raises:
+            OSError: a link was not turned.  The database has gone back nevertheless, and `recover`
+                turns the link.
         """
         with self._lock:
-            if not self._is_pending(model):
-                return self.current(model)
+            models = [each.model for each in self.unit(model)]
             with self._transaction() as database:
-                database.execute(
-                    "DELETE FROM installed WHERE model = ? AND role = 'current'", (model,)
+                for each in models:
+                    self._step_back(database, each)
+            failed: OSError | None = None
+            for each in models:
+                try:
+                    self._settle_link(each)
+                except OSError as error:
+                    failed = error
+                self._collect(each)
+            if failed is not None:
+                raise failed
+            return self.current(model)
+
+    def fall_back(self, model: str) -> Installed | None:
+        """Change places of a committed version that no longer loads and the one before.
+
+        Both slots stay, so that a release that loads again costs no download.
+
+        Returns:
+            What is current now; None, and nothing changed, when there is no whole version before.
+
+        Raises:
+            ValueError: the version is pending; `revert` it.
+        """
+        with self._lock:
+            if self._is_pending(model):
+                raise ValueError(f"{model} is pending")
+            previous = self.previous(model)
+            if previous is None or self.slot(model, previous.sha256) is None:
+                return None
+            with self._transaction() as database:
+                database.execute(  # under no model's name while the places are changed
+                    "UPDATE installed SET model = '', role = 'previous' "
+                    "WHERE model = ? AND role = 'current'",
+                    (model,),
                 )
                 database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
-                database.execute("DELETE FROM pending WHERE model = ?", (model,))
-            restored = self.current(model)
-            if restored is None:
-                self._files.remove_file(self._directory(model) / "current")
-            else:
-                self._link(model, restored.sha256)
-            self._collect(model)
-            return restored
+                database.execute("UPDATE installed SET model = ? WHERE model = ''", (model,))
+            self._link(model, previous.sha256)
+            return self._require(model)
 
     def recover(self) -> list[Reverted]:
         """Make the disk agree with the database; to be called once, before anything is served.
@@ -266,25 +346,79 @@ class SlotStore:
         Returns:
             What was given up, for the report.
         """
-        reverted = []
+        reverted: list[Reverted] = []
         with self._lock:
-            for model in self._directories():
+            for model in sorted({*self._directories(), *self.models()}):
                 self._sweep(model)
-                if not self._is_pending(model):
+                unit = self.unit(model)
+                if not unit:
                     self._repair(model)
-                    continue
-                pending = self._require(model)
-                self._database.execute(
-                    "UPDATE pending SET tries = tries + 1 WHERE model = ?", (model,)
-                )
-                if pending.tries + 1 > MAX_TRIES or self.slot(model, pending.sha256) is None:
-                    reverted.append(Reverted(pending, self.revert(model)))
-                    log.warning("update.reverted model=%s version=%d", model, pending.version)
-                else:
-                    self._link(model, pending.sha256)
+                elif unit[0].model == model:  # once a unit
+                    reverted += self._recover_unit(unit)
         return reverted
 
     # ── the rest ─────────────────────────────────────────────────────────────────────────────────
+
+    def _recover_unit(self, unit: list[Installed]) -> list[Reverted]:
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE pending SET tries = tries + 1 WHERE model = ?",
+                [(each.model,) for each in unit],
+            )
+        whole = all(self.slot(each.model, each.sha256) is not None for each in unit)
+        if whole and all(each.tries < MAX_TRIES for each in unit):
+            for each in unit:
+                self._link(each.model, each.sha256)
+            return []
+        self.revert(unit[0].model)
+        for each in unit:
+            log.warning("update.reverted model=%s version=%d", each.model, each.version)
+        return [Reverted(each, self.current(each.model)) for each in unit]
+
+    def _require_staged(self, switch: Switch) -> Manifest:
+        slot = self.slot(switch.release.model, switch.sha256)
+        if slot is None:
+            raise BadBundle(f"{switch.sha256} is not staged")
+        manifest = _manifest(slot)
+        _require_release(manifest, switch.release)
+        return manifest
+
+    def _insert(
+        self, database: sqlite3.Connection, switch: Switch, variant: str, unit: str
+    ) -> None:
+        release = switch.release
+        if not self._is_pending(release.model):
+            # a pending version never becomes what a revert goes back to
+            database.execute(
+                "DELETE FROM installed WHERE model = ? AND role = 'previous'", (release.model,)
+            )
+            database.execute(
+                "UPDATE installed SET role = 'previous' WHERE model = ?", (release.model,)
+            )
+        row = (switch.sha256, switch.target, release.version, release.counter, variant)
+        database.execute(
+            f"INSERT OR REPLACE INTO installed(model, role, {_COLUMNS}) "  # noqa: S608 (constant)
+            "VALUES (?, 'current', ?, ?, ?, ?, ?, ?, ?, ?)",
+            (release.model, *row, switch.generation, switch.rollout, switch.probation_s),
+        )
+        database.execute(
+            "INSERT OR REPLACE INTO pending(model, tries, unit) VALUES (?, 0, ?)",
+            (release.model, unit),
+        )
+
+    @staticmethod
+    def _step_back(database: sqlite3.Connection, model: str) -> None:
+        database.execute("DELETE FROM installed WHERE model = ? AND role = 'current'", (model,))
+        database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
+        database.execute("DELETE FROM pending WHERE model = ?", (model,))
+
+    def _settle_link(self, model: str) -> None:
+        """Point the link where the database says."""
+        current = self.current(model)
+        if current is None:
+            self._files.remove_file(self._directory(model) / "current")
+        else:
+            self._link(model, current.sha256)
 
     def _repair(self, model: str) -> None:
         """Point the link at the committed version; at the one before when its slot is damaged."""
@@ -299,10 +433,7 @@ class SlotStore:
                 self._files.remove_file(self._directory(model) / "current")
                 return
             with self._transaction() as database:
-                database.execute(
-                    "DELETE FROM installed WHERE model = ? AND role = 'current'", (model,)
-                )
-                database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
+                self._step_back(database, model)
             current = previous
         self._link(model, current.sha256)
 
