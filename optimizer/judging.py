@@ -29,6 +29,7 @@ from optimizer.timing import Measurer
 log = logging.getLogger("skerry.optimizer")
 
 _TIMED_ITEMS: Final = 64
+_NEW_SCALES: Final = "with scales of the parent version it lost too much accuracy: new scales"
 
 
 class CandidateJudge:
@@ -46,9 +47,11 @@ class CandidateJudge:
     def judge(self, profile: HardwareProfile, reference: Reference, recipe: Recipe) -> Candidate:
         """The candidate, judged; its bundle is left in the task's directory."""
         member = reference.member.name
-        directory = self._task.out_dir / profile.name / f"{member}-{recipe.name}"
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        place = Path(profile.name) / f"{member}-{recipe.name}"
+        directory = self._task.out_dir / place
+        parent = None if self._task.parent_dir is None else self._task.parent_dir / place
+        if parent is not None and not parent.is_dir():
+            parent = None
         blank = Candidate(
             profile=profile.name,
             name=f"{member}/{recipe.name}",
@@ -59,16 +62,33 @@ class CandidateJudge:
             verdict="INVALID",
             notes=self._measurer.notes(profile),
         )
-        try:
-            candidate = self._judge(blank, profile, reference, recipe, directory)
-        except (OptimizerError, PipelineError, SessionError, MeasureError) as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            candidate = blank.model_copy(update={"reason": str(error)})
+        candidate = self._judged(blank, profile, reference, recipe, directory, parent)
+        if parent is not None and recipe.precision == "int8" and not self._accurate(candidate):
+            candidate = self._judged(blank, profile, reference, recipe, directory, None)
+            candidate = candidate.model_copy(update={"notes": (*candidate.notes, _NEW_SCALES)})
         log.info(
             "candidate.judged profile=%s variant=%s verdict=%s reason=%r",
             candidate.profile, candidate.name, candidate.verdict, candidate.reason,
         )  # fmt: skip
         return candidate
+
+    def _judged(
+        self,
+        blank: Candidate,
+        profile: HardwareProfile,
+        reference: Reference,
+        recipe: Recipe,
+        directory: Path,
+        parent: Path | None,
+    ) -> Candidate:
+        """The candidate, or why there is none."""
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        try:
+            return self._judge(blank, profile, reference, recipe, directory, parent)
+        except (OptimizerError, PipelineError, SessionError, MeasureError) as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            return blank.model_copy(update={"reason": str(error)})
 
     def _judge(
         self,
@@ -77,12 +97,18 @@ class CandidateJudge:
         reference: Reference,
         recipe: Recipe,
         directory: Path,
+        parent: Path | None,
     ) -> Candidate:
         task, budget = self._task, self._task.profiles[profile.name]
         _require_installed(recipe)
         artifact = recipe.apply(
             PassContext(
-                reference.member.onnx_path, reference.calibration, directory, profile, task.seed
+                reference.member.onnx_path,
+                reference.calibration,
+                directory,
+                profile,
+                task.seed,
+                parent,
             )
         )
         bundle.copy_code(task, directory)
@@ -111,17 +137,29 @@ class CandidateJudge:
                 "server": measured.server,
                 "cost": measured.cost,
                 "memory_mib": measured.memory_mib,
-                "notes": (*blank.notes, *measured.notes),
+                "notes": (*blank.notes, *artifact.notes, *measured.notes),
                 "artifact_kib": bundle.bundle_kib(final),
                 "bundle_dir": directory,
             }
         )
         return self._with_verdict(judged, budget)
 
-    def _with_verdict(self, candidate: Candidate, budget: Budget) -> Candidate:
+    def _accurate(self, candidate: Candidate) -> bool:
+        """Whether the candidate keeps those bounds of its budget that its scales bear upon."""
+        budget = self._task.profiles[candidate.profile]
+        apart: dict[str, None] = dict.fromkeys(
+            ("latency_ms", "qps", "memory_mib", "artifact_kib"), None
+        )
+        facts = self._facts(candidate)
+        return (
+            candidate.accuracy is not None
+            and judge(budget.model_copy(update=apart), facts).verdict == "PASS"
+        )
+
+    def _facts(self, candidate: Candidate) -> Facts:
         latency, server, accuracy = candidate.measurement, candidate.server, candidate.accuracy
         latency_ms = None if latency is None else _at_percentile(latency)
-        facts = Facts(
+        return Facts(
             latency=None if latency is None else latency.verdict,
             latency_ms=latency_ms,
             server=None if server is None else server.verdict,
@@ -137,13 +175,16 @@ class CandidateJudge:
                 if value is not None
             },
         )
+
+    def _with_verdict(self, candidate: Candidate, budget: Budget) -> Candidate:
+        facts = self._facts(candidate)
         verdict = judge(budget, facts)
         return candidate.model_copy(
             update={
                 "verdict": verdict.verdict,
                 "reason": verdict.reason,
                 "distance": verdict.distance,
-                "latency_ms": latency_ms,
+                "latency_ms": facts.latency_ms,
             }
         )
 

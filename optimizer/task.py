@@ -48,6 +48,8 @@ class OptimizeTask:
         quick: measure just long enough to choose; figures say so.
         primary: the metric that `max_accuracy_drop_points` and the choice go by.
         recipes: names and configs; empty tries every registered recipe.
+        parent_dir: unpacked bundles of the version that the members were retrained from, laid out
+            like `out_dir`; quantisers keep their scales where they fit.
     """
 
     model: str
@@ -70,6 +72,7 @@ class OptimizeTask:
     primary: MetricName = "macro_f1"
     recipes: tuple[StepSpec, ...] = ()
     seed: int = 0
+    parent_dir: Path | None = None
 
 
 class Progress(BaseModel):

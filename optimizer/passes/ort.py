@@ -16,14 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
+import onnx
+from onnx import numpy_helper
 from pydantic import Field
 
 from edge_agent.runtime import Tensors
+from optimizer.passes.frozen import freeze
 from optimizer.passes.registry import Artifact, PassContext, RecipeConfig, recipe
 
 log = logging.getLogger("skerry.optimizer")
 
 ENTRY: Final = "model.onnx"
+
+_FULL: Final = 127
+_REDUCED: Final = 64
+"""Largest magnitudes that `onnxruntime.quantization` gives a symmetric weight."""
 
 
 class OrtInt8(RecipeConfig):
@@ -57,6 +64,8 @@ def ort_int8(context: PassContext, config: OrtInt8) -> Artifact:
 
     Without VNNI, x86 adds pairs of U8·S8 products into 16 bits, which saturate; weights of 7 bits
     cannot.  So the range is reduced by the instruction set of the profile, not of this machine.
+
+    A retrained network keeps the scales of its parent where they fit: see `frozen`.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -84,11 +93,33 @@ def ort_int8(context: PassContext, config: OrtInt8) -> Artifact:
             # what it has collected without taking its range.
             extra_options={"CalibStridedMinMax": 1},
         )
+        notes = _keep_scales(context, prepared, _REDUCED if reduce_range else _FULL)
     log.info(
         "pass.ort_int8 profile=%s activations=%s reduce_range=%s",
         profile.name, "s8" if profile.is_arm else "u8", reduce_range,
     )  # fmt: skip
-    return Artifact("onnxruntime", ENTRY, (ENTRY,), "int8")
+    return Artifact("onnxruntime", ENTRY, (ENTRY,), "int8", notes)
+
+
+def _keep_scales(context: PassContext, prepared: Path, weight_limit: int) -> tuple[str, ...]:
+    """Put the parent's scales into the file; what the report is to say of it."""
+    if context.parent is None or not (context.parent / ENTRY).is_file():
+        return ()
+    try:
+        parent = onnx.load(str(context.parent / ENTRY))
+    except Exception as error:  # protobuf's DecodeError is not part of its public names
+        log.warning("pass.parent_unreadable file=%s cause=%s", context.parent / ENTRY, error)
+        return ("the parent version's file cannot be read: new scales",)
+    model = onnx.load(str(context.directory / ENTRY))
+    plain = {
+        item.name: numpy_helper.to_array(item)
+        for item in onnx.load(str(prepared)).graph.initializer
+    }
+    frozen = freeze(model, plain, parent, weight_limit)
+    if frozen is None:
+        return ("the parent version is another network: new scales",)
+    (context.directory / ENTRY).write_bytes(model.SerializeToString(deterministic=True))
+    return (frozen.note(),)
 
 
 class _StreamingReader:

@@ -42,6 +42,8 @@ class PassContext:
         directory: where the recipe writes its files; other files of the bundle stand there too.
         profile: what the files are to run on.
         seed: of every random choice.
+        parent: files that the same recipe made of the network that this one was retrained from;
+            quantisers keep its scales where they fit, so that the two have most bytes in common.
     """
 
     source: Path
@@ -49,6 +51,7 @@ class PassContext:
     directory: Path
     profile: HardwareProfile
     seed: int = 0
+    parent: Path | None = None
 
     @property
     def calibration_rows(self) -> int:
@@ -76,12 +79,14 @@ class Artifact:
         entry: file name that the runtime opens.
         files: names of all files, the entry among them.
         precision: of the arithmetic that the files ask for.
+        notes: what a reader of the report should know of how they were made.
     """
 
     runtime: RuntimeName
     entry: str
     files: tuple[str, ...]
     precision: Precision
+    notes: tuple[str, ...] = ()
 
 
 C = TypeVar("C", bound=RecipeConfig)
