@@ -6,17 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from cloud.db.tables import Variant
 from cloud.jobs.cache import Result
 from cloud.jobs.plan import Plan
 from cloud.jobs.workplace import Desk
 from cloud.publish import build_bundle
 from cloud.registry.models import VariantRecord
+from optimizer.errors import UnknownRecipe
+from optimizer.passes import find
 from optimizer.task import Candidate, OptimizeResult
 
 
-def optimize(desk: Desk, plan: Plan, rows_path: str, exported: Result) -> Result:
+def optimize(
+    desk: Desk, plan: Plan, rows_path: str, exported: Result, parents: dict[str, str]
+) -> Result:
     """Search, and store bundles and reports.
+
+    Args:
+        parents: from `parent_bundles`.
 
     Returns:
         `candidates`, `selected` (variant by profile), the reports' blobs, and `failure`: one line
@@ -31,6 +41,7 @@ def optimize(desk: Desk, plan: Plan, rows_path: str, exported: Result) -> Result
         "optimize",
         data=rows_path,
         members=files,
+        parents={place: str(desk.fetch(sha, f"{sha}.tar")) for place, sha in parents.items()},
         version=plan.version,
         quick=plan.quick or desk.project.measure.quick,
     )
@@ -43,6 +54,35 @@ def optimize(desk: Desk, plan: Plan, rows_path: str, exported: Result) -> Result
         "report_html_sha": desk.blobs.put_file(desk.directory / "report.html"),
         "report_json_sha": desk.blobs.put_file(desk.directory / "report.json"),
     }
+
+
+def parent_bundles(session: Session, plan: Plan) -> dict[str, str]:
+    """Blobs of the quantised variants that a retraining takes its scales from.
+
+    Only of members whose training starts from the champion's weights: what was trained from
+    scratch has nothing in common with it.
+
+    Returns:
+        Blobs by `PROFILE/MEMBER-RECIPE`.
+    """
+    if plan.champion is None or not plan.warm_start:
+        return {}
+    rows = session.scalars(
+        select(Variant).where(Variant.model == plan.model, Variant.version == plan.champion)
+    )
+    found = {}
+    for row in rows:
+        member, _, recipe = row.name.partition("/")
+        if row.bundle_sha is not None and member in plan.warm_start and _quantises(recipe):
+            found[f"{row.profile}/{member}-{recipe}"] = row.bundle_sha
+    return found
+
+
+def _quantises(recipe: str) -> bool:
+    try:
+        return find(recipe).precision == "int8"
+    except UnknownRecipe:  # there was one when the champion was built
+        return False
 
 
 def variant_records(optimized: Result) -> list[VariantRecord]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
 
     Args:
         request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
-            `version` and `quick`.
+            `parents` (bundle tars by `PROFILE/MEMBER-RECIPE`), `version` and `quick`.
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -72,4 +73,13 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         primary=project.metrics.primary,
         recipes=project.recipes,
         seed=project.training.seed,
+        parent_dir=_unpacked(request["parents"], directory / "parents"),
     )
+
+
+def _unpacked(bundles: Mapping[str, str], directory: Path) -> Path | None:
+    """The parents' bundles under their names; `None` where there are none."""
+    for name, path in bundles.items():
+        with tarfile.open(path) as tar:
+            tar.extractall(directory / name, filter="data")
+    return directory if bundles else None

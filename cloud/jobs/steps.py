@@ -19,7 +19,7 @@ from cloud.db.tables import Project as ProjectRow
 from cloud.jobs.cache import Result, StepCache
 from cloud.jobs.errors import StepFailed
 from cloud.jobs.judging import judge
-from cloud.jobs.optimized import optimize, variant_records
+from cloud.jobs.optimized import optimize, parent_bundles, variant_records
 from cloud.jobs.plan import Plan
 from cloud.jobs.registering import environment, gate_results, model_metrics
 from cloud.jobs.workplace import Desk, Workplace
@@ -157,7 +157,10 @@ class Steps:
     def optimize(self, plan: Plan, dataset: str, exported: Result) -> Result:
         """Candidates of every profile with their bundles, and the report."""
         desk = self._desk(plan, "optimize")
-        return optimize(desk, plan, self._rows(desk, dataset), exported)
+        with self._readers() as session:
+            parents = parent_bundles(session, plan)
+        kept = {place: sha for place, sha in parents.items() if desk.blobs.has(sha)}
+        return optimize(desk, plan, self._rows(desk, dataset), exported, kept)
 
     # ── judgement ────────────────────────────────────────────────────────────────────────────────
 

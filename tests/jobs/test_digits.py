@@ -95,11 +95,18 @@ def test_a_version_is_built_and_retrained_on_what_the_field_taught(plane: Contro
             )
         }
         data = datasets.get(session, second.result["dataset"])
+        notes = [
+            " ".join(variant.measurement["notes"])
+            for variant in session.scalars(
+                select(Variant).where(Variant.version == 2, Variant.name.endswith("/ort-int8"))
+            )
+        ]
     assert version is not None
     assert version.parent_version == 1
     assert version.metrics["members"]["small"]["warm_start"] is True
     assert data.parent == first.result["dataset"]
     assert data.manifest["splits"]["field"] > 100
+    assert notes and all("parent version" in note for note in notes), notes
     assert {gate.verdict for gate in gates.values()} == {"pass"}, {
         name: gate.reason for name, gate in gates.items()
     }
