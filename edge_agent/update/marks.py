@@ -3,6 +3,9 @@
 They hold where the metadata cache does not: an emptied cache must not make an older, still valid
 set acceptable again.  SQLite with `synchronous=FULL`: a mark is on disk before its use.
 
+A damaged file is set aside and the marks begin anew, so that the device can still be updated: what
+is left in the metadata cache and the releases that are installed give most of them back.
+
 Fast-forward recovery: marks of a repository are forgotten when the keys of its snapshot or
 timestamp role changed in a newer, properly signed root (TUF specification 5.3.11).  The root's own
 mark never is: else the root before, whose keys were taken away, came back with an empty cache.
@@ -10,13 +13,18 @@ mark never is: else the root before, whose keys were taken away, came back with 
 
 from __future__ import annotations
 
+import errno
+import logging
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from edge_agent.update.errors import RolledBack
+from edge_agent.update.rules import check_versions
+
+log = logging.getLogger("skerry.update")
 
 ROOT_NAME: Final = "root.json"
 
@@ -44,12 +52,43 @@ class Marks:
     """See the module.  Thread-safe."""
 
     def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            OSError: the disk refused.
+        """
+        self._path = path
         self._lock = threading.Lock()
-        self._database = open_database(path, _SCHEMA)
+        with self._disk_errors():
+            self._database = self._open()
 
     def close(self) -> None:
         with self._lock:
             self._database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        """The database, or a new one in the place of what is none."""
+        try:
+            return _sound(self._path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # locked, full or unreadable: that is not for us to replace
+            aside = self._path.with_suffix(".damaged")
+            log.error("trust.marks_damaged kept=%s cause=%s", aside, error)
+            self._path.replace(aside)
+            self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
+            return _sound(self._path)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """SQLite's complaints about the disk as the `OSError` that they are."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise
+        except sqlite3.DatabaseError as error:
+            full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+            code = errno.ENOSPC if full else errno.EIO
+            raise OSError(code, f"{self._path.name}: {error}") from error
 
     def check_metadata(
         self, repository: str, versions: Mapping[str, int], online_keys: str
@@ -64,7 +103,7 @@ class Marks:
         Raises:
             RolledBack: a file went back, or disappeared from the snapshot.
         """
-        with self._lock, self._database as database:
+        with self._disk_errors(), self._lock, self._database as database:
             database.execute("BEGIN IMMEDIATE")
             row = database.execute(
                 "SELECT digest FROM online_keys WHERE repository = ?", (repository,)
@@ -79,15 +118,7 @@ class Marks:
                     "SELECT file, version FROM metadata WHERE repository = ?", (repository,)
                 ).fetchall()
             )
-            for file, mark in marks.items():
-                version = versions.get(file)
-                if version is None:
-                    raise RolledBack(f"{repository}: {file} is gone", "untrusted_metadata")
-                if version < mark:
-                    raise RolledBack(
-                        f"{repository}: {file} version {version} is older than {mark}",
-                        "untrusted_metadata",
-                    )
+            check_versions(repository, versions, marks)
             database.executemany(
                 "INSERT OR REPLACE INTO metadata VALUES (?, ?, ?)",
                 [(repository, file, version) for file, version in versions.items()],
@@ -98,7 +129,7 @@ class Marks:
 
     def online_keys(self, repository: str) -> str | None:
         """Digest over the online keys of the metadata last accepted; None before the first."""
-        with self._lock:
+        with self._disk_errors(), self._lock:
             row = self._database.execute(
                 "SELECT digest FROM online_keys WHERE repository = ?", (repository,)
             ).fetchone()
@@ -106,7 +137,7 @@ class Marks:
 
     def counter(self, model: str, profile: str) -> int:
         """Highest release counter accepted; 0 before the first."""
-        with self._lock:
+        with self._disk_errors(), self._lock:
             row = self._database.execute(
                 "SELECT counter FROM counters WHERE model = ? AND profile = ?", (model, profile)
             ).fetchone()
@@ -114,7 +145,7 @@ class Marks:
 
     def raise_counter(self, model: str, profile: str, counter: int) -> None:
         """Remember that `counter` was accepted; never goes down."""
-        with self._lock:
+        with self._disk_errors(), self._lock:
             self._database.execute(
                 "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT (model, profile) "
                 "DO UPDATE SET counter = max(counter, excluded.counter)",
@@ -124,13 +155,13 @@ class Marks:
     @property
     def attested_time(self) -> float:
         """Latest time that both repositories vouched for, in seconds since the epoch; 0: none."""
-        with self._lock:
+        with self._disk_errors(), self._lock:
             row = self._database.execute("SELECT at FROM attested").fetchone()
         return float(row[0]) if row else 0.0
 
     def attest(self, at: float) -> None:
         """Raise the attested time."""
-        with self._lock:
+        with self._disk_errors(), self._lock:
             self._database.execute(
                 "INSERT INTO attested VALUES (1, ?) ON CONFLICT (id) "
                 "DO UPDATE SET at = max(at, excluded.at)",
@@ -139,5 +170,22 @@ class Marks:
 
     def forget_time(self) -> None:
         """Attest nothing any more: the keys that vouched for it were taken away."""
-        with self._lock:
+        with self._disk_errors(), self._lock:
             self._database.execute("DELETE FROM attested")
+
+
+def _sound(path: Path) -> sqlite3.Connection:
+    """An open, checked database.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    connection = open_database(path, _SCHEMA)
+    try:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
