@@ -10,12 +10,16 @@ UpdateError
 │   └── BadBundle             the bundle breaks its own manifest
 ├── Failed                it could have run, but did not get that far; final as well
 │   ├── TransferFailed        chunks corrupt, missing or denied beyond the retry cap
-│   └── SelftestFailed        does not load, or answers golden inputs wrongly
+│   ├── SelftestFailed        does not load, or answers golden inputs wrongly
+│   └── OverQuota             there is no room for it within `update_quota_mib`
 └── NotYet                try again later
     ├── Unreachable           no answer from the control plane
     ├── TransferStalled       chunks come too slowly; what came is kept
     ├── ExpiredMetadata       the signed metadata needs renewal; installs wait, serving goes on
     ├── NotAssigned           the director does not (yet) name this release
+    ├── IncompleteGroup       twin and director do not (yet) name the same group of releases
+    ├── Paused                the operator of the device paused updates
+    ├── OutsideWindow         ready; the switch waits for a maintenance window
     └── Interrupted           superseded, cancelled or stopping
 
 Every error has a `reason`: the slug that reports carry.
@@ -93,6 +97,12 @@ class SelftestFailed(Failed):
     reason = "selftest_failed"
 
 
+class OverQuota(Failed):
+    """There is no room for it within the quota."""
+
+    reason = "over_quota"
+
+
 class NotYet(UpdateError):
     """Try again later."""
 
@@ -119,6 +129,24 @@ class NotAssigned(NotYet):
     """The director does not (yet) name this release."""
 
     reason = "not_assigned"
+
+
+class IncompleteGroup(NotYet):
+    """Twin and director do not (yet) name the same group of releases."""
+
+    reason = "group_incomplete"
+
+
+class Paused(NotYet):
+    """The operator of the device paused updates."""
+
+    reason = "paused"
+
+
+class OutsideWindow(NotYet):
+    """Ready; the switch waits for a maintenance window."""
+
+    reason = "outside_window"
 
 
 class Interrupted(NotYet):
