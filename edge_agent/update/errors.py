@@ -12,6 +12,7 @@ UpdateError
 │   ├── TransferFailed        chunks corrupt, missing or denied beyond the retry cap
 │   ├── SelftestFailed        does not load, or answers golden inputs wrongly
 │   └── OverQuota             there is no room for it within `update_quota_mib`
+├── BadMedium             what was given to install from is no sound export; the person's to mend
 └── NotYet                try again later
     ├── Unreachable           no answer from the control plane
     ├── TransferStalled       chunks come too slowly; what came is kept
@@ -101,6 +102,12 @@ class OverQuota(Failed):
     """There is no room for it within the quota."""
 
     reason = "over_quota"
+
+
+class BadMedium(UpdateError):
+    """What was given to install from is no sound export for this device."""
+
+    reason = "bad_medium"
 
 
 class NotYet(UpdateError):
