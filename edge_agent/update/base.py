@@ -33,21 +33,18 @@ class SlotBundle:
     def __init__(self, directory: Path) -> None:
         """
         Raises:
-            BadBundle: there is no manifest, or it cannot be read as one.
-            OSError: a file is missing, or the disk refused.
+            BadBundle: the slot is damaged: no manifest, or a file is missing.
         """
-        listed = sorted(file.name for file in read_manifest(directory).files)
         self._pieces: list[bytes | Path] = []
         self._starts: list[int] = []
         self._descriptors: dict[Path, int] = {}
         self.length = 0
-        for name in (MANIFEST_NAME, *listed):
-            path = directory / name
-            length = path.stat().st_size
-            header = _header(name, length)
-            self._append(header, len(header))
-            self._append(path, length)
-            self._append_zeros(-length % tarfile.BLOCKSIZE)
+        try:
+            listed = sorted(file.name for file in read_manifest(directory).files)
+            for name in (MANIFEST_NAME, *listed):
+                self._append_file(directory / name)
+        except OSError as error:
+            raise BadBundle(f"the base cannot be read: {error}") from error
         end = 2 * tarfile.BLOCKSIZE
         self._append_zeros(end + -(self.length + end) % tarfile.RECORDSIZE)
 
@@ -71,8 +68,7 @@ class SlotBundle:
         """Exactly these bytes of the raw bundle.
 
         Raises:
-            BadBundle: they are not there, or not any more.
-            OSError: the disk refused.
+            BadBundle: they are not there any more, or the disk does not give them.
         """
         if not 0 <= offset <= self.length - length:
             raise BadBundle("read beyond the base")
@@ -90,7 +86,7 @@ class SlotBundle:
         """Digest of the raw bundle, in hexadecimal; reads all of it.
 
         Raises:
-            BadBundle, OSError: as `read`.
+            BadBundle: as `read`.
         """
         digest = hashlib.sha256()
         for offset in range(0, self.length, _BLOCK_BYTES):
@@ -101,14 +97,24 @@ class SlotBundle:
         piece = self._pieces[index]
         if isinstance(piece, bytes):
             return piece[offset : offset + length]
-        descriptor = self._descriptors.get(piece)
-        if descriptor is None:
-            descriptor = os.open(piece, os.O_RDONLY | os.O_CLOEXEC)
-            self._descriptors[piece] = descriptor
-        data = os.pread(descriptor, length, offset)
+        try:
+            descriptor = self._descriptors.get(piece)
+            if descriptor is None:
+                descriptor = os.open(piece, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._descriptors[piece] = descriptor
+            data = os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise BadBundle(f"the base cannot be read: {error}") from error
         if len(data) != length:
             raise BadBundle(f"{piece.name} is shorter than it was")
         return data
+
+    def _append_file(self, path: Path) -> None:
+        length = path.stat().st_size
+        header = _header(path.name, length)
+        self._append(header, len(header))
+        self._append(path, length)
+        self._append_zeros(-length % tarfile.BLOCKSIZE)
 
     def _append(self, piece: bytes | Path, length: int) -> None:
         if length:

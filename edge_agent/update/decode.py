@@ -1,19 +1,22 @@
 """From encoded bytes to the raw bundle, bounded by what was signed.
 
 The output never grows beyond the signed raw length and a zstd window never beyond
-`MAX_WINDOW_BYTES`, so a decompression bomb costs neither disk nor memory.
+`MAX_WINDOW_BYTES`, so a decompression bomb costs neither disk nor memory.  A delta has bounds of
+its own, see `edge_agent.update.delta`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import zstandard
 
+from edge_agent.update import delta
+from edge_agent.update.delta import Base
 from edge_agent.update.errors import BadBundle
 from edge_agent.wire.manifest import Encoding
 
@@ -21,25 +24,42 @@ MAX_WINDOW_BYTES: Final = 8 << 20
 _BLOCK_BYTES: Final = 1 << 20
 
 
-def choose(encodings: Sequence[Encoding], memory_bytes: int) -> Encoding:
+def choose(
+    encodings: Sequence[Encoding], memory_bytes: int, bases: Container[str] = ()
+) -> Encoding:
     """The shortest form this device can decode within `memory_bytes`.
+
+    Args:
+        bases: digests of the raw bundles that a delta may apply to.
 
     Raises:
         BadBundle: there is none.
     """
-    usable = [form for form in encodings if form.ram_needed <= memory_bytes]
+    usable = [
+        form
+        for form in encodings
+        if form.ram_needed <= memory_bytes and (form.algo != "delta" or form.base_sha256 in bases)
+    ]
     if not usable:
         raise BadBundle("no encoding fits this device's memory", "no_encoding")
     return min(usable, key=lambda form: form.length)
 
 
-def decode(encoding: Encoding, source: Path, length: int, sha256: str, destination: Path) -> None:
+def decode(
+    encoding: Encoding,
+    source: Path,
+    length: int,
+    sha256: str,
+    destination: Path,
+    base: Base | None = None,
+) -> None:
     """Write the raw bundle to `destination`, synced.
 
     Args:
         source: the encoded bytes.
         length: signed length of the raw bundle in bytes.
         sha256: signed digest of the raw bundle.
+        base: what a delta applies to.
 
     Raises:
         BadBundle: longer or shorter than signed, another digest, or not decodable.
@@ -48,7 +68,7 @@ def decode(encoding: Encoding, source: Path, length: int, sha256: str, destinati
     digest, written = hashlib.sha256(), 0
     try:
         with source.open("rb") as packed, destination.open("wb") as raw:
-            for block in _blocks(encoding, packed):
+            for block in _blocks(encoding, packed, length, base):
                 written += len(block)
                 if written > length:
                     raise BadBundle(f"the bundle decodes to more than {length} bytes")
@@ -62,7 +82,14 @@ def decode(encoding: Encoding, source: Path, length: int, sha256: str, destinati
         raise BadBundle("the decoded bundle is not the signed one")
 
 
-def _blocks(encoding: Encoding, packed: BinaryIO) -> Iterator[bytes]:
+def _blocks(
+    encoding: Encoding, packed: BinaryIO, length: int, base: Base | None
+) -> Iterator[bytes]:
+    if encoding.algo == "delta":
+        if base is None:
+            raise BadBundle("there is nothing here that the delta applies to")
+        yield from delta.apply(packed, base, length)
+        return
     if encoding.algo == "raw":
         while block := packed.read(_BLOCK_BYTES):
             yield block

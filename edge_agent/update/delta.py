@@ -48,7 +48,7 @@ class Base(Protocol):
         """Exactly these bytes.
 
         Raises:
-            OSError: the disk refused, or they are not there any more.
+            BadBundle: they cannot be read.
         """
         ...
 
@@ -62,7 +62,7 @@ def apply(source: BinaryIO, base: Base, length: int) -> Iterator[bytes]:
 
     Raises:
         BadBundle: the delta is not one of this base and length, or is damaged.
-        OSError: the disk refused.
+        OSError: the delta cannot be read.
     """
     try:
         yield from _apply(source, base, length)
@@ -125,11 +125,13 @@ def _transformed(
     kind: int, width: int, old: Bytes, bulk: zstandard.ZstdDecompressionReader
 ) -> bytes:
     if kind == Kind.TERNARY:
-        return (old + _ternary(bulk, len(old))).tobytes()
+        stepped: Bytes = old + _ternary(bulk, len(old))
+        return stepped.tobytes()
     new = _planes(bulk, width, len(old))
     elements = old.view(new.dtype)
     if kind == Kind.XOR:
-        return (elements ^ new).tobytes()
+        mixed: npt.NDArray[np.unsignedinteger] = elements ^ new
+        return mixed.tobytes()
     one = new.dtype.type(1)
     residual = (new >> one) ^ np.negative(new & one)  # out of zigzag, modulo 2**(8 * width)
     added: npt.NDArray[np.unsignedinteger] = elements + residual

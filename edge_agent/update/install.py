@@ -2,29 +2,46 @@
 
 Nothing is fetched when the slot is there already, as for a roll-back to bytes still on disk; a slot
 that the disk damaged is fetched anew.
+A delta is taken when its base is installed and has its digest still.  Whatever goes wrong with it
+is reported, and the full form is fetched instead: a delta never ends an update.
 Temporary files are removed once the slot stands, and kept for resuming when it does not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from edge_agent.update.base import SlotBundle
 from edge_agent.update.decode import choose, decode
-from edge_agent.update.errors import Failed, TransferFailed, Unreachable
+from edge_agent.update.errors import BadBundle, Failed, TransferFailed, Unreachable
 from edge_agent.update.ports import Fetch, NotFound, TransferError
 from edge_agent.update.store import SlotStore
 from edge_agent.update.transfer import Transfer
 from edge_agent.update.trust import Assigned
-from edge_agent.wire.manifest import Encoding
+from edge_agent.wire.manifest import Encoding, ReleaseInfo
 from edge_agent.wire.messages import Phase
+
+log = logging.getLogger("skerry.update")
 
 DISK_MARGIN_BYTES: Final = 16 << 20
 
-Progress = Callable[[Phase], None]
+
+class Progress(Protocol):
+    """Where the steps of an installation are told."""
+
+    def __call__(self, phase: Phase, reason: str = "", detail: str = "") -> None:
+        """
+        Args:
+            reason: slug of what made it take another way, "delta_failed" or "delta_base_damaged";
+                empty when all goes well.
+            detail: one line for a person.
+        """
+        ...
 
 
 class Obtain(Protocol):
@@ -64,6 +81,7 @@ class Installer:
         self._fetch = fetch
         self._directory = directory
         self._memory_bytes = memory_bytes
+        self._distrusted: set[str] = set()  # deltas that failed; not fetched again before a restart
 
     def __call__(
         self, assigned: Assigned, progress: Progress, interrupted: Callable[[], bool]
@@ -74,17 +92,9 @@ class Installer:
         if slot is not None:
             progress("staged")
             return slot
-        encoding = choose(release.encodings, self._memory_bytes)
-        self._transfer.keep_only({encoding.sha256})
-        self._check_space(assigned.length, encoding.length)
-        progress("downloading")
-        chunk_hashes = self._chunk_list(encoding)
-        packed = self._transfer.download(
-            encoding, release.chunk_bytes, chunk_hashes, interrupted=interrupted
-        )
         raw = self._directory / f"{assigned.sha256}.bundle"
         try:
-            decode(encoding, packed, assigned.length, assigned.sha256, raw)
+            encoding = self._obtain(assigned, raw, progress, interrupted)
             progress("verified")
             slot = self._store.stage(raw, assigned.sha256, release)
         finally:
@@ -92,6 +102,75 @@ class Installer:
         self._transfer.discard(encoding)
         progress("staged")
         return slot
+
+    def _obtain(
+        self, assigned: Assigned, raw: Path, progress: Progress, interrupted: Callable[[], bool]
+    ) -> Encoding:
+        """Write the raw bundle, by a delta if that works; returns the form that it came in."""
+        forms = assigned.release.encodings
+        delta = self._delta(assigned.release, progress)
+        if delta is not None:
+            encoding, base = delta
+            with base:
+                try:
+                    self._fetch_and_decode(encoding, assigned, raw, progress, interrupted, base)
+                except (BadBundle, TransferFailed) as error:
+                    self._distrusted.add(encoding.sha256)
+                    log.warning(
+                        "update.delta_failed model=%s base=%s cause=%s",
+                        assigned.release.model,
+                        encoding.base_sha256,
+                        error,
+                    )
+                    progress("downloading", "delta_failed", str(error))
+                else:
+                    return encoding
+        encoding = choose(forms, self._memory_bytes)
+        self._fetch_and_decode(encoding, assigned, raw, progress, interrupted)
+        return encoding
+
+    def _delta(
+        self, release: ReleaseInfo, progress: Progress
+    ) -> tuple[Encoding, SlotBundle] | None:
+        """The shortest form, when that is a delta, with its base; the caller closes the base."""
+        forms = [form for form in release.encodings if form.sha256 not in self._distrusted]
+        slots: dict[str, Path] = {}
+        for form in forms:
+            if form.base_sha256 is not None:
+                slot = self._store.slot(release.model, form.base_sha256)
+                if slot is not None:
+                    slots[form.base_sha256] = slot
+        while slots:
+            encoding = choose(forms, self._memory_bytes, slots)
+            if encoding.base_sha256 is None:
+                return None
+            base = _open_base(slots.pop(encoding.base_sha256), encoding.base_sha256)
+            if base is not None:
+                return encoding, base
+            log.warning("update.base_damaged model=%s base=%s", release.model, encoding.base_sha256)
+            detail = f"{encoding.base_sha256} is not what it was when it was installed"
+            progress("downloading", "delta_base_damaged", detail)
+        return None
+
+    def _fetch_and_decode(
+        self,
+        encoding: Encoding,
+        assigned: Assigned,
+        raw: Path,
+        progress: Progress,
+        interrupted: Callable[[], bool],
+        base: SlotBundle | None = None,
+    ) -> None:
+        self._transfer.keep_only({encoding.sha256})
+        self._check_space(assigned.length, encoding.length)
+        progress("downloading")
+        packed = self._transfer.download(
+            encoding,
+            assigned.release.chunk_bytes,
+            self._chunk_list(encoding),
+            interrupted=interrupted,
+        )
+        decode(encoding, packed, assigned.length, assigned.sha256, raw, base)
 
     def _chunk_list(self, encoding: Encoding) -> bytes:
         try:
@@ -110,3 +189,18 @@ class Installer:
         free = shutil.disk_usage(self._directory).free
         if free < needed:
             raise Failed(f"{needed} bytes are needed, {free} are free", "no_space")
+
+
+def _open_base(slot: Path, sha256: str) -> SlotBundle | None:
+    """The raw bundle of a slot; None when it has another digest or cannot be read."""
+    try:
+        base = SlotBundle(slot)
+    except BadBundle:
+        return None
+    try:
+        if base.sha256() == sha256:
+            return base
+    except BadBundle:
+        pass
+    base.close()
+    return None
