@@ -10,12 +10,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tuf.api.metadata import TargetFile, Targets
+from securesystemslib.signer import Key
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from cloud.signing.keys import KeyStore
+from cloud.signing.errors import KeysMissing
+from cloud.signing.keys import KeyStore, RoleName
 from cloud.signing.repository import ONLINE_LIFETIME, Clock, SignedRepository, file_name, meta_of
+from cloud.signing.staging import Pending
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import ReleaseInfo
 
@@ -49,6 +52,7 @@ class Director(SignedRepository):
     """One directory of signed files.  Safe between threads and processes."""
 
     name = "director"
+    online = ("targets", "snapshot", "timestamp")
 
     def __init__(self, directory: Path, keys: KeyStore, clock: Clock = time.time) -> None:
         """Open the repository; sign its first root when there is none."""
@@ -70,7 +74,8 @@ class Director(SignedRepository):
             directory.mkdir(parents=True, exist_ok=True)
             current = self._current(directory)
             same = current is not None and current.targets == entries
-            if current is not None and same and not self._due([current], ONLINE_LIFETIME):
+            fresh = current is not None and not self._due([current], ONLINE_LIFETIME)
+            if same and fresh and self._vouched(directory, self.online):
                 return
             self._sign_set(directory, device_id, entries, current)
 
@@ -91,16 +96,16 @@ class Director(SignedRepository):
         """
         if self._clock() < self._next_scan_at:
             return 0
-        renewed = 0
-        for directory in sorted((self.directory / "devices").glob("*")):
-            with self._locked():
-                current = self._current(directory)
-                if current is not None and self._due([current], ONLINE_LIFETIME):
-                    self._sign_set(directory, directory.name, current.targets, current)
-                    renewed += 1
-        self._next_scan_at = self._clock() + RENEWAL_SCAN_INTERVAL_S
         with self._locked():
-            self._renew_root()
+            pending = self._pending()
+            due = self._stage_root_renewal(pending)
+            left = self._advance(pending) if pending else {}
+        renewed = self._renew_sets()
+        self._next_scan_at = self._clock() + RENEWAL_SCAN_INTERVAL_S
+        if due and left:
+            raise KeysMissing(
+                self._lacking(left, []) + "; the renewal waits for 'skerry keys request'"
+            )
         return renewed
 
     def device_directory(self, device_id: str) -> Path:
@@ -112,6 +117,44 @@ class Director(SignedRepository):
         if not is_slug(device_id):
             raise ValueError(f"not a device id: {device_id[:80]!r}")
         return self.directory / "devices" / device_id
+
+    def rotate(self, role: RoleName, out: Sequence[str], added: Sequence[Key]) -> bool:
+        """As `SignedRepository.rotate`; every device's set is then signed by the new keys.
+
+        A device that comes between the new root and its own set refuses the set and comes again.
+        """
+        done = super().rotate(role, out, added)
+        if done:
+            self._renew_sets()
+        return done
+
+    def merge(self, signed: dict[str, Metadata[Any]]) -> list[str]:
+        """As `SignedRepository.merge`; sets that a new root does not vouch for are signed anew."""
+        left = super().merge(signed)
+        self._renew_sets()
+        return left
+
+    def _renew_sets(self) -> int:
+        """Sign what is past half of its life, or not by present keys; returns how many sets."""
+        renewed = 0
+        for directory in sorted((self.directory / "devices").glob("*")):
+            with self._locked():
+                current = self._current(directory)
+                if current is None:
+                    continue
+                if self._due([current], ONLINE_LIFETIME) or not self._vouched(
+                    directory, self.online
+                ):
+                    self._sign_set(directory, directory.name, current.targets, current)
+                    renewed += 1
+        return renewed
+
+    def _whole(self, part: Pending) -> bool:
+        return all(need.missing == 0 for role in part for need in self._needs(role, part))
+
+    def _publish(self, part: Pending) -> None:
+        root = part["root"]
+        self._write(self.directory, f"{root.signed.version}.root.json", root.to_bytes())
 
     def _current(self, directory: Path) -> Targets | None:
         if not self._sealed(directory):

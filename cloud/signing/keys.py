@@ -1,32 +1,30 @@
-"""Private keys of both repositories, as encrypted files.
+"""The keys of both repositories: which roles there are, and which private keys are at hand.
 
 The default of one machine holds every key in one directory (PKCS#8 under a passphrase, mode 0600).
 Keys of `root` and of the image repository's `targets` are meant to be moved to other media: what
-needs them then says which are missing, and everything signed online goes on working.
+needs them is then staged (`cloud.signing.ceremony`), and everything signed online goes on working.
+Keys on tokens and in key services are found through the inventory (`cloud.signing.signers`).
 """
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from cloud.signing.errors import KeysMissing, WrongPassphrase
+from cloud.signing.errors import BadKeyFile, KeysMissing, SignerUnavailable
+from cloud.signing.key_files import read_key, write_key
+from cloud.signing.signers import Inventory, InventoryKey, open_signer, secrets_from
 
 RepositoryName = Literal["image", "director"]
 RoleName = Literal["root", "targets", "snapshot", "timestamp"]
+
+INVENTORY_NAME: Final = "keys.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,56 +52,144 @@ ROLE_KEYS: Final[Mapping[RepositoryName, Mapping[RoleName, RoleKeys]]] = {
 
 
 class KeyStore:
-    """Signers by repository and role; a key is decrypted when it is first needed."""
+    """Signers by repository and role; a key is decrypted when it is first needed.
 
-    def __init__(self, directory: Path, passphrase: str) -> None:
+    Which keys a role *has* is written in signed metadata; the store only says which of them can
+    sign here.  A key file that metadata does not list signs nothing.
+    """
+
+    def __init__(self, directory: Path, passphrase: str, inventory: Path | None = None) -> None:
+        """
+        Args:
+            inventory: list of keys that are elsewhere; by default there is none.
+        """
+        self.directory = directory
         self._directory = directory
         self._passphrase = passphrase.encode()
-        self._cache: dict[Path, CryptoSigner] = {}
+        self._secrets = secrets_from(passphrase)
+        self.inventory = Inventory(inventory or directory / INVENTORY_NAME)
+        self._cache: dict[tuple[Path, int], CryptoSigner] = {}
 
     def path(self, repository: RepositoryName, role: RoleName, index: int) -> Path:
-        return self._directory / f"{repository}-{role}-{index}.pem"
+        return self.directory / f"{repository}-{role}-{index}.pem"
 
-    def signers(self, repository: RepositoryName, role: RoleName) -> list[CryptoSigner]:
-        """Every signer of a role whose key is at hand.
+    def signers(self, repository: RepositoryName, role: RoleName) -> list[Signer]:
+        """Every signer that was ever made for a role and is at hand: what a first root lists.
 
         Raises:
             KeysMissing: fewer than the role's threshold.
             WrongPassphrase: a file does not open.
         """
-        keys = ROLE_KEYS[repository][role]
-        paths = [self.path(repository, role, index) for index in range(1, keys.count + 1)]
-        found = [self._signer(path) for path in paths if path.exists()]
-        if len(found) < keys.threshold:
+        found: dict[str, Signer] = dict(self._files(repository, role))
+        for listed in self._listed(repository, role):
+            if listed.uri and listed.keyid not in found:
+                found[listed.keyid] = self._open(listed, listed.key)
+        threshold = ROLE_KEYS[repository][role].threshold
+        if len(found) < threshold:
             raise KeysMissing(
-                f"{repository} {role}: {len(found)} of {keys.threshold} needed keys "
-                f"are in {self._directory}"
+                f"{repository} {role}: {len(found)} of {threshold} needed keys "
+                f"are in {self.directory}"
             )
+        return list(found.values())
+
+    def at_hand(
+        self,
+        repository: RepositoryName,
+        role: RoleName,
+        keys: Iterable[Key],
+        problems: list[str],
+    ) -> list[Signer]:
+        """Signers of those of `keys` that can sign here.
+
+        Args:
+            problems: gets a line for each token or key service that cannot be used.
+
+        Raises:
+            WrongPassphrase: a file of this role does not open.
+        """
+        files = self._files(repository, role)
+        listed = {each.keyid: each for each in self._listed(repository, role) if each.uri}
+        found: list[Signer] = []
+        for key in keys:
+            if key.keyid in files:
+                found.append(files[key.keyid])
+            elif key.keyid in listed:
+                try:
+                    found.append(self._open(listed[key.keyid], key))
+                except (SignerUnavailable, OSError) as error:  # the other keys may suffice
+                    problems.append(str(error))
         return found
 
+    def place(self, repository: RepositoryName, role: RoleName, keyid: str) -> str:
+        """Where a private key is, for people; empty when it is not known here."""
+        for path, signer in self._opened(repository, role):
+            if signer.public_key.keyid == keyid:
+                return f"file:{path.name}"
+        return next((k.uri for k in self._listed(repository, role) if k.keyid == keyid), "")
+
+    def files(self, repository: RepositoryName, role: RoleName) -> dict[str, Path]:
+        """Key files of a role by key id, those that metadata no longer lists too."""
+        return {signer.public_key.keyid: path for path, signer in self._opened(repository, role)}
+
+    def create(self, repository: RepositoryName, role: RoleName) -> SSlibKey:
+        """Make a further key file of a role; returns its public key."""
+        names = (_INDEX.search(path.name) for path in self._paths(repository, role))
+        index = max((int(match[1]) for match in names if match), default=0) + 1
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return write_key(self.path(repository, role, index), self._passphrase)
+
+    def _paths(self, repository: RepositoryName, role: RoleName) -> list[Path]:
+        return sorted(self.directory.glob(f"{repository}-{role}-*.pem"))
+
+    def _files(self, repository: RepositoryName, role: RoleName) -> dict[str, CryptoSigner]:
+        return {signer.public_key.keyid: signer for _, signer in self._opened(repository, role)}
+
+    def _opened(
+        self, repository: RepositoryName, role: RoleName
+    ) -> Sequence[tuple[Path, CryptoSigner]]:
+        return [(path, self._signer(path)) for path in self._paths(repository, role)]
+
+    def _listed(self, repository: RepositoryName, role: RoleName) -> list[InventoryKey]:
+        return [k for k in self.inventory.listed() if (k.repository, k.role) == (repository, role)]
+
+    def _open(self, listed: InventoryKey, key: Key) -> Signer:
+        return open_signer(listed.uri, key, self._secrets, self.directory)
+
     def _signer(self, path: Path) -> CryptoSigner:
-        if path not in self._cache:
-            try:
-                private = load_pem_private_key(path.read_bytes(), self._passphrase)
-            except ValueError as error:
-                raise WrongPassphrase(
-                    f"{path} does not open with this passphrase; "
-                    "is SKERRY_PASSPHRASE the one it was created with?"
-                ) from error
-            if not isinstance(private, Ed25519PrivateKey):
-                raise WrongPassphrase(f"{path.name} is not an Ed25519 key")
-            self._cache[path] = CryptoSigner(private)
-        return self._cache[path]
+        key = (path, path.stat().st_mtime_ns)  # a file may be put in place of another
+        if key not in self._cache:
+            self._cache[key] = read_key(path, self._passphrase)
+        return self._cache[key]
 
 
-def init_keys(directory: Path, passphrase: str) -> KeyStore:
+_INDEX: Final = re.compile(r"-(\d+)\.pem$")
+
+
+def init_keys(
+    directory: Path,
+    passphrase: str,
+    *,
+    inventory: Path | None = None,
+    elsewhere: Sequence[InventoryKey] = (),
+) -> KeyStore:
     """Create every key of both repositories, once; an existing set is kept and opened.
 
     All keys appear together or not at all, so a set of which some are missing is one whose offline
     keys were moved away: nothing is ever added to it.
+
+    Args:
+        elsewhere: keys on tokens or in key services; each takes the place of one key file.
+
+    Raises:
+        WrongPassphrase: there is a set, under another passphrase.
+        BadKeyFile: there is a set already and `elsewhere` would change it.
     """
-    store = KeyStore(directory, passphrase)
+    store = KeyStore(directory, passphrase, inventory)
     if any(directory.glob("*.pem")):
+        if elsewhere:
+            raise BadKeyFile(
+                f"{directory} has its keys already; change them by 'skerry keys rotate'"
+            )
         store.signers("director", "timestamp")  # the passphrase must be the right one
         return store
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -113,18 +199,9 @@ def init_keys(directory: Path, passphrase: str) -> KeyStore:
     made = KeyStore(unfinished, passphrase)
     for repository, roles in ROLE_KEYS.items():
         for role, keys in roles.items():
-            for index in range(1, keys.count + 1):
-                _write_key(made.path(repository, role, index), passphrase.encode())
+            given = sum((k.repository, k.role) == (repository, role) for k in elsewhere)
+            for index in range(1, keys.count - given + 1):
+                write_key(made.path(repository, role, index), passphrase.encode())
+    (store if inventory is not None else made).inventory.add(elsewhere)
     unfinished.replace(directory)
     return store
-
-
-def _write_key(path: Path, passphrase: bytes) -> None:
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
-    )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())

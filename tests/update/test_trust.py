@@ -166,18 +166,11 @@ def test_a_director_of_a_strangers_keys_is_refused(world, device, release, stran
 
 def test_stolen_online_keys_cannot_publish(world, device, weights, release, tmp_path) -> None:
     """Snapshot, timestamp and the whole director are the thief's; targets are not."""
-    online = tmp_path / "online"
-    shutil.copytree(world.keys._directory, online)
-    for path in online.glob("image-targets-*.pem"):
-        path.unlink()
     thief = init_keys(tmp_path / "thief", "passphrase")
-    for index in (1, 2, 3):
-        shutil.copy(thief.path("image", "targets", index), online)
-    evil_sha = world.bundle(9, weights(666))
-    world.image = ImageRepository(
-        world.directory / "image", KeyStore(online, "passphrase"), world.clock
-    )
-    evil = world.release(9, evil_sha)
+    evil = world.release(9, world.bundle(9, weights(666)))
+    path = world.directory / "image" / "2.models%2Fdigits%2Fthis-machine.json"
+    resign(path, thief, "image", "targets", lambda metadata: None)
+    _reseal(world, path)
     world.assign("dev-1", evil, 2)
     device.trust.refresh()
     with pytest.raises(UntrustedMetadata):
