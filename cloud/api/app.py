@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud.api import fleet_routes, learning_routes, model_routes, operation_routes
+from cloud.api import export_routes, fleet_routes, learning_routes, model_routes, operation_routes
 from cloud.api.context import Context
 from cloud.blobs import BlobMissing
 from cloud.errors import Conflict, NotFound, SkerryError, UserError
@@ -30,7 +30,9 @@ def create_api(context: Context) -> FastAPI:
     """Application with every public route below `/v1`, the schema at `/v1/openapi.json`."""
     app = FastAPI(title="Skerry", openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None)
     app.state.context = context
-    for module in (fleet_routes, model_routes, learning_routes, operation_routes):
+    for module in (
+        fleet_routes, model_routes, learning_routes, operation_routes, export_routes
+    ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)
     app.add_exception_handler(OptimizerError, _on_skerry_error)

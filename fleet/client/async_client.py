@@ -116,6 +116,14 @@ class AsyncClient:
         """A candidate's bundle: the very tar that a device would get."""
         return await self.send(calls.bundle(variant_id))
 
+    async def export(self, request: schemas.ExportIn) -> schemas.ExportOut:
+        """What devices need to install without a line: signed files, and which blobs to copy."""
+        return await self.send(calls.export(request))
+
+    async def export_blob(self, target: str, sha256: str, *, offset: int) -> bytes:
+        """The next piece of a blob of a release, from `offset` on; empty beyond its end."""
+        return await self.send(calls.export_blob(target, sha256, offset=offset))
+
     async def rollouts(self) -> list[schemas.RolloutOut]:
         return await self.send(calls.rollouts())
 

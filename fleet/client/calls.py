@@ -116,6 +116,7 @@ _CLAIMS: Final = _as(list[schemas.ClaimOut])
 _ENROLLED: Final = _as(EnrolReply)
 _MODELS: Final = _as(list[schemas.ModelOut])
 _MODEL: Final = _as(schemas.ModelDetail)
+_EXPORT: Final = _as(schemas.ExportOut)
 _ROLLOUTS: Final = _as(list[schemas.RolloutOut])
 _ROLLOUT: Final = _as(schemas.RolloutDetail)
 _DRIFT: Final = _as(list[schemas.DriftOut])
@@ -206,6 +207,20 @@ def publish(name: str, version: int, request: schemas.PublishIn) -> Call[schemas
 def bundle(variant_id: int) -> Call[bytes]:
     path = _path("variants", variant_id, "bundle")
     return Call(method="GET", path=path, read=_bytes, timeout_s=600.0)
+
+
+# ── export ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def export(request: schemas.ExportIn) -> Call[schemas.ExportOut]:
+    return Call(method="POST", path=_path("export"), body=request, read=_EXPORT, timeout_s=120.0)
+
+
+def export_blob(target: str, sha256: str, *, offset: int) -> Call[bytes]:
+    params = (("target", target), ("sha256", sha256), ("offset", str(offset)))
+    return Call(
+        method="GET", path=_path("export", "blob"), params=params, read=_bytes, timeout_s=120.0
+    )
 
 
 # ── rollouts ─────────────────────────────────────────────────────────────────────────────────────

@@ -129,6 +129,14 @@ class Client:
         """A candidate's bundle: the very tar that a device would get."""
         return self.send(calls.bundle(variant_id))
 
+    def export(self, request: schemas.ExportIn) -> schemas.ExportOut:
+        """What devices need to install without a line: signed files, and which blobs to copy."""
+        return self.send(calls.export(request))
+
+    def export_blob(self, target: str, sha256: str, *, offset: int) -> bytes:
+        """The next piece of a blob of a release, from `offset` on; empty beyond its end."""
+        return self.send(calls.export_blob(target, sha256, offset=offset))
+
     def rollouts(self) -> list[schemas.RolloutOut]:
         return self.send(calls.rollouts())
 

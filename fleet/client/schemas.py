@@ -161,6 +161,38 @@ class PublishIn(ApiRequest):
     """Profile → variant id."""
 
 
+class ExportIn(ApiRequest):
+    """For which devices to export; `model` empty is everything that they are assigned."""
+
+    devices: list[str] = Field(min_length=1, max_length=1000)
+    model: str = Field(default="", max_length=64)
+
+
+class ExportBlob(ApiModel):
+    """One blob to copy to `path`; `target` is a release that it belongs to."""
+
+    path: str
+    target: str
+    sha256: str
+    length: int
+
+
+class ExportedRelease(ApiModel):
+    device: str
+    model: str
+    version: int
+
+
+class ExportOut(ApiModel):
+    """`files`: path → text, in the order to write them; after `expires_at` devices refuse them."""
+
+    created_at: float
+    expires_at: float
+    files: dict[str, str]
+    blobs: list[ExportBlob]
+    releases: list[ExportedRelease]
+
+
 class WaveIn(ApiRequest):
     """Size of a wave: `count` devices or `percent` of those left; exactly one is given."""
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from cloud.api import fleet_routes, learning_routes, model_routes, operation_routes
+from cloud.api import (
+    export_routes,
+    fleet_routes,
+    learning_routes,
+    model_routes,
+    operation_routes,
+)
 from edge_agent.wire.messages import EnrolRequest, Inventory
 from fleet.client import calls, schemas
 from fleet.client.calls import Call
 
-MODULES = (fleet_routes, model_routes, learning_routes, operation_routes)
+MODULES = (fleet_routes, model_routes, learning_routes, operation_routes, export_routes)
 
 
 def _routes() -> Iterator[tuple[str, str]]:
@@ -40,6 +46,8 @@ def _calls() -> list[Call]:
         calls.reject("m", 1, ""),
         calls.publish("m", 1, schemas.PublishIn()),
         calls.bundle(1),
+        calls.export(schemas.ExportIn(devices=["d"])),
+        calls.export_blob("t", "s", offset=0),
         calls.rollouts(),
         calls.rollout("r"),
         calls.start_rollout(schemas.RolloutIn(model="m", version=1)),
