@@ -9,7 +9,14 @@ import httpx
 import typer
 from pydantic import ValidationError
 
-from cloud.cli import control, fleet_commands, learning_commands, model_commands, parity
+from cloud.cli import (
+    control,
+    export_commands,
+    fleet_commands,
+    learning_commands,
+    model_commands,
+    parity,
+)
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
 from edge_agent.wire.base import describe
@@ -38,6 +45,7 @@ app.command()(learning_commands.report)
 app.command()(fleet_commands.status)
 app.command()(fleet_commands.audit)
 app.command()(parity.parity)
+app.command()(export_commands.export_bundle)
 app.add_typer(learning_commands.jobs, name="jobs")
 app.add_typer(learning_commands.drift, name="drift")
 app.add_typer(learning_commands.profiles, name="profiles")
