@@ -2,14 +2,18 @@
 
 `build_bundle` is deterministic: the same files give the same tar, hence the same digest.
 `publish_release` encodes, stores chunk lists, signs, and records the release.
+`forms_of` finds what devices can fetch of a bundle: raw, compressed, and a delta against each of
+the last versions of its profile where that is worth it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import tarfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,8 +22,9 @@ import zstandard
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cloud.blobs import Blobs
+from cloud.blobs import BlobMissing, Blobs
 from cloud.db.tables import Release
+from cloud.delta import make_delta
 from cloud.errors import UserError
 from cloud.signing import DirectorTarget, ImageRepository
 from edge_agent.wire.manifest import (
@@ -32,12 +37,20 @@ from edge_agent.wire.manifest import (
     target_path,
 )
 
+log = logging.getLogger("skerry.publish")
+
 CHUNK_BYTES: Final = 65536
 ZSTD_LEVEL: Final = 19
 ZSTD_WINDOW_BYTES: Final = 8 << 20
 """Window of level 19; devices refuse a larger one."""
 WORTHWHILE_RATIO: Final = 0.97
 """A compressed form is offered when it is at most this share of the raw length."""
+DELTA_RATIO: Final = 0.70
+"""A delta is offered when it is at most this share of the shortest form that needs no base."""
+DELTA_BASES: Final = 3
+"""Versions before, of the same profile, that deltas are made against."""
+DELTA_BUDGET_S: Final = 60.0
+"""About how long all deltas of one bundle may take, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,8 @@ def publish_release(
     profile: str,
     bundle_sha: str,
     forms: Forms | None = None,
+    *,
+    stage: bool = False,
 ) -> Release:
     """Make a stored bundle installable: encode, chunk, sign, record.
 
@@ -107,8 +122,10 @@ def publish_release(
     Args:
         session: an open transaction; the row is flushed, the caller commits.
         bundle_sha: blob of the raw bundle.
-        forms: from `forms_of`; found here when left out, which takes a minute for a large bundle
-            that was never released, while the transaction keeps all other writers waiting.
+        forms: from `forms_of`; found here when left out, without new deltas, which takes a minute
+            for a large bundle that was never released, while the transaction keeps all other
+            writers waiting.
+        stage: when offline keys must sign and are not at hand, keep the release `awaiting` them.
 
     Raises:
         BlobMissing: there is no such blob.
@@ -129,7 +146,7 @@ def publish_release(
         encodings=forms.encodings,
     )
     target = target_path(model, profile, counter)
-    image_repo.publish(target, forms.length, bundle_sha, info)
+    published = image_repo.publish(target, forms.length, bundle_sha, info, stage=stage)
     release = Release(
         target=target,
         model=model,
@@ -140,32 +157,69 @@ def publish_release(
         length=forms.length,
         info=info.model_dump(mode="json"),
         created_at=time.time(),
+        awaiting=not published,
     )
     session.add(release)
     session.flush()
     return release
 
 
-def forms_of(session: Session, blobs: Blobs, bundle_sha: str) -> Forms:
+def forms_of(
+    session: Session,
+    blobs: Blobs,
+    bundle_sha: str,
+    bases: Sequence[str] = (),
+    *,
+    budget_s: float = DELTA_BUDGET_S,
+) -> Forms:
     """Every form of a bundle, stored; what an earlier release made of it is used again.
 
     Args:
         session: only read.
+        bases: digests of raw bundles that devices may have, the likeliest first; see `bases_of`.
+        budget_s: about how long deltas may take, in seconds.
 
     Raises:
         BlobMissing: there is no such blob.
     """
-    earlier = session.scalar(select(Release).where(Release.bundle_sha == bundle_sha).limit(1))
-    if earlier is not None:
-        info = ReleaseInfo.model_validate(earlier.info)
-        if info.chunk_bytes == CHUNK_BYTES:
-            return Forms(earlier.length, info.encodings)
-    raw = blobs.get(bundle_sha)
-    return Forms(len(raw), encode(blobs, raw))
+    raw = None
+    length, known = _known_forms(session, bundle_sha)
+    if not known:
+        raw = blobs.get(bundle_sha)
+        length, known = len(raw), list(encode(blobs, raw))
+    end_at = time.monotonic() + budget_s
+    have = {form.base_sha256 for form in known}
+    limit = DELTA_RATIO * min(form.length for form in known if form.base_sha256 is None)
+    for base in bases:
+        if base in have or base == bundle_sha or time.monotonic() >= end_at:
+            continue
+        raw = raw or blobs.get(bundle_sha)
+        delta = _encode_delta(blobs, raw, base, end_at - time.monotonic())
+        if delta is not None and delta.length <= limit:
+            known.append(delta)
+    return Forms(length, tuple(sorted(known, key=lambda form: form.length)))
+
+
+def bases_of(session: Session, model: str, profile: str) -> list[str]:
+    """Bundles of the last `DELTA_BASES` releases that devices of a profile may have, newest first.
+
+    Args:
+        session: only read.
+    """
+    newest = func.max(Release.counter)
+    return list(
+        session.scalars(
+            select(Release.bundle_sha)
+            .where(Release.model == model, Release.profile == profile)
+            .group_by(Release.bundle_sha)
+            .order_by(newest.desc())
+            .limit(DELTA_BASES)
+        )
+    )
 
 
 def encode(blobs: Blobs, raw: bytes) -> tuple[Encoding, ...]:
-    """Store every worthwhile form of `raw` with its chunk list; the smallest comes first."""
+    """Store each worthwhile form of `raw` that needs no base; the smallest comes first."""
     forms = [_store(blobs, "raw", raw, ram_needed=0)]
     packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(raw)
     if len(packed) <= WORTHWHILE_RATIO * len(raw):
@@ -196,10 +250,45 @@ def director_target(
     )
 
 
-def _store(blobs: Blobs, algo: str, data: bytes, *, ram_needed: int) -> Encoding:
+def _known_forms(session: Session, bundle_sha: str) -> tuple[int, list[Encoding]]:
+    """Length of a bundle and its forms in all releases before; none when there are none."""
+    length, forms = 0, dict[str, Encoding]()
+    for earlier in session.scalars(select(Release).where(Release.bundle_sha == bundle_sha)):
+        info = ReleaseInfo.model_validate(earlier.info)
+        if info.chunk_bytes == CHUNK_BYTES:
+            length = earlier.length
+            forms.update((form.sha256, form) for form in info.encodings)
+    return length, list(forms.values())
+
+
+def _encode_delta(blobs: Blobs, raw: bytes, base_sha: str, budget_s: float) -> Encoding | None:
+    """The stored delta against `base_sha`; None when none can be made, or not in time."""
+    try:
+        base = blobs.get(base_sha)
+    except BlobMissing:
+        log.warning("delta.base_missing base=%s", base_sha)
+        return None
+    delta = make_delta(base, raw, budget_s=budget_s)
+    if delta is None:
+        log.warning("delta.not_made base=%s budget_s=%.0f", base_sha, budget_s)
+        return None
+    log.info(
+        "delta.made base=%s bytes=%d share=%.4f seconds=%.1f",
+        base_sha,
+        len(delta.data),
+        len(delta.data) / len(raw),
+        delta.seconds,
+    )
+    return _store(blobs, "delta", delta.data, ram_needed=delta.ram_needed, base_sha256=base_sha)
+
+
+def _store(
+    blobs: Blobs, algo: str, data: bytes, *, ram_needed: int, base_sha256: str | None = None
+) -> Encoding:
     return Encoding.model_validate(
         {
             "algo": algo,
+            "base_sha256": base_sha256,
             "sha256": blobs.put(data),
             "length": len(data),
             "chunks_sha256": blobs.put(chunk_list(data)),

@@ -12,7 +12,7 @@ from cloud import registry
 from cloud.blobs import Blobs
 from cloud.db.tables import ModelVersion, Release, Variant
 from cloud.errors import Conflict, NotFound, UserError
-from cloud.publish import Forms, forms_of, publish_release
+from cloud.publish import Forms, bases_of, forms_of, publish_release
 from cloud.registry import audit
 from cloud.signing import ImageRepository
 
@@ -33,7 +33,10 @@ def encode_version(
         As `publish_version`.
     """
     chosen = _publishable(session, model, version, variant_ids)
-    return {bundle: forms_of(session, blobs, bundle) for _, bundle in chosen}
+    return {
+        bundle: forms_of(session, blobs, bundle, bases_of(session, model, variant.profile))
+        for variant, bundle in chosen
+    }
 
 
 def publish_version(
@@ -48,6 +51,9 @@ def publish_version(
     forms: Mapping[str, Forms],
 ) -> list[Release]:
     """Publish `version`; the first version of a model ever published becomes its champion.
+
+    Where offline keys must sign and are not at hand, its releases are staged: the version stays as
+    it is until `settle_staged` finds them signed.
 
     Args:
         variant_ids: profile → variant to publish instead of the selected one.
@@ -69,21 +75,72 @@ def publish_version(
             variant.profile,
             bundle,
             forms.get(bundle),
+            stage=True,
         )
         audit.append(
             session,
             actor,
-            "release.published",
+            "release.staged" if release.awaiting else "release.published",
             release.target,
             {"variant": variant.name, "sha256": release.bundle_sha, "version": version},
         )
-        log.info("release.published target=%s variant=%s", release.target, variant.name)
+        state = "staged" if release.awaiting else "published"
+        log.info("release.%s target=%s variant=%s", state, release.target, variant.name)
         releases.append(release)
-    if session.get_one(ModelVersion, (model, version)).state == "approved":
+    if not any(release.awaiting for release in releases):
+        note_published(session, model, version, actor)
+    return releases
+
+
+def settle_staged(session: Session, image_repository: ImageRepository, actor: str) -> list[Release]:
+    """Take over from the repository which staged releases were signed since, and which given up.
+
+    A version becomes published with the last of its releases.  Idempotent: called after a
+    ceremony, and by the orchestrator, whatever came in between.
+
+    Returns:
+        The releases that devices can have now.
+    """
+    waiting = session.scalars(
+        select(Release).where(Release.awaiting.is_(True)).order_by(Release.created_at)
+    ).all()
+    signed = []
+    for release in waiting:
+        state = image_repository.state_of(release.target)
+        if state == "published":
+            release.awaiting = False
+            signed.append(release)
+            audit.append(
+                session,
+                actor,
+                "release.published",
+                release.target,
+                {"sha256": release.bundle_sha, "version": release.version},
+            )
+            log.info("release.signed target=%s", release.target)
+        elif state == "unknown":
+            audit.append(session, actor, "release.discarded", release.target, {})
+            log.info("release.discarded target=%s", release.target)
+            session.delete(release)
+    session.flush()
+    for model, version in sorted({(release.model, release.version) for release in signed}):
+        others = select(Release.target).where(
+            Release.model == model, Release.version == version, Release.awaiting.is_(True)
+        )
+        if session.scalar(others.limit(1)) is None:
+            note_published(session, model, version, actor)
+    return signed
+
+
+def note_published(session: Session, model: str, version: int, actor: str) -> None:
+    """Move a version whose releases devices can have; a model's first one becomes its champion."""
+    row = session.get(ModelVersion, (model, version))
+    if row is None or row.state not in PUBLISHABLE:
+        return  # retired or rejected while its releases waited
+    if row.state == "approved":
         registry.transition(session, model, version, "published", actor, "published")
     if registry.champion(session, model) is None:
         registry.transition(session, model, version, "champion", actor, "first published version")
-    return releases
 
 
 def _publishable(

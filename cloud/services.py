@@ -21,6 +21,7 @@ from cloud.db.tables import Token
 from cloud.errors import OperatorError
 from cloud.settings import Settings
 from cloud.signing import Director, ImageRepository, KeyStore, init_keys
+from cloud.signing.keys import INVENTORY_NAME
 from edge_agent.disk import write_whole
 from fleet.client.schemas import Role
 from fleet.enrolment.ca import CertificateAuthority
@@ -51,7 +52,7 @@ def initialise(settings: Settings) -> None:
     directory.chmod(0o700)
     passphrase = _passphrase(directory)
     CertificateAuthority.open(directory / "pki", passphrase)
-    init_keys(directory / "keys", passphrase)
+    init_keys(directory / "keys", passphrase, inventory=directory / "tuf" / INVENTORY_NAME)
     services = open_services(settings)
     token_path = directory / "tokens" / "admin"
     if not token_path.exists():
@@ -72,7 +73,7 @@ def open_services(settings: Settings) -> Services:
             f"{directory}: no control plane here; start one with 'skerry up --dir {directory}'"
         )
     passphrase = _passphrase(directory)
-    keystore = KeyStore(directory / "keys", passphrase)
+    keystore = KeyStore(directory / "keys", passphrase, directory / "tuf" / INVENTORY_NAME)
     return Services(
         settings=settings,
         sessions=open_sessions(settings.effective_database_url),

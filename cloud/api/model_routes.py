@@ -143,6 +143,7 @@ def _detail(session: Session, model: str, version: int) -> ModelDetail:
                 "length": item.length,
                 "info": item.info,
                 "created_at": item.created_at,
+                "awaiting": item.awaiting,
             }
             for item in published
         ],

@@ -75,8 +75,16 @@ def print_detail(detail: ModelDetail) -> None:
     )
     table(
         "releases",
-        ("target", "sha256", "bytes"),
-        [(r["target"], r["bundle_sha"][:12], r["length"]) for r in detail.releases],
+        ("target", "sha256", "bytes", "state"),
+        [
+            (
+                r["target"],
+                r["bundle_sha"][:12],
+                r["length"],
+                "awaits signatures" if r.get("awaiting") else "signed",
+            )
+            for r in detail.releases
+        ],
     )
 
 
@@ -125,7 +133,10 @@ def publish(
         detail = api.publish(model, number, PublishIn(variants=chosen))
     console.print(f"{version} is {detail.state}")
     for release in detail.releases:
-        console.print(f"  {release['target']}  {release['bundle_sha'][:12]}")
+        waits = "  awaits signatures" if release.get("awaiting") else ""
+        console.print(f"  {release['target']}  {release['bundle_sha'][:12]}{waits}")
+    if any(release.get("awaiting") for release in detail.releases):
+        console.print("offline keys must sign; go on with 'skerry keys request -o request.json'")
 
 
 @models.command("download")

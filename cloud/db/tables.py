@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Json = dict[str, Any]
@@ -146,7 +146,7 @@ class Promotion(Base):
 
 
 class Release(Base):
-    """A signed target of the image repository.  Counters grow per model and profile."""
+    """A target of the image repository.  Counters grow per model and profile."""
 
     __tablename__ = "releases"
     target: Mapped[str] = mapped_column(primary_key=True)
@@ -158,6 +158,8 @@ class Release(Base):
     length: Mapped[int]
     info: Mapped[Json]  # edge_agent.wire.manifest.ReleaseInfo
     created_at: Mapped[float]
+    awaiting: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Staged: no device can have it until offline keys have signed it."""
     __table_args__ = (UniqueConstraint("model", "profile", "counter"),)
 
 

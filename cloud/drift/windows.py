@@ -72,7 +72,7 @@ def released_bundles(
     """Bundles of the version's newest release on each profile, those with a usable reference."""
     releases = session.scalars(
         select(Release)
-        .where(Release.model == model, Release.version == version)
+        .where(Release.model == model, Release.version == version, Release.awaiting.is_(False))
         .order_by(Release.counter)
     )
     newest = {release.profile: release.bundle_sha for release in releases}

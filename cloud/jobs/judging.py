@@ -75,6 +75,7 @@ def champion_bundle(session: Session, model: str, version: int, profile: str) ->
     released = session.scalar(
         select(Release.bundle_sha)
         .where(Release.model == model, Release.version == version, Release.profile == profile)
+        .where(Release.awaiting.is_(False))
         .order_by(Release.counter.desc())
         .limit(1)
     )

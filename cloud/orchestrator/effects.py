@@ -60,8 +60,9 @@ class Executor:
     def _assign(self, rollout: Rollout, effect: ev.Assign) -> ev.Event:
         device = self.session.get(Device, effect.device, with_for_update=True)
         release = self.session.get(ReleaseRow, effect.release.target)
-        if device is None or device.revoked or release is None:
-            reason = "no such release" if release is None else "revoked"
+        signed = release is not None and not release.awaiting
+        if device is None or device.revoked or release is None or not signed:
+            reason = "revoked" if signed else "no such release"
             return ev.Dropped(device=effect.device, phase=AssignmentPhase.CANCELLED, reason=reason)
         model = rollout.plan.model
         known = desired_of(device).models.get(model)

@@ -43,7 +43,11 @@ def _follow(session: Session, champion: ModelVersion, now: float) -> int:
         return 0
     releases = session.scalars(
         select(Release)
-        .where(Release.model == champion.model, Release.version == champion.version)
+        .where(
+            Release.model == champion.model,
+            Release.version == champion.version,
+            Release.awaiting.is_(False),
+        )
         .order_by(Release.counter)
     ).all()
     done = 0

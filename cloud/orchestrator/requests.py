@@ -59,6 +59,11 @@ def create_rollout(
     row = session.get(ModelVersion, (model, version))
     if row is None:
         raise NotFound(f"no version {version} of model {model!r}")
+    if row.state == "approved" and _awaits_signatures(session, model, version):
+        raise Conflict(
+            f"{model}:{version} awaits signatures of offline keys ('skerry keys request'); "
+            "only a published version is rolled out"
+        )
     if row.state not in _ROLLED_OUT:
         raise Conflict(f"{model}:{version} is {row.state}; only a published version is rolled out")
     every = _newest_releases(session, model, version)
@@ -148,13 +153,24 @@ def command_rollout(
 
 
 def _newest_releases(session: Session, model: str, version: int) -> dict[str, ReleaseRow]:
-    """Profile → the version's release with the highest counter."""
+    """Profile → the version's signed release with the highest counter."""
     rows = session.scalars(
         select(ReleaseRow)
-        .where(ReleaseRow.model == model, ReleaseRow.version == version)
+        .where(
+            ReleaseRow.model == model,
+            ReleaseRow.version == version,
+            ReleaseRow.awaiting.is_(False),
+        )
         .order_by(ReleaseRow.counter)
     )
     return {row.profile: row for row in rows}
+
+
+def _awaits_signatures(session: Session, model: str, version: int) -> bool:
+    query = select(ReleaseRow.target).where(
+        ReleaseRow.model == model, ReleaseRow.version == version, ReleaseRow.awaiting.is_(True)
+    )
+    return session.scalar(query.limit(1)) is not None
 
 
 def _chosen(every: dict[str, ReleaseRow], request: RolloutIn) -> dict[str, ReleaseRow]:

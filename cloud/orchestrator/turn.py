@@ -29,6 +29,7 @@ from cloud.orchestrator.stored import (
     with_pending,
 )
 from cloud.registry import audit
+from cloud.releases import settle_staged
 from cloud.signing import ImageRepository, SigningError
 from fleet.rollouts import events as ev
 from fleet.rollouts.machine import run
@@ -190,6 +191,8 @@ class Orchestrator:
                 renew()
             except SigningError as error:
                 log.error("metadata.not_renewed reason=%s", error)
+        with self._sessions.begin() as session:
+            settle_staged(session, self._image_repository, "orchestrator")
 
 
 def _settle(executor: Executor, stored: Stored, events: Sequence[ev.Event], now: float) -> Rollout:

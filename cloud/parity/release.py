@@ -66,14 +66,15 @@ def find_release(detail: ModelDetail, profile: str, variant: str = "") -> tuple[
         NoRelease: nothing was released for the profile, or not what the device runs.
     """
     name = f"{detail.model}:{detail.version}"
-    profiles = sorted({str(release["profile"]) for release in detail.releases})
+    signed = [release for release in detail.releases if not release.get("awaiting")]
+    profiles = sorted({str(release["profile"]) for release in signed})
     if not profiles:
         raise NoRelease(f"{name} is {detail.state} and has no release; publish it first")
     if not profile and len(profiles) > 1:
         raise NoRelease(f"{name} has releases for {', '.join(profiles)}; name one with --profile")
     profile = profile or profiles[0]
     releases = sorted(
-        (release for release in detail.releases if release["profile"] == profile),
+        (release for release in signed if release["profile"] == profile),
         key=lambda release: int(release["counter"]),
         reverse=True,
     )

@@ -113,6 +113,7 @@ def _baseline(session: Session, champion: ModelVersion, samples: Sequence[Sample
             & (Variant.version == Release.version),
         )
         .where(Release.model == champion.model, Release.version == champion.version)
+        .where(Release.awaiting.is_(False))
         .order_by(Release.counter)
     )
     for profile, judged in released:

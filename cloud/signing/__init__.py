@@ -11,18 +11,33 @@ Rules:
 """
 
 from cloud.signing.director import Director, DirectorTarget
-from cloud.signing.errors import ConflictingTarget, KeysMissing, SigningError, WrongPassphrase
+from cloud.signing.errors import (
+    BadKeyFile,
+    BadRequest,
+    BadRotation,
+    ConflictingTarget,
+    KeysMissing,
+    SignerUnavailable,
+    SigningError,
+    StaleRequest,
+    WrongPassphrase,
+)
 from cloud.signing.image import ImageRepository
 from cloud.signing.keys import KeyStore, init_keys
 
 __all__ = [
+    "BadKeyFile",
+    "BadRequest",
+    "BadRotation",
     "ConflictingTarget",
     "Director",
     "DirectorTarget",
     "ImageRepository",
     "KeyStore",
     "KeysMissing",
+    "SignerUnavailable",
     "SigningError",
+    "StaleRequest",
     "WrongPassphrase",
     "init_keys",
 ]
