@@ -1,22 +1,31 @@
 """How assignments ended on this device: each ends once, and is reported at least once.
 
 An outcome is on disk before its report is made, so a refused release is neither tried again nor
-reported again after a restart, and a report lost to a crash is made up for.
+reported again after a restart, and a report lost to a crash is made up for.  What ends together, as
+a group does, is kept in one transaction.
+
+An assignment is open again when the device lost what it had installed, or when its operator says
+so.  Whether updates are paused is kept here, too.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from edge_agent.update.marks import open_database
+from edge_agent.update.ports import Clock
 from edge_agent.wire.messages import UpdateReport
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outcomes(
     model TEXT, generation INTEGER, target TEXT, report TEXT NOT NULL,
-    reported INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model, generation, target));
+    reported INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL DEFAULT 0,
+    PRIMARY KEY (model, generation, target));
+CREATE TABLE IF NOT EXISTS paused(id INTEGER PRIMARY KEY CHECK (id = 1));
 """
 _KEPT: Final = 50
 """Outcomes kept a model."""
@@ -25,9 +34,17 @@ _KEPT: Final = 50
 class Journal:
     """See the module.  Thread-safe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock = time.time) -> None:
+        """
+        Args:
+            clock: seconds since the epoch.
+        """
+        self._clock = clock
         self._lock = threading.Lock()
         self._database = open_database(path, _SCHEMA)
+        columns = self._database.execute("PRAGMA table_info(outcomes)").fetchall()
+        if "at" not in {name for _, name, *_ in columns}:  # of an agent that kept no times
+            self._database.execute("ALTER TABLE outcomes ADD COLUMN at REAL NOT NULL DEFAULT 0")
 
     def close(self) -> None:
         with self._lock:
@@ -42,20 +59,64 @@ class Journal:
             ).fetchone()
         return UpdateReport.model_validate_json(row[0]) if row else None
 
-    def settle(self, report: UpdateReport) -> UpdateReport:
-        """Keep a final report; the first one of an assignment stands, and is returned."""
+    def settle(self, reports: Sequence[UpdateReport]) -> list[UpdateReport]:
+        """Keep final reports, all or none; the first one of an assignment stands.
+
+        Returns:
+            What stands, in the order of `reports`.
+        """
+        at = self._clock()
+        with self._lock, self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            for report in reports:
+                database.execute(
+                    "INSERT OR IGNORE INTO outcomes(model, generation, target, report, at) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (report.model, report.generation, report.target, report.model_dump_json(), at),
+                )
+                database.execute(
+                    "DELETE FROM outcomes WHERE model = ?1 AND reported = 1 AND generation <= "
+                    "(SELECT max(generation) FROM outcomes WHERE model = ?1) - ?2",
+                    (report.model, _KEPT),
+                )
+        return [
+            self.outcome(report.model, report.generation, report.target) or report
+            for report in reports
+        ]
+
+    def reopen(self, model: str, target: str, *, healthy: bool) -> None:
+        """Forget how assignments of `target` ended: those that went well, or those that did not."""
         with self._lock:
             self._database.execute(
-                "INSERT OR IGNORE INTO outcomes(model, generation, target, report) "
-                "VALUES (?, ?, ?, ?)",
-                (report.model, report.generation, report.target, report.model_dump_json()),
+                "DELETE FROM outcomes WHERE model = ? AND target = ? AND "
+                "(json_extract(report, '$.phase') = 'healthy') = ?",
+                (model, target, healthy),
             )
+
+    def last_refusal(self) -> tuple[UpdateReport, float] | None:
+        """The newest outcome that was a refusal, a failure or a roll-back, and when it was.
+
+        The time is in seconds since the epoch; 0 when it is not known.
+        """
+        with self._lock:
+            row = self._database.execute(
+                "SELECT report, at FROM outcomes WHERE json_extract(report, '$.phase') IN "
+                "('rejected', 'failed', 'rolled_back') ORDER BY at DESC, rowid DESC LIMIT 1"
+            ).fetchone()
+        return (UpdateReport.model_validate_json(row[0]), float(row[1])) if row else None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the device's operator paused updates."""
+        with self._lock:
+            return self._database.execute("SELECT 1 FROM paused").fetchone() is not None
+
+    def set_paused(self, paused: bool) -> None:
+        """Remember it over restarts."""
+        with self._lock:
             self._database.execute(
-                "DELETE FROM outcomes WHERE model = ?1 AND reported = 1 AND generation <= "
-                "(SELECT max(generation) FROM outcomes WHERE model = ?1) - ?2",
-                (report.model, _KEPT),
+                "INSERT OR IGNORE INTO paused VALUES (1)" if paused else "DELETE FROM paused"
             )
-        return self.outcome(report.model, report.generation, report.target) or report
 
     def unreported(self) -> list[UpdateReport]:
         """Outcomes whose report may not have been made."""

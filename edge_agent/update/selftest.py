@@ -2,8 +2,8 @@
 
 `python -m edge_agent.update.selftest DIR` opens the bundle through the same pipeline that serves,
 and runs its golden inputs.  Memory, CPU time, core dumps and file sizes are limited in the child;
-the parent kills its whole process group at the wall-clock limit.  A version that crashes, hangs or
-eats the memory does so here.
+the parent kills its whole process group at the wall-clock limit, and when it is interrupted.  A
+version that crashes, hangs or eats the memory does so here.
 
 At its very end the child hands back a token that it was given.  A status of 0 alone proves nothing:
 a step file that ends the process has it too.
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from typing import Final
 EXIT_WRONG: Final = 3
 """The child's exit status when it could judge, and judged against the version."""
 
+_TICK_S: Final = 0.1
+"""How long an interruption may go unseen."""
 _DETAIL_BYTES: Final = 400
 _TOKEN_BYTES: Final = 16
 _MAX_FILE_BYTES: Final = 64 << 20
@@ -49,13 +52,24 @@ class SelfTestResult:
     elapsed_s: float
 
 
-def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096) -> SelfTestResult:
+def _never() -> bool:
+    return False
+
+
+def run_selftest(
+    slot_dir: Path,
+    timeout_s: float = 60.0,
+    memory_mib: int = 4096,
+    *,
+    interrupted: Callable[[], bool] = _never,
+) -> SelfTestResult:
     """Run the self-test of a staged bundle.
 
     Args:
         slot_dir: directory of the unpacked bundle.
         timeout_s: wall-clock limit.
         memory_mib: limit of the child's data (RLIMIT_DATA), in MiB.
+        interrupted: asked several times a second; True ends the test, which then failed.
     """
     started_at = time.monotonic()
     token = secrets.token_bytes(_TOKEN_BYTES)
@@ -87,11 +101,10 @@ def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096
             start_new_session=True,
         )
         try:
-            status = child.wait(timeout_s)
+            status = _wait(child, timeout_s, interrupted)
         except subprocess.TimeoutExpired:
-            return SelfTestResult(
-                False, f"no answer within {timeout_s:g} s", time.monotonic() - started_at
-            )
+            why = "interrupted" if interrupted() else f"no answer within {timeout_s:g} s"
+            return SelfTestResult(False, why, time.monotonic() - started_at)
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
@@ -99,6 +112,22 @@ def run_selftest(slot_dir: Path, timeout_s: float = 60.0, memory_mib: int = 4096
         proved = os.pread(answered.fileno(), _TOKEN_BYTES + 1, 0) == token
         detail = "" if status == 0 and proved else _explain(status, _tail(errors.fileno()))
     return SelfTestResult(not detail, detail, time.monotonic() - started_at)
+
+
+def _wait(child: subprocess.Popen[bytes], timeout_s: float, interrupted: Callable[[], bool]) -> int:
+    """The child's exit status.
+
+    Raises:
+        TimeoutExpired: it has none in time, or was interrupted.
+    """
+    end_at = time.monotonic() + timeout_s
+    while True:
+        left_s = end_at - time.monotonic()
+        try:
+            return child.wait(max(0.0, min(_TICK_S, left_s)))
+        except subprocess.TimeoutExpired:
+            if left_s <= _TICK_S or interrupted():
+                raise
 
 
 def _tail(descriptor: int) -> str:

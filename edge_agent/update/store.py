@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from edge_agent.update.bundle import unpack
-from edge_agent.update.errors import BadBundle
+from edge_agent.update.errors import BadBundle, Failed, OverQuota
 from edge_agent.update.files import Files
 from edge_agent.update.marks import open_database
 from edge_agent.update.reading import require_intact
@@ -110,8 +111,13 @@ class Reverted:
 class SlotStore:
     """See the module.  Thread-safe; one process at a time."""
 
-    def __init__(self, root: Path, files: Files | None = None) -> None:
+    def __init__(self, root: Path, files: Files | None = None, *, quota_bytes: int = 0) -> None:
+        """
+        Args:
+            quota_bytes: most that all below `root` may take on the disk; 0 is no limit.
+        """
         self._root = root
+        self._quota_bytes = quota_bytes
         self._files = files or Files()
         self._lock = threading.RLock()
         self._database = open_database(root / "state.sqlite", _SCHEMA)
@@ -145,6 +151,23 @@ class SlotStore:
         """Directory of a staged bundle; None when it is not here."""
         path = self._slots(model) / sha256
         return path if (path / MANIFEST_NAME).is_file() else None
+
+    def require_room(self, needed_bytes: int) -> None:
+        """See that `needed_bytes` more fit, before any of them is written.
+
+        Raises:
+            OverQuota: not within the quota.
+            Failed: "no_space": not on the disk.
+        """
+        if self._quota_bytes:
+            used = sum(path.lstat().st_size for path in self._root.rglob("*") if path.is_file())
+            if used + needed_bytes > self._quota_bytes:
+                raise OverQuota(
+                    f"{needed_bytes} bytes are needed, {used} of {self._quota_bytes} are in use"
+                )
+        free = shutil.disk_usage(self._root).free
+        if free < needed_bytes:
+            raise Failed(f"{needed_bytes} bytes are needed, {free} are free", "no_space")
 
     # ── changing ─────────────────────────────────────────────────────────────────────────────────
 

@@ -242,7 +242,7 @@ def test_a_restart_in_probation_serves_the_new_version_and_finishes_it(
     device.power_off()
     device.boot()
     assert device.served_version() == 2
-    device.updater.resume()
+    device.updater.finish_probations()
     assert device.phases()[-1] == "healthy"
     current = device.store.current("digits")
     assert current is not None and not current.pending
