@@ -1,7 +1,7 @@
 """Making a delta: the cheapest operation for every piece of a tensor, everything else beside it.
 
-Every candidate is compressed quickly and the smallest one wins; what won is then compressed once
-more, at the highest level that the time allows.
+Every candidate is compressed quickly and the smallest one wins; what won is compressed once more,
+as well as the time allows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ BSDIFF_BYTES: Final = 2 << 20
 """Files without tensors up to this size are searched for moved bytes."""
 LOOSE_BYTES: Final = 1 << 18
 """Bytes between tensors, and files without any, travel in the small stream up to this size."""
-QUICK_LEVEL: Final = 3
-LEVELS: Final = (19, 9, 3)
-"""Final levels, best first."""
-_PROBE_BYTES: Final = 1 << 20
-_FLUSH_BYTES: Final = 1 << 12
+QUICK_LEVELS: Final = (1, 9)
+BEST_LEVEL: Final = 19
+NOISE_RATIO: Final = 0.98
+FRAME_BYTES: Final = 1 << 12
 
 Candidate = tuple[Kind, int, list[bytes]]
 """Kind, element width, parts of bulk."""
@@ -44,14 +43,12 @@ class Delta:
         data: the container, see `edge_agent.wire.delta`.
         ram_needed: bytes a device needs to apply it, beside its baseline.
         seconds: what making it took.
-        level: zstd level of bulk.
         target_bytes: bytes of the target by the kind of operation that makes them.
     """
 
     data: bytes
     ram_needed: int
     seconds: float
-    level: int
     target_bytes: dict[str, int]
 
 
@@ -72,7 +69,7 @@ def make_delta(base: bytes, target: bytes, *, budget_s: float = 60.0) -> Delta |
             return None
     if len(script.ops) > form.MAX_OPS:
         return None
-    bulk, level = _compress(script.bulk, budget_s - (time.monotonic() - started_at))
+    bulk = _compress(script.bulk, budget_s - (time.monotonic() - started_at))
     packed_script = zstandard.compress(script.packed(), 19)
     packed_small = _compress_small(bytes(script.small), script.dictionary(base))
     header = form.HEADER.pack(
@@ -92,7 +89,6 @@ def make_delta(base: bytes, target: bytes, *, budget_s: float = 60.0) -> Delta |
         data=b"".join((header, packed_script, packed_small, bulk)),
         ram_needed=form.RAM_NEEDED_BYTES,
         seconds=time.monotonic() - started_at,
-        level=level,
         target_bytes=dict(by_kind),
     )
 
@@ -220,48 +216,51 @@ def _against(old: bytes, new: bytes, width: int) -> list[Candidate]:
 
 
 def _smallest(candidates: list[Candidate]) -> Candidate:
-    compressor = zstandard.ZstdCompressor(level=QUICK_LEVEL, write_content_size=False)
+    compressor = zstandard.ZstdCompressor(level=QUICK_LEVELS[0], write_content_size=False)
     return min(
         candidates,
         key=lambda candidate: sum(len(compressor.compress(part)) for part in candidate[2] if part),
     )
 
 
-def _compress(parts: list[bytes], budget_s: float) -> tuple[bytes, int]:
-    """All parts as one frame, and the level that the time allowed."""
-    total = sum(map(len, parts))
-    level = LEVELS[-1]
-    for level in LEVELS:
-        probe = _first(parts, _PROBE_BYTES)
-        began_at = time.monotonic()
-        zstandard.ZstdCompressor(compression_params=_parameters(level)).compress(probe)
-        if (time.monotonic() - began_at) * total <= budget_s * max(len(probe), 1):
-            break
-    compressor = zstandard.ZstdCompressor(compression_params=_parameters(level)).compressobj()
-    packed = []
+def _compress(parts: list[bytes], budget_s: float) -> bytes:
+    """All parts as frames, each at the level that suits it best; small neighbours share one."""
+    end_at = time.monotonic() + budget_s
+    frames = []
+    for data in _joined(parts):
+        tried = [_frame(data, level) for level in QUICK_LEVELS]
+        # the best level takes a hundred times as long, which noise is not worth
+        if len(min(tried, key=len)) <= NOISE_RATIO * len(data) and time.monotonic() < end_at:
+            tried.append(_frame(data, BEST_LEVEL))
+        frames.append(min(tried, key=len))
+    return b"".join(frames)
+
+
+def _joined(parts: list[bytes]) -> Iterator[bytes]:
+    """Parts of some length alone, for each has statistics of its own; shorter ones together."""
+    waiting: list[bytes] = []
     for part in parts:
-        packed.append(compressor.compress(part))
-        if len(part) >= _FLUSH_BYTES:  # what follows is of another kind
-            packed.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
-    packed.append(compressor.flush())
-    return b"".join(packed), level
+        if len(part) >= FRAME_BYTES:
+            if waiting:
+                yield b"".join(waiting)
+                waiting = []
+            yield part
+        elif part:
+            waiting.append(part)
+    if waiting:
+        yield b"".join(waiting)
 
 
-def _first(parts: list[bytes], length: int) -> bytes:
-    taken, total = [], 0
-    for part in parts:
-        if total >= length:
-            break
-        taken.append(part[: length - total])
-        total += len(taken[-1])
-    return b"".join(taken)
-
-
-def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
+def _frame(data: bytes, level: int) -> bytes:
     window_log = form.MAX_WINDOW_BYTES.bit_length() - 1
-    return zstandard.ZstdCompressionParameters.from_level(
-        level, window_log=window_log, write_content_size=False, write_checksum=False
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=len(data),
+        window_log=window_log,
+        write_content_size=False,
+        write_checksum=False,
     )
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
 
 
 def _compress_small(data: bytes, dictionary: bytes) -> bytes:

@@ -101,7 +101,7 @@ def _apply(source: BinaryIO, base: Base, length: int) -> Iterator[bytes]:
 def _run(ops: bytes, small: bytes, base: Base, source: BinaryIO) -> Iterator[bytes]:
     used = 0
     bulk = zstandard.ZstdDecompressor(max_window_size=form.MAX_WINDOW_BYTES).stream_reader(
-        source, read_size=_READ_BYTES, closefd=False
+        source, read_size=_READ_BYTES, read_across_frames=True, closefd=False
     )
     with closing(bulk):
         for kind, width, length, offset in _operations(ops):

@@ -3,7 +3,7 @@
     header    `HEADER`, little-endian
     script    one zstd frame: `op_count` rows of `OP`, then `range_count` rows of `RANGE`
     small     one zstd frame of `small_length` bytes; its dictionary is the base's ranges, joined
-    bulk      one zstd frame to the end: what the operations read, in their order
+    bulk      zstd frames to the end: joined, what the operations read, in their order
 
 Operations write the target front to back.  Their base offsets are written as the distance from
 where the operation before stopped reading, so that they compress to nothing.
@@ -31,7 +31,7 @@ MAX_OP_BYTES: Final = 1 << 19
 MAX_SMALL_BYTES: Final = 1 << 20
 MAX_WINDOW_BYTES: Final = 1 << 20
 WIDTHS: Final = (1, 2, 4, 8)
-RAM_NEEDED_BYTES: Final = 10 << 20
+RAM_NEEDED_BYTES: Final = 8 << 20
 """What applying any delta within these bounds takes at most, in bytes."""
 
 
