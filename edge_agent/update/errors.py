@@ -12,9 +12,9 @@ UpdateError
 │   ├── TransferFailed        chunks corrupt, missing or denied beyond the retry cap
 │   ├── SelftestFailed        does not load, or answers golden inputs wrongly
 │   └── OverQuota             there is no room for it within `update_quota_mib`
-├── BadMedium             what was given to install from is no sound export; the person's to mend
 └── NotYet                try again later
     ├── Unreachable           no answer from the control plane
+    ├── BadMedium             what was given to install from is no sound export for this device
     ├── TransferStalled       chunks come too slowly; what came is kept
     ├── ExpiredMetadata       the signed metadata needs renewal; installs wait, serving goes on
     ├── NotAssigned           the director does not (yet) name this release
@@ -104,12 +104,6 @@ class OverQuota(Failed):
     reason = "over_quota"
 
 
-class BadMedium(UpdateError):
-    """What was given to install from is no sound export for this device."""
-
-    reason = "bad_medium"
-
-
 class NotYet(UpdateError):
     """Try again later."""
 
@@ -118,6 +112,12 @@ class Unreachable(NotYet):
     """No answer from the control plane."""
 
     reason = "unreachable"
+
+
+class BadMedium(NotYet):
+    """What was given to install from is no sound export for this device; another may be."""
+
+    reason = "bad_medium"
 
 
 class TransferStalled(NotYet):
