@@ -16,17 +16,23 @@ from edge_agent.wire.messages import ChunkReply, ChunkRequest
 
 log = logging.getLogger("skerry.link")
 
-QUEUED_CHUNKS: Final = 64
-"""Replies held until the transfer takes them; more are dropped and asked for again."""
+QUEUED_CHUNKS: Final = 32
+"""Replies held until the transfer takes them, twice its usual window; more are dropped and asked
+for again."""
+MAX_FRAME_BYTES: Final = 160 * 1024
 
 
 class MqttChunkPort:
     """See the module.  Create before the link starts."""
 
-    def __init__(self, link: Link, device_id: str) -> None:
+    def __init__(self, link: Link, device_id: str, *, queued: int = QUEUED_CHUNKS) -> None:
+        """
+        Args:
+            queued: most replies held in memory; above the window of the transfer.
+        """
         self._link = link
         self._topic = topics.chunk_request(device_id)
-        self._replies: ChunkReplies = queue.Queue(QUEUED_CHUNKS)
+        self._replies: ChunkReplies = queue.Queue(queued)
         link.subscribe(topics.chunk_reply(device_id), self._on_reply)
 
     @property
@@ -43,7 +49,7 @@ class MqttChunkPort:
 
     def _on_reply(self, payload: bytes) -> None:
         try:
-            header, body = unpack_frame(payload, ChunkReply, limit=160 * 1024)
+            header, body = unpack_frame(payload, ChunkReply, limit=MAX_FRAME_BYTES)
         except WireError as error:
             log.warning("link.chunk_dropped cause=%s", error)
             return

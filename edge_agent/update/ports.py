@@ -46,7 +46,11 @@ class ChunkPort(Protocol):
         ...
 
     def request(self, request: ChunkRequest) -> object:
-        """Send a request.  It may be lost: the caller asks again."""
+        """Send a request.  It may be lost: the caller asks again.
+
+        Returns:
+            False when it was certainly not sent, as without a line; anything else tells nothing.
+        """
         ...
 
 
