@@ -1,4 +1,4 @@
-"""The command `skerry-agent`: enrol, run, status, pause, resume, score.
+"""The command `skerry-agent`: enrol, run, status, install, pause, resume, score.
 
 What goes wrong is one line on standard error: exit code 2 when the person gave something wrong,
 1 when the machine or the control plane is at fault, 130 when the person stopped it.
@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument("--name", help="wished name: a-z, 0-9 and '-'")
     commands.add_parser("run", help="serve, update and report until stopped")
     commands.add_parser("status", help="what the running agent says of itself, as JSON")
+    install = commands.add_parser("install", help="install from a directory, such as a USB stick")
+    install.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        help="directory that 'skerry export-bundle' wrote",
+    )
     commands.add_parser("pause", help="begin no update until 'resume', across restarts too")
     commands.add_parser("resume", help="go on with updates")
     score = commands.add_parser("score", help="answer a data set by an installed model")
@@ -76,6 +84,10 @@ def _run(options: argparse.Namespace) -> int:
             return device.run(options.dir)
         case "score":
             return device.score(options.dir, options.model, options.input, options.output)
+        case "install":
+            from edge_agent.commands.install import install
+
+            return install(options.dir, options.source)
         case "pause":
             return updates.pause(options.dir)
         case "resume":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,21 +25,21 @@ def status(directory: Path) -> dict[str, Any]:
     return answer
 
 
-def order(directory: Path, command: str, **told: str) -> dict[str, Any]:
+def order(directory: Path, command: str, told: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Have the running agent carry out a command about updates.
 
     Raises:
         NotRunning: nobody answers.
         CommandRefused: it does not do it, and says why.
     """
-    code, answer = _ask(directory, "POST", f"/update/{command}", told)
+    code, answer = _ask(directory, "POST", f"/update/{command}", told or {})
     if code != 200:
         raise CommandRefused(str(answer.get("error", f"the agent answered {code}"))[:500])
     return answer
 
 
 def _ask(
-    directory: Path, method: str, path: str, told: dict[str, str] | None
+    directory: Path, method: str, path: str, told: Mapping[str, str] | None
 ) -> tuple[int, dict[str, Any]]:
     try:
         about = json.loads((directory / "run" / "agent.json").read_bytes())
@@ -48,9 +49,9 @@ def _ask(
 
 
 def _exchange(
-    address: str, method: str, path: str, told: dict[str, str] | None
+    address: str, method: str, path: str, told: Mapping[str, str] | None
 ) -> tuple[int, dict[str, Any]]:
-    body = b"" if told is None else json.dumps(told).encode()
+    body = b"" if told is None else json.dumps(dict(told)).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     if told is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"

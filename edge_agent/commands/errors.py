@@ -2,7 +2,8 @@
 
 DeviceError                of the device room
 ├── BadScoring             (user) what to score, by what, or where to cannot be
-├── BadMedium              (user) the directory to install from holds nothing for this device
+├── BadSource              (user) the directory to install from is no export for this device
+├── NotInstalled           (device) what was to be installed is refused, failed or must wait
 ├── NotRunning             (user) no agent runs in the directory
 └── CommandRefused         (user) the running agent does not carry the command out now
 """
@@ -24,8 +25,12 @@ class BadScoring(DeviceError):
     """What to score, by what, or where to cannot be."""
 
 
-class BadMedium(DeviceError):
-    """The directory to install from cannot be read as one."""
+class BadSource(DeviceError):
+    """The directory to install from is no complete export for this device."""
+
+
+class NotInstalled(DeviceError):
+    """What was to be installed is refused, failed or must wait."""
 
 
 class NotRunning(DeviceError):
@@ -36,5 +41,5 @@ class CommandRefused(DeviceError):
     """The running agent does not carry the command out now."""
 
 
-BAD_INPUT: Final = (BadClaim, BadSettings, NotEnrolled, AlreadyEnrolled, BadScoring, BadMedium)
+BAD_INPUT: Final = (BadClaim, BadSettings, NotEnrolled, AlreadyEnrolled, BadScoring, BadSource)
 """What a person gave wrongly: exit code 2."""
