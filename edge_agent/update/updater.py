@@ -24,52 +24,35 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from pydantic import JsonValue
 
-from edge_agent.update.attempt import Attempt, Source, disk_reason, end_of
-from edge_agent.update.errors import (
-    Failed,
-    IncompleteGroup,
-    Interrupted,
-    NotAssigned,
-    NotYet,
-    OutsideWindow,
-    Paused,
-    Refused,
-    TransferStalled,
-    UpdateError,
-)
-from edge_agent.update.groups import Unit, require_whole, unit_of, units
-from edge_agent.update.health import Unhealthy
+from edge_agent.update.attempt import Attempt, Source
+from edge_agent.update.errors import Paused
+from edge_agent.update.groups import units
 from edge_agent.update.install import Installer, Obtain
 from edge_agent.update.journal import Journal
+from edge_agent.update.orders import Orders
+from edge_agent.update.passes import Passes
 from edge_agent.update.ports import Activate, ChunkPort, Clock, Deactivate, Fetch, Health, Report
-from edge_agent.update.reports import Reporter, report_of_installed
+from edge_agent.update.reports import Reporter
 from edge_agent.update.selftest import SelfTestResult, run_selftest
 from edge_agent.update.serving import ActivateAll, Serving
-from edge_agent.update.store import Installed, SlotStore, Switch
-from edge_agent.update.transfer import Transfer
-from edge_agent.update.trust import Assigned, Trust
+from edge_agent.update.store import Installed, SlotStore
+from edge_agent.update.transfer import Pace, Transfer
+from edge_agent.update.trust import Trust
 from edge_agent.update.watch import Recheck, Watch
-from edge_agent.update.windows import Window, is_open, next_opening
-from edge_agent.wire.messages import Desired, Phase, UpdateReport
+from edge_agent.update.windows import Window
+from edge_agent.wire.messages import Desired, UpdateReport
 
 log = logging.getLogger("skerry.update")
 
 RETRY_PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Pauses between retries; the last one repeats.  Each is jittered by ±20 %."""
-RETRY_CAPS: Final[dict[type[NotYet], int]] = {
-    NotAssigned: 6,
-    IncompleteGroup: 6,
-    TransferStalled: 10,
-}
-"""Tries after which these become final."""
-
 SelfTest = Callable[[Path], SelfTestResult]
 
 
@@ -113,38 +96,39 @@ class Updater:
             now: local time without a zone, for the windows.
             share_done: how much of the download under way is here, 0 to 1, for `status`.
         """
-        self._store = store
         self._source = Source(trust, obtain)
-        self._trust = trust
         self._journal = journal
         self._report_out = report
         self._health = health
         self._selftest = selftest
         self._clock = clock
-        self._windows = tuple(windows)
-        self._now = now
         self._share_done = share_done
-        self._stopping = threading.Event()
+        self._orders = Orders(windows, now, paused=journal.paused)
         self._woken = threading.Event()
-        self._wait = wait or self._stopping.wait
-        self._desired: Desired | None = None
-        self._tries: dict[tuple[object, str], int] = {}
-        self._said: set[tuple[object, str]] = set()
-        self._ready: set[object] = set()  # units that wait for a window only
-        self._paused = journal.paused
-        self._by_hand = threading.Event()  # somebody waits to install by hand
+        self._wait = wait or self._orders.stopping.wait
         self._turn = threading.RLock()  # one pass at a time, on whichever thread
         self._reporter = Reporter(journal, lambda made: self._report_out(made))
-        self._serving = Serving(store, journal, activate, deactivate, activate_all)
-        self._watch = Watch(
-            lambda model: self._health(model), clock, lambda seconds: self._wait(seconds), recheck
+        self._passes = Passes(
+            store=store,
+            journal=journal,
+            reporter=self._reporter,
+            orders=self._orders,
+            serving=Serving(store, journal, activate, deactivate, activate_all),
+            watch=Watch(
+                lambda model: self._health(model),
+                clock,
+                lambda seconds: self._wait(seconds),
+                recheck,
+            ),
+            selftest=self._tried,
+            clock=clock,
         )
 
     # ── from other threads ───────────────────────────────────────────────────────────────────────
 
     def submit(self, desired: Desired) -> None:
         """Set the newest desired twin and wake the thread; interrupts what it supersedes."""
-        self._desired = desired
+        self._orders.desired = desired
         self._woken.set()
 
     def wake(self) -> None:
@@ -153,13 +137,13 @@ class Updater:
 
     def stop(self) -> None:
         """End `run` soon; a download keeps what it has, a probation resumes at the next start."""
-        self._stopping.set()
+        self._orders.stopping.set()
         self._woken.set()
 
     @property
     def paused(self) -> bool:
         """Whether the device's operator paused updates."""
-        return self._paused
+        return self._orders.paused
 
     def pause(self) -> None:
         """Begin no update any more until `resume`, over restarts too.  Idempotent.
@@ -170,7 +154,7 @@ class Updater:
             sqlite3.Error: it cannot be remembered; nothing changed.
         """
         self._journal.set_paused(True)
-        self._paused = True
+        self._orders.paused = True
         log.warning("update.paused")
         self._woken.set()
 
@@ -181,9 +165,9 @@ class Updater:
             sqlite3.Error: it cannot be remembered; nothing changed.
         """
         self._journal.set_paused(False)
-        self._paused = False
+        self._orders.paused = False
         log.info("update.resumed")
-        self._said = {said for said in self._said if said[1] != Paused.reason}
+        self._passes.forget_waiting(Paused.reason)
         self._woken.set()
 
     def status(self) -> dict[str, JsonValue]:
@@ -198,13 +182,13 @@ class Updater:
         paused        whether the operator paused updates
         window        open: whether versions may be switched now; opens_at: local time or null
         """
-        opens_at = next_opening(self._windows, self._now())
+        opens_at = self._orders.opens_at
         activity = self._reporter.activity()
         downloading = activity["phase"] == "downloading" and self._share_done is not None
         return {
             **activity,
             "progress": self._share_done() if downloading and self._share_done else None,
-            "paused": self._paused,
+            "paused": self._orders.paused,
             "window": {
                 "open": opens_at is None,
                 "opens_at": None if opens_at is None else opens_at.isoformat(timespec="minutes"),
@@ -214,11 +198,11 @@ class Updater:
     def run(self) -> None:
         """Body of the thread: apply the desired twin whenever it changes, until `stop`."""
         failures = 0
-        while not self._stopping.is_set():
+        while not self._orders.stopping.is_set():
             try:
                 with self._turn:
                     self.finish_probations()
-                    desired = self._desired
+                    desired = self._orders.desired
                     settled = desired is None or self.apply(desired)
             except Exception:
                 log.exception("update.failed_unexpectedly")
@@ -235,23 +219,11 @@ class Updater:
         Returns:
             What is served now.
         """
-        try:
-            abandoned = [each.abandoned for each in self._store.recover()]
-            self._reporter.settle([_crashed(each) for each in abandoned])
-            self._reporter.send_again()
-        except Exception:
-            # a disk that takes no writes is no reason to stop serving
-            log.exception("update.not_recovered")
-        for model in self._store.models():
-            if (failure := self._serving.serve(model)) is not None:
-                self._abandon(failure.unit, model, "activation_failed", failure.detail)
-        return self._serving.served()
+        return self._passes.restore()
 
     def finish_probations(self) -> None:
         """Finish probations that a restart or an error interrupted."""
-        for model in self._store.models():
-            if unit := self._store.unit(model):
-                self._probe(unit, self._clock())
+        self._passes.finish_probations()
 
     # ── one pass ─────────────────────────────────────────────────────────────────────────────────
 
@@ -261,13 +233,13 @@ class Updater:
         Returns:
             Whether every model is settled; False asks for a retry later.
         """
-        if self._desired is None:
-            self._desired = desired
+        if self._orders.desired is None:
+            self._orders.desired = desired
         settled = True
         for unit in units(desired):
-            if self._stopping.is_set():
+            if self._orders.stopping.is_set():
                 return False
-            settled &= self._update(Attempt(unit, self._source, self._reporter, self._clock))
+            settled &= self._passes.update(Attempt(unit, self._source, self._reporter, self._clock))
         return self._reporter.send_again() and settled
 
     def install_from(self, source: Source) -> list[UpdateReport]:
@@ -284,9 +256,9 @@ class Updater:
         Raises:
             UpdateError: the source cannot be trusted, now or ever.
         """
-        self._by_hand.set()
+        self._orders.by_hand.set()
         with self._turn:
-            self._by_hand.clear()
+            self._orders.by_hand.clear()
             self.finish_probations()
             desired = source.desired()
             for model, want in desired.models.items():
@@ -294,7 +266,7 @@ class Updater:
             reports: list[UpdateReport] = []
             for unit in units(desired):
                 attempt = Attempt(unit, source, self._reporter, self._clock, by_hand=True)
-                self._update(attempt)
+                self._passes.update(attempt)
                 reports += (
                     self._journal.outcome(model, want.generation, want.target)
                     or attempt.newest(model)
@@ -304,293 +276,18 @@ class Updater:
         self._woken.set()
         return reports
 
-    def _update(self, attempt: Attempt) -> bool:
-        """One try of one unit; whether it is settled."""
-        outcomes = {
-            model: self._journal.outcome(model, want.generation, want.target)
-            for model, want in attempt.unit.wants.items()
-        }
-        attempt.leave_out([model for model, outcome in outcomes.items() if outcome is not None])
-        if not attempt.wants:
-            return True
-        try:
-            for model, outcome in outcomes.items():
-                if outcome is not None and outcome.phase != "healthy":
-                    attempt.blame = model
-                    raise Failed(f"{model} ended as {outcome.phase} before", "group_failed")
-            if all(self._has(model, want.target) for model, want in attempt.wants.items()):
-                attempt.settle("healthy")
-            elif attempt.awaits_probation(self._store):
-                self._probe(self._store.unit(min(attempt.wants)), attempt.started_at)
-            else:
-                self._install(attempt)
-        except NotYet as error:
-            return self._not_yet(attempt, error)
-        except Exception as error:
-            if self._stopping.is_set():
-                return False  # what it needs may be closed already; the next start tries again
-            return self._failed(attempt, error)
-        return True
-
-    def _has(self, model: str, target: str) -> bool:
-        """Whether `target` is committed and serves."""
-        current = self._store.current(model)
-        return (
-            current is not None
-            and not current.pending
-            and current.target == target
-            and not self._serving.fails(model)
-        )
-
-    def _install(self, attempt: Attempt) -> None:
-        if self._paused and not attempt.by_hand:
-            raise Paused("updates are paused on this device")
-        window_closed = not attempt.by_hand and not is_open(self._windows, self._now())
-        if window_closed and attempt.unit.key in self._ready:
-            raise self._outside_window()  # all else is done, and costs the line nothing again
-        for model in attempt.wants:
-            if unit := self._store.unit(model):
-                self._probe(unit, attempt.started_at)  # else it would be torn apart
-        assigned = self._verify(attempt)
-        for model, each in assigned.items():
-            attempt.blame = model
-            slot = attempt.source.obtain(
-                each,
-                attempt.progress(model),
-                lambda: self._interrupted(attempt),
-            )
-            attempt.staged[model] = each.sha256
-            self._try(slot, attempt)
-        attempt.blame = None
-        if self._interrupted(attempt):
-            raise Interrupted("superseded before the switch")
-        if not attempt.by_hand and not is_open(self._windows, self._now()):
-            self._ready.add(attempt.unit.key)
-            raise self._outside_window()
-        self._switch(attempt, assigned)
-
-    def _verify(self, attempt: Attempt) -> dict[str, Assigned]:
-        """What both repositories say of every release that is to be installed."""
-        trust = attempt.source.trust
-        trust.refresh()
-        signed_groups: dict[str, str | None] = {}
-        assigned: dict[str, Assigned] = {}
-        for model, want in attempt.unit.wants.items():
-            attempt.blame = model
-            one = trust.verify(want.target)
-            if one.release.model != model:
-                raise Refused(f"{want.target} is not a release of {model}", "wrong_profile")
-            signed_groups[want.target] = one.group
-            if model in attempt.wants and not self._has(model, want.target):
-                assigned[model] = one
-        attempt.blame = None
-        group = attempt.unit.group
-        require_whole(attempt.unit, signed_groups, trust.members(group) if group else ())
-        return assigned
-
-    def _try(self, slot: Path, attempt: Attempt) -> None:
-        result = (
-            run_selftest(slot, interrupted=lambda: self._interrupted(attempt))
-            if self._selftest is None
-            else self._selftest(slot)
-        )
-        if self._interrupted(attempt):
-            raise Interrupted("superseded in the self-test")
-        if not result.ok:
-            raise Failed(result.detail, "selftest_failed")
-
-    def _switch(self, attempt: Attempt, assigned: Mapping[str, Assigned]) -> None:
-        for model in assigned:
-            attempt.report("activating", model)
-        trust = attempt.source.trust
-        for each in assigned.values():
-            trust.accept(each.release)
-        switches = [
-            Switch(
-                each.sha256,
-                each.release,
-                each.target,
-                attempt.wants[model].generation,
-                attempt.wants[model].rollout,
-                each.probation_s,
-            )
-            for model, each in assigned.items()
-        ]
-        unit = self._store.switch_group(switches)
-        attempt.staged.clear()
-        failure = self._serving.change(unit)
-        if failure is not None:
-            model, detail = failure
-            self._abandon(unit, model, "activation_failed", detail, attempt.started_at)
-            return
-        for model in assigned:
-            attempt.report("probation", model)
-        self._probe(unit, attempt.started_at)
-        if kept := [model for model in attempt.wants if model not in assigned]:
-            attempt.settle("healthy", models=kept)  # of the group, but here before it
-
-    # ── probation ────────────────────────────────────────────────────────────────────────────────
-
-    def _probe(self, unit: Sequence[Installed], started_at: float) -> None:
-        """Watch a pending unit; commit it, or go back.  Leaves it pending when stopping."""
-        try:
-            verdict = self._watch.verdict(unit)
-        except Interrupted:
-            return
-        except Exception as error:
-            log.exception("update.probation_failed model=%s", unit[0].model)
-            detail = f"{type(error).__name__}: {error}"
-            verdict = unit[0].model, Unhealthy("internal_error", detail)
-        if verdict is not None:
-            model, unhealthy = verdict
-            self._abandon(unit, model, unhealthy.reason, unhealthy.detail, started_at)
-            return
-        self._store.commit(unit[0].model)
-        elapsed_s = self._clock() - started_at
-        for each in unit:
-            log.info("model.committed model=%s version=%d", each.model, each.version)
-        self._reporter.settle(
-            [report_of_installed(each, "healthy", elapsed_s=elapsed_s) for each in unit]
-        )
-
-    def _abandon(
-        self,
-        unit: Sequence[Installed],
-        blame: str,
-        reason: str,
-        detail: str,
-        started_at: float | None = None,
-    ) -> None:
-        """Back to the versions before, all of a unit; `blame` is the model whose fault it is."""
-        try:
-            self._store.revert(unit[0].model)
-        except OSError as error:
-            # the database has reverted; the next start mends the link
-            log.error("update.link_not_reverted model=%s error=%s", unit[0].model, error)
-        elapsed_s = 0.0 if started_at is None else self._clock() - started_at
-        reports = []
-        for each in unit:
-            why = end_of(each.model, blame, reason, detail)
-            log.warning(
-                "model.reverted model=%s version=%d reason=%s", each.model, each.version, why[0]
-            )
-            self._serving.back(each.model)
-            reports.append(report_of_installed(each, "rolled_back", *why, elapsed_s))
-        self._reporter.settle(reports)
-
-    # ── ends ─────────────────────────────────────────────────────────────────────────────────────
-
-    def _interrupted(self, attempt: Attempt) -> bool:
-        """Whether an attempt must not go on to its switch."""
-        if self._stopping.is_set():
-            return True
-        if not attempt.by_hand and (self._paused or self._by_hand.is_set()):
-            return True
-        return bool(self._superseded(attempt)) or self._regrouped(attempt.unit)
-
-    def _superseded(self, attempt: Attempt) -> dict[str, Phase]:
-        """Phases that a newer twin puts wanted models into; without those that stand."""
-        phases: dict[str, Phase] = {}
-        for model, want in attempt.wants.items():
-            newest = self._desired.models.get(model) if self._desired is not None else None
-            if attempt.by_hand:
-                if newest is not None and newest.generation > want.generation:
-                    phases[model] = "superseded"
-            elif newest is None:
-                phases[model] = "cancelled"
-            elif (newest.generation, newest.target) != (want.generation, want.target):
-                phases[model] = "superseded"
-        return phases
-
-    def _regrouped(self, unit: Unit) -> bool:
-        if unit.group is None:
-            return False
-        newest = unit_of(self._desired, min(unit.wants))
-        return newest is not None and newest.key != unit.key
-
-    def _not_yet(self, attempt: Attempt, error: NotYet) -> bool:
-        """Whether the attempt is settled: superseded, or tried too often."""
-        if isinstance(error, Interrupted):
-            if self._stopping.is_set():
-                return False
-            superseded = self._superseded(attempt)
-            for model, ended in superseded.items():
-                attempt.settle(ended, models=[model])
-            if superseded or attempt.by_hand or not self._paused:
-                return len(superseded) == len(attempt.wants)
-            error = Paused("updates are paused on this device")
-        key = (attempt.unit.key, error.reason)
-        cap = RETRY_CAPS.get(type(error))
-        if cap is not None and not attempt.by_hand:
-            self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] >= cap:
-                phase: Phase = "failed" if isinstance(error, TransferStalled) else "rejected"
-                self._end(attempt, phase, error.reason, str(error))
-                return True
-        phase = "staged" if isinstance(error, OutsideWindow) else "downloading"
-        said = key in self._said
-        if not said:
-            self._said.add(key)
-            log.warning(
-                "update.waiting model=%s reason=%s: %s", min(attempt.wants), error.reason, error
-            )
-        for model in attempt.wants:
-            attempt.report(phase, model, error.reason, str(error), aloud=not said)
-        return False
-
-    def _failed(self, attempt: Attempt, error: Exception) -> bool:
-        """End an attempt that raised; False when it is to be resumed instead."""
-        if isinstance(error, UpdateError):
-            phase: Phase = "rejected" if isinstance(error, Refused) else "failed"
-            self._end(attempt, phase, error.reason, str(error))
-        elif (reason := disk_reason(error)) is not None:
-            self._end(attempt, "failed", reason, str(error))
-        else:
-            targets = ", ".join(want.target for want in attempt.wants.values())
-            log.error(
-                "update.failed_unexpectedly model=%s target=%s",
-                min(attempt.wants),
-                targets,
-                exc_info=error,
-            )
-            if attempt.awaits_probation(self._store):
-                return False  # it is switched to, so its probation has the last word
-            self._end(attempt, "failed", "internal_error", f"{type(error).__name__}: {error}")
-        return True
-
-    def _end(self, attempt: Attempt, phase: Phase, reason: str, detail: str) -> None:
-        log.warning(
-            "update.ended model=%s target=%s phase=%s reason=%s: %s",
-            attempt.blame or min(attempt.wants),
-            ", ".join(want.target for want in attempt.wants.values()),
-            phase,
-            reason,
-            detail,
-        )
-        for model, sha256 in attempt.staged.items():
-            self._store.discard(model, sha256)
-        attempt.settle(phase, reason, detail)
-
-    def _outside_window(self) -> OutsideWindow:
-        opens_at = next_opening(self._windows, self._now())
-        when = "soon" if opens_at is None else opens_at.isoformat(" ", "minutes")
-        return OutsideWindow(f"ready; versions may be switched from {when} on")
+    def _tried(self, slot: Path, interrupted: Callable[[], bool]) -> SelfTestResult:
+        if self._selftest is not None:
+            return self._selftest(slot)
+        return run_selftest(slot, interrupted=interrupted)
 
     def _pause_s(self, failures: int) -> float | None:
         """How long to sleep before the next pass; None until something happens."""
         if not failures:
             return None
         pause_s = RETRY_PAUSES_S[min(failures, len(RETRY_PAUSES_S)) - 1] * random.uniform(0.8, 1.2)
-        now = self._now()
-        opens_at = next_opening(self._windows, now)
-        if opens_at is None:
-            return pause_s
-        return min(pause_s, max((opens_at - now).total_seconds(), 0.1))
-
-
-def _crashed(installed: Installed) -> UpdateReport:
-    detail = f"{installed.tries + 1} starts without passing probation"
-    return report_of_installed(installed, "rolled_back", "crashed", detail)
+        opens_in_s = self._orders.opens_in_s
+        return pause_s if opens_in_s is None else min(pause_s, opens_in_s + 0.1)
 
 
 def open_updater(
@@ -609,6 +306,7 @@ def open_updater(
     windows: Sequence[Window] = (),
     quota_mib: int = 0,
     memory_mib: int = 256,
+    pace: Pace | None = None,
 ) -> tuple[Updater, SlotStore]:
     """An updater on one directory of the device, and its store.
 
@@ -618,12 +316,12 @@ def open_updater(
         chunks: where chunks are asked for and arrive.
         quota_mib: most that versions and downloads take on the disk; 0 leaves it to the disk.
         memory_mib: what decoding may use.
+        pace: how hard downloads press on the line.
     """
     store = SlotStore(directory, quota_bytes=quota_mib << 20)
     downloads = directory / "downloads"
-    installer = Installer(
-        store, Transfer(chunks, downloads), fetch, downloads, memory_bytes=memory_mib << 20
-    )
+    transfer = Transfer(chunks, downloads, pace=pace)
+    installer = Installer(store, transfer, fetch, downloads, memory_bytes=memory_mib << 20)
     updater = Updater(
         store=store,
         trust=trust,
@@ -637,5 +335,13 @@ def open_updater(
         selftest=selftest,
         recheck=recheck,
         windows=windows,
+        share_done=lambda: _share(transfer.progress),
     )
     return updater, store
+
+
+def _share(progress: tuple[int, int] | None) -> float | None:
+    if progress is None:
+        return None
+    done, whole = progress
+    return round(done / whole, 3) if whole else 1.0
