@@ -31,7 +31,7 @@ def online(world, device, broker) -> Iterator[Link]:
     )  # fmt: skip
     fetch, chunks = FetchPort(link, "dev-1", timeout_s=2.0), MqttChunkPort(link, "dev-1")
     device.trust._fetch = fetch
-    device.updater._obtain._fetch = fetch
+    device.updater._source.obtain._fetch = fetch
     device.transfer._port = chunks
     device.transfer._reply_timeout_s = 1.0
     device.transfer._stall_timeout_s = 10.0
