@@ -9,8 +9,8 @@ whose weights did, and an update costs what was learnt.
 Rules:
     * Only between networks of the same nodes and names; anything else is quantised afresh.
     * Decided for each range of activations, each weight, and each channel of one: the parent's
-      scale stays while it costs little accuracy (`ACTIVATION_CLIP`, `NOISE`), else the new one is
-      taken, and the report says for what.
+      scale, or one that is fitted to the parent's integers, while it costs little accuracy
+      (`ACTIVATION_CLIP`, `NOISE`); else the new one, and the report says for what.
     * Biases follow: their scale is by definition that of the input times that of the weight.
 Works on QDQ files as `onnxruntime.quantization` writes them; pure but for what it is given.
 """
@@ -38,6 +38,9 @@ ACTIVATION_WIDTH: Final = 1.5
 NOISE: Final = 2.0
 """How much larger the square error of a channel may be than with a scale of its own: half a bit."""
 
+GAIN: Final = 1.1
+"""What another scale than the parent's must save at least of a channel's bits."""
+
 _NAMED: Final = 3
 
 _QUANTIZE: Final = "QuantizeLinear"
@@ -50,7 +53,8 @@ class Frozen:
     """What became of the parent's scales.
 
     Attributes:
-        kept: tensors, activations and weights, that have the parent's scales throughout.
+        kept: tensors, activations and weights, that have the parent's scales throughout, or such
+            as are fitted to its integers.
         renewed: the others, each with the reason.
     """
 
@@ -60,7 +64,7 @@ class Frozen:
     def note(self) -> str:
         """One line for the report."""
         total = self.kept + len(self.renewed)
-        line = f"scales of the parent version kept for {self.kept} of {total} tensors"
+        line = f"scales of the parent version kept or fitted for {self.kept} of {total} tensors"
         if self.renewed:
             named = ", ".join(self.renewed[:_NAMED])
             more = len(self.renewed) - _NAMED
@@ -153,31 +157,63 @@ class _Freezer:
         if scale in self._kept or scale in self._renewed:
             return  # shared by several nodes
         weights = self._plain.get(name.removesuffix(_SUFFIX))
-        same = self._comparable(scale, zero)
+        same = self._comparable(scale, zero) and self._comparable(name, zero)
         if weights is None or not same or weights.shape != self._now[name].shape:
             self._renewed[scale] = "of another form"
             return
-        per_channel = self._now[scale].ndim > 0 and self._now[scale].size > 1
-        axis = _axis(node, weights.ndim) if per_channel else None
-        fresh = (self._now[scale], self._now[zero])
-        old = (self._old[scale], self._old[zero])
-        old_error = self._error(weights, *old, axis)
-        fresh_error = self._error(weights, *fresh, axis)
-        size = weights.size / max(self._now[scale].size, 1)
+        axis = None
+        if self._now[scale].size > 1:
+            axis = _axis(node, weights.ndim)
+        options = [
+            (self._old[scale], self._old[zero]),
+            (self._fitted(weights, name, scale, zero, axis), self._old[zero]),
+            (self._now[scale], self._now[zero]),
+        ]
+        size = weights.size / self._now[scale].size
+        usual = size * np.square(self._now[scale].astype(np.float64)) / 12
         # A channel whose few weights happen to lie on the grid has hardly any error of its own.
-        usual = size * np.square(fresh[0].astype(np.float64)).reshape(fresh_error.shape) / 12
-        fits = old_error <= NOISE * np.maximum(fresh_error, usual)
-        if fits.all():
-            chosen = old
-            self._kept.add(scale)
+        most = NOISE * np.maximum(self._error(weights, *options[-1], axis), usual)
+        costs = []
+        for option in options:
+            moved = self._moved(weights, name, option, axis)
+            moved[self._error(weights, *option, axis) > most] = np.inf
+            costs.append(moved if option is options[0] else moved * GAIN + 1)
+        lost = np.isinf(costs[0]) & np.isinf(costs[1])
+        best = np.argmin(costs, axis=0)
+        chosen = tuple(
+            np.choose(best, [option[part] for option in options]).astype(options[0][part].dtype)
+            for part in (0, 1)
+        )
+        for stored, values in ((scale, chosen[0]), (zero, chosen[1])):
+            same = np.array_equal(values, self._old[stored])
+            self._now[stored] = self._old[stored] if same else values
+        self._now[name] = self._quantised(weights, self._now[scale], self._now[zero], axis)
+        if lost.any():
+            channels = f"{np.count_nonzero(lost)} of {lost.size} channels"
+            self._renewed[scale] = "clipping" if axis is None else channels
         else:
-            where = fits.reshape(fresh[0].shape)
-            chosen = (np.where(where, old[0], fresh[0]), np.where(where, old[1], fresh[1]))
-            self._renewed[scale] = (
-                f"{np.count_nonzero(~fits)} of {fits.size} channels" if per_channel else "clipping"
-            )
-        self._now[scale], self._now[zero] = chosen
-        self._now[name] = self._quantised(weights, *chosen, axis)
+            self._kept.add(scale)
+
+    def _fitted(self, weights: Array, name: str, scale: str, zero: str, axis: int | None) -> Array:
+        """Scales by which the parent's integers come nearest to the new weights.
+
+        A batch normalisation that was folded into a layer multiplies a whole channel, which then
+        has the same integers with another scale.
+        """
+        steps = self._old[name].astype(np.float64) - _spread(self._old[zero], weights.ndim, axis)
+        power = _per_channel(steps * steps, axis)
+        best = _per_channel(steps * weights, axis) / np.maximum(power, 1.0)
+        old: Array = self._old[scale]
+        best = np.where((best > 0) & (power > 0), best.reshape(old.shape), old)
+        return np.asarray(best, old.dtype)
+
+    def _moved(
+        self, weights: Array, name: str, option: tuple[Array, Array], axis: int | None
+    ) -> NDArray[np.float64]:
+        """About the bits that a delta needs for the integers of each channel."""
+        steps = self._quantised(weights, *option, axis).astype(np.int16) - self._old[name]
+        bits = np.log2(1.0 + np.abs(steps.astype(np.float64)))
+        return _per_channel(bits, axis).reshape(option[0].shape)
 
     def _bias(self, node: onnx.NodeProto) -> None:
         """A bias in units of its input's scale times its weight's."""
@@ -205,17 +241,15 @@ class _Freezer:
                     return sources[0].input[1], sources[1].input[1]
         return None
 
-    def _comparable(self, scale: str, zero: str) -> bool:
-        """Whether the parent has such a scale, of the same form, that can be divided by."""
-        old_scale, old_zero = self._old.get(scale), self._old.get(zero)
-        if old_scale is None or old_zero is None:
-            return False
-        same = (
-            old_scale.shape == self._now[scale].shape
-            and old_zero.dtype == self._now[zero].dtype
-            and old_zero.shape == self._now[zero].shape
-        )
-        return same and bool(np.all(np.isfinite(old_scale) & (old_scale > 0)))
+    def _comparable(self, *names: str) -> bool:
+        """Whether the parent has such tensors, of the same form; what is real must be positive."""
+        for name in names:
+            old, now = self._old.get(name), self._now[name]
+            if old is None or old.shape != now.shape or old.dtype != now.dtype:
+                return False
+            if old.dtype.kind == "f" and not np.all(np.isfinite(old) & (old > 0)):
+                return False
+        return True
 
     def _quantised(self, weights: Array, scale: Array, zero: Array, axis: int | None) -> Array:
         limits = np.iinfo(zero.dtype)
@@ -233,8 +267,7 @@ class _Freezer:
         steps = self._quantised(weights, scale, zero, axis).astype(np.float64)
         steps -= _spread(zero, weights.ndim, axis)
         difference = steps * _spread(scale, weights.ndim, axis) - weights
-        others = tuple(other for other in range(weights.ndim) if other != axis)
-        return np.asarray(np.square(difference).sum(axis=others), np.float64).reshape(scale.shape)
+        return _per_channel(np.square(difference), axis).reshape(scale.shape)
 
 
 def _shape(model: onnx.ModelProto) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
@@ -252,6 +285,12 @@ def _range(scale: Array, zero: Array) -> tuple[float, float]:
 def _axis(node: onnx.NodeProto, rank: int) -> int:
     given = next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
     return given % rank
+
+
+def _per_channel(values: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    """Sums of each channel, or of everything."""
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    return np.asarray(values.sum(axis=others), np.float64)
 
 
 def _spread(values: Array, rank: int, axis: int | None) -> Array:
