@@ -210,7 +210,11 @@ def bases_of(session: Session, model: str, profile: str) -> list[str]:
     return list(
         session.scalars(
             select(Release.bundle_sha)
-            .where(Release.model == model, Release.profile == profile)
+            .where(
+                Release.model == model,
+                Release.profile == profile,
+                Release.awaiting.is_(False),
+            )
             .group_by(Release.bundle_sha)
             .order_by(newest.desc())
             .limit(DELTA_BASES)

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import bsdiff4.core
 import zstandard
 
 from cloud.delta import transforms
 from cloud.delta.layout import Piece, pair, pieces
+from cloud.delta.moved import moves
 from edge_agent.wire import delta as form
 from edge_agent.wire.delta import Kind
 
@@ -24,6 +24,8 @@ TILE_ELEMENTS: Final = 1 << 17
 """Elements of an operation: as many bytes a plane as a zstd block takes."""
 BSDIFF_BYTES: Final = 2 << 20
 """Files without tensors up to this size are searched for moved bytes."""
+MAX_MOVES: Final = 4096
+"""More of them in one file tell that it was not moved but made anew."""
 LOOSE_BYTES: Final = 1 << 18
 """Bytes between tensors, and files without any, travel in the small stream up to this size."""
 QUICK_LEVELS: Final = (1, 9)
@@ -181,19 +183,20 @@ def _fill_loose(script: _Script, base: bytes, data: bytes, old: Piece | None) ->
         same = old is not None and old.length == len(data)
         yield from _fill_tensor(script, base, data, old if same else None, 1)
         return
-    before = base[old.start : old.start + old.length]
-    triples, diff, extra = bsdiff4.core.diff(before, data)
-    at = used = taken = 0
-    for similar, fresh, seek in triples:
-        for first in range(0, similar, form.MAX_OP_BYTES):
-            length = min(form.MAX_OP_BYTES, similar - first)
-            residual = diff[used + first : used + first + length]
-            zigzag = transforms.add(bytes(length), residual, 1)
-            candidate = (Kind.ADD, 1, zigzag) if any(residual) else (Kind.COPY, 1, [])
-            script.add(candidate, length, old.start + at + first)
-        script.add((Kind.DATA, 1, [extra[taken : taken + fresh]]), fresh)
-        at, used, taken = at + similar + seek, used + similar, taken + fresh
-        yield
+    steps = list(moves(base[old.start : old.start + old.length], data))
+    if len(steps) > MAX_MOVES:
+        yield from _fill_tensor(script, base, data, None, 1)
+        return
+    for step in steps:
+        offset = old.start + step.offset
+        for first in range(0, len(step.residual), form.MAX_OP_BYTES):
+            residual = step.residual[first : first + form.MAX_OP_BYTES]
+            candidate: Candidate = (Kind.COPY, 1, [])
+            if any(residual):
+                candidate = (Kind.ADD, 1, transforms.add(bytes(len(residual)), residual, 1))
+            script.add(candidate, len(residual), offset + first)
+        script.add((Kind.DATA, 1, [step.fresh]), len(step.fresh))
+    yield
 
 
 def _alone(new: bytes, width: int) -> list[Candidate]:
