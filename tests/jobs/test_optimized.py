@@ -33,7 +33,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
             session, model="digits", version=1, project="digits", dataset="d", code_sha="c",
             job="j", metrics={}, environment={},
             variants=[
-                *(VariantRecord("pi", name, "onnxruntime", "PASS", bundle_sha="a") for name in NAMES),
+                *(VariantRecord("pi", n, "onnxruntime", "PASS", bundle_sha="a") for n in NAMES),
                 VariantRecord("pc", "small/ort-int8", "onnxruntime", "FAIL", bundle_sha="b"),
                 VariantRecord("pc", "large/ort-int8", "onnxruntime", "INVALID"),
             ],
@@ -61,7 +61,8 @@ def test_scales_come_from_quantised_variants_of_warm_started_members(
 ) -> None:
     plan = Plan(
         job_id="j", kind=case.kind, project="digits", model="digits", code_sha="c", version=3,
-        champion=case.champion, warm_start=dict.fromkeys(case.warm, "w"), members=("small", "large"),
+        champion=case.champion, warm_start=dict.fromkeys(case.warm, "w"),
+        members=("small", "large"),
     )  # fmt: skip
     with sessions() as session:
         assert set(parent_bundles(session, plan)) == case.expected

@@ -127,7 +127,7 @@ def test_a_channel_that_would_be_clipped_gets_a_scale_of_its_own(bench: Bench) -
     filters[7, 0, 1, 1] += 3
     place, artifact = bench.quantise("frozen", bench.changed(w=filters), bench.parent)
     (note,) = artifact.notes
-    assert "new scales for w (2 of 24 channels)" in note
+    assert "w (2 of 24 channels)" in note
     old, new = (
         arrays(bench.parent / "model.onnx")["w_scale"],
         arrays(place / "model.onnx")["w_scale"],
