@@ -61,6 +61,8 @@ class Repository:
         root: bytes,
         fetcher: FetcherInterface,
         marks: Marks,
+        *,
+        keep: frozenset[str] = frozenset(),
     ) -> None:
         """Nothing is fetched or read here.
 
@@ -69,6 +71,7 @@ class Repository:
             url: what precedes the name of every file that `fetcher` is asked for.
             directory: the cache; created when missing.
             root: first trusted root metadata.
+            keep: names in `directory` that are not the cache's, and stay.
         """
         self.name = name
         self._url = url
@@ -76,6 +79,7 @@ class Repository:
         self._root = root
         self._fetcher = fetcher
         self._marks = marks
+        self._keep = keep
         self._updater: Updater | None = None
         self._synced: dict[Path, tuple[int, int]] = {}
 
@@ -196,14 +200,17 @@ class Repository:
             self._directory.unlink(missing_ok=True)
             return
         for path in self._directory.iterdir():
-            if path.name == "root_history" and path.is_dir() and not path.is_symlink():
+            history = path.name == "root_history" and path.is_dir() and not path.is_symlink()
+            if history or path.name in self._keep:
                 continue
             sound = path.suffix == ".json" and path.is_file()
             if not sound or path.stat().st_size > _LARGEST_FILE:
                 _remove(path)
 
     def _empty(self) -> None:
-        _remove(self._directory)
+        for path in self._directory.iterdir():
+            if path.name not in self._keep:
+                _remove(path)
 
     def _sync(self) -> None:
         """Bring to the disk what python-tuf wrote: it renames, but does not sync.
