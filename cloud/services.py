@@ -50,7 +50,7 @@ def initialise(settings: Settings) -> None:
     directory = settings.directory
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-    passphrase = _passphrase(directory)
+    passphrase = passphrase_of(directory)
     CertificateAuthority.open(directory / "pki", passphrase)
     init_keys(directory / "keys", passphrase, inventory=directory / "tuf" / INVENTORY_NAME)
     services = open_services(settings)
@@ -72,7 +72,7 @@ def open_services(settings: Settings) -> Services:
         raise OperatorError(
             f"{directory}: no control plane here; start one with 'skerry up --dir {directory}'"
         )
-    passphrase = _passphrase(directory)
+    passphrase = passphrase_of(directory)
     keystore = KeyStore(directory / "keys", passphrase, directory / "tuf" / INVENTORY_NAME)
     return Services(
         settings=settings,
@@ -107,7 +107,7 @@ def write_secret(path: Path, text: str) -> None:
     write_whole(path, text.encode())
 
 
-def _passphrase(directory: Path) -> str:
+def passphrase_of(directory: Path) -> str:
     """Passphrase of all key files: from the environment, else drawn once and kept beside them.
 
     A passphrase kept beside the keys protects backups of `keys/` alone; an operator who wants more

@@ -13,6 +13,7 @@ from cloud.cli import (
     control,
     export_commands,
     fleet_commands,
+    keys,
     learning_commands,
     model_commands,
     parity,
@@ -50,6 +51,7 @@ app.add_typer(learning_commands.jobs, name="jobs")
 app.add_typer(learning_commands.drift, name="drift")
 app.add_typer(learning_commands.profiles, name="profiles")
 app.add_typer(model_commands.models, name="models")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(fleet_commands.claims, name="claims")
 app.add_typer(fleet_commands.devices, name="devices")
 app.add_typer(fleet_commands.rollout, name="rollout")
@@ -59,7 +61,7 @@ app.add_typer(fleet_commands.tokens, name="tokens")
 def main() -> None:
     """Run the command; bad input is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    for noisy in ("httpx", "httpcore", "alembic"):
+    for noisy in ("httpx", "httpcore", "alembic", "tuf"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         code = app(standalone_mode=False)

@@ -125,7 +125,7 @@ def make_request(
 
 
 def apply_request(
-    repositories: Mapping[str, SignedRepository], request: SigningRequest
+    repositories: Mapping[RepositoryName, SignedRepository], request: SigningRequest
 ) -> dict[str, list[str]]:
     """Verify a request's signatures, merge them, publish what has enough.
 
@@ -136,7 +136,7 @@ def apply_request(
         BadRequest: it is of another control plane, or a signature is not good; nothing is changed.
         StaleRequest: what waits has changed since; nothing is changed.
     """
-    merged: dict[str, dict[str, Metadata[Any]]] = {}
+    merged: dict[RepositoryName, dict[str, Metadata[Any]]] = {}
     for document in request.documents:
         repository = repositories[document.repository]
         if document.repository_id != repository.identity():
@@ -148,7 +148,7 @@ def apply_request(
             merged.setdefault(document.repository, {})[document.role] = metadata
     if not any(document.signatures for document in request.documents):
         raise BadRequest("the request has no signatures; 'skerry keys sign' puts them in")
-    return {name: repositories[name].merge(signed) for name, signed in merged.items()}
+    return {str(name): repositories[name].merge(signed) for name, signed in merged.items()}
 
 
 def _document(staged: StagedDocument, identity: str) -> Document:
