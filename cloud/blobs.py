@@ -87,9 +87,23 @@ class Blobs:
         Raises:
             BlobMissing: there is none.
         """
+        if self._local is not None:
+            return self._read_local(self._local / self._path(sha256), start, length)
         try:
             return bytes(
                 obstore.get_range(self._store, self._path(sha256), start=start, length=length)
             )
         except FileNotFoundError as error:
             raise BlobMissing(f"no blob {sha256}") from error
+
+    @staticmethod
+    def _read_local(path: Path, start: int, length: int) -> bytes:
+        """A range of a local blob; several times faster than by the store's own threads."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise BlobMissing(f"no blob {path.name}") from error
+        try:
+            return os.pread(descriptor, length, start)
+        finally:
+            os.close(descriptor)

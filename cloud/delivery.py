@@ -8,7 +8,9 @@ Rules:
     * An unknown or revoked device gets "denied", a missing file "not_found", a fault of ours
       "unavailable": never silence for the first two, so a device can tell them from a lost line.
     * Chunks and chunk lists are served of released bundles only, not of any blob.
-    * Requests wait in a bounded queue; what does not fit is dropped, devices ask again.
+    * Requests wait in bounded queues, metadata apart from chunks, which may take long; what does
+      not fit is dropped, devices ask again.
+    * Chunks are read as fast as the line takes them, so memory stays flat however many ask.
 Trusts nothing and signs nothing: devices verify all of it.
 """
 
@@ -20,6 +22,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -41,7 +44,7 @@ log = logging.getLogger("skerry.delivery")
 GROUP: Final = "delivery"
 PART_BYTES: Final = 64 * 1024
 QUEUED_REQUESTS: Final = 1024
-WORKERS: Final = 2
+CHUNK_WORKERS: Final = 2
 DEVICE_CACHE_S: Final = 2.0
 """Longest time for which a revocation goes unnoticed here; the broker cuts the line as well."""
 
@@ -58,12 +61,15 @@ class Bus(Protocol):
         ...
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> object:
-        """Send a message."""
+        """Send a message; waits while too much is unsent."""
         ...
 
 
 class Denied(Exception):
     """The device is unknown or revoked."""
+
+
+_Requests = queue.Queue[tuple[str, bytes] | None]
 
 
 class Delivery:
@@ -87,7 +93,8 @@ class Delivery:
         self._image_dir = image_dir
         self._director_dir = director_dir
         self._sessions = read_only(sessions)
-        self._queue: queue.Queue[tuple[str, bytes] | None] = queue.Queue(QUEUED_REQUESTS)
+        self._fetches: _Requests = queue.Queue(QUEUED_REQUESTS)
+        self._chunks: _Requests = queue.Queue(QUEUED_REQUESTS)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._devices: dict[str, tuple[float, bool]] = {}
@@ -95,36 +102,43 @@ class Delivery:
 
     def start(self) -> None:
         """Subscribe and serve on threads of our own."""
-        for number in range(WORKERS):
-            thread = threading.Thread(target=self._work, name=f"delivery-{number}", daemon=True)
+        for waiting in (self._fetches, *[self._chunks] * CHUNK_WORKERS):
+            name = f"delivery-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, args=(waiting,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
-        for topic_filter in (topics.fetch_request("+"), topics.chunk_request("+")):
-            self._connection.subscribe(topics.shared(GROUP, topic_filter), self._enqueue)
+        for topic_filter, waiting in (
+            (topics.fetch_request("+"), self._fetches),
+            (topics.chunk_request("+"), self._chunks),
+        ):
+            handler = partial(self._enqueue, waiting)
+            self._connection.subscribe(topics.shared(GROUP, topic_filter), handler)
 
     def stop(self) -> None:
         """Finish what is being answered; drop the rest."""
-        while True:
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                break
-        for _ in self._threads:
-            self._queue.put(None)
+        for waiting, workers in ((self._fetches, 1), (self._chunks, CHUNK_WORKERS)):
+            while True:
+                try:
+                    waiting.get_nowait()
+                except queue.Empty:
+                    break
+            for _ in range(workers):
+                waiting.put(None)
         for thread in self._threads:
             thread.join(10)
         self._threads.clear()
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 
-    def _enqueue(self, topic: str, payload: bytes) -> None:
+    @staticmethod
+    def _enqueue(waiting: _Requests, topic: str, payload: bytes) -> None:
         try:
-            self._queue.put_nowait((topic, payload))
+            waiting.put_nowait((topic, payload))
         except queue.Full:
             log.warning("delivery.overloaded dropped=1")
 
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+    def _work(self, waiting: _Requests) -> None:
+        while (item := waiting.get()) is not None:
             try:
                 self.handle(*item)
             except OperatorError as error:  # the line broke; the device asks again

@@ -43,6 +43,8 @@ MAX_RETRY_S: Final = 10.0
 QUEUE_MESSAGES: Final = 500
 MAX_UNANSWERED: Final = 20000
 """Bound of publishes that wait for the broker."""
+MAX_UNSENT_BYTES: Final = 8 << 20
+"""Bound of QoS 0 payloads that wait for the socket."""
 BATCH: Final = 200
 
 
@@ -152,6 +154,8 @@ class Connection:
         self._on_connected: list[Callable[[], None]] = []
         self._client: mqtt.Client | None = None
         self._answers: dict[tuple[int, int], _Answer] = {}
+        self._room = threading.Condition()
+        self._unsent: dict[int, int] = {}  # QoS 0 bytes that wait for the socket, by client
         self._queue: queue.Queue[tuple[str, Message] | None] = queue.Queue(QUEUE_MESSAGES)
         self._connected = threading.Event()
         self._lost = threading.Event()
@@ -245,14 +249,14 @@ class Connection:
     ) -> None:
         """Publish and wait for the broker's answer (QoS 1); not to be called from a handler.
 
+        QoS 0 has no answer: it waits until less than `MAX_UNSENT_BYTES` are unsent.
+
         Raises:
-            NotConnected: no connection now, or it broke before the answer.
+            NotConnected: no connection now, or it broke before the answer, or takes no more.
             PublishRefused: refused by its reason code, or no answer in `timeout_s`.
         """
         if qos == 0:
-            # paho answers for these as well, once they are written: without a listener each answer
-            # would be kept, and be taken for that of a later publish with the same number
-            self._send(topic, payload, 0, retain, expiry_s, lambda _reason: None)
+            self._stream(topic, payload, retain, expiry_s, timeout_s)
             return
         answered = threading.Event()
         reasons: list[ReasonCode] = []
@@ -292,6 +296,34 @@ class Connection:
                 log.error("publish.refused topic=%s reason=%s", topic, reason)
 
         self._send(topic, payload, qos, retain, expiry_s, listen)
+
+    def _stream(
+        self, topic: str, payload: bytes, retain: bool, expiry_s: int | None, timeout_s: float
+    ) -> None:
+        """Publish at QoS 0, at the pace of the socket."""
+        client, size = id(self._client), len(payload)
+        with self._room:
+            if not self._room.wait_for(
+                lambda: (
+                    self._unsent.get(client, 0) < MAX_UNSENT_BYTES or id(self._client) != client
+                ),
+                timeout_s,
+            ):
+                raise NotConnected(f"{topic}: the broker takes no more messages now")
+            self._unsent[client] = self._unsent.get(client, 0) + size
+
+        def written(_reason: ReasonCode) -> None:
+            with self._room:
+                if client in self._unsent:
+                    self._unsent[client] -= size
+                    self._room.notify_all()
+
+        try:
+            self._send(topic, payload, 0, retain, expiry_s, written)
+        except NotConnected:
+            with self._room:
+                self._unsent.pop(client, None)
+            raise
 
     def _send(
         self,
@@ -372,6 +404,9 @@ class Connection:
             client.disconnect()
             client.loop_stop()
             self._answers.clear()
+            with self._room:
+                self._unsent.clear()
+                self._room.notify_all()
             if not self._stopping.is_set():
                 log.warning("broker.lost client=%s", self._client_id)
 

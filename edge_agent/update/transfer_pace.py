@@ -24,7 +24,7 @@ FIRST_WINDOW: Final = 4
 QUEUE_S: Final = 0.5
 """Longest wait in the line's own queue up to which the window grows."""
 PASSED: Final = 3
-LEAST_TIMEOUT_S: Final = 0.05
+LEAST_TIMEOUT_S: Final = 0.25
 BASE_EPOCH_S: Final = 30.0
 """How long the shortest round trip counts; lines change."""
 MAX_BACKOFF: Final = 5

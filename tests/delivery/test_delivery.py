@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -230,12 +231,39 @@ def test_malformed_requests_are_dropped(delivery: Delivery, bus: Bus, payload: b
 
 
 def test_a_full_queue_drops_instead_of_blocking(delivery: Delivery, bus: Bus) -> None:
-    for _ in range(5000):
-        delivery._enqueue(topics.fetch_request("dev-1"), b"{}")
-    assert delivery._queue.qsize() == 1024
     delivery.start()
     assert set(bus.handlers) == {
         "$share/delivery/skerry/v1/d/+/fetch/request",
         "$share/delivery/skerry/v1/d/+/chunk/request",
     }
     delivery.stop()
+    for handler in bus.handlers.values():
+        for _ in range(5000):
+            handler(topics.fetch_request("dev-1"), b"{}")
+    assert (delivery._fetches.qsize(), delivery._chunks.qsize()) == (1024, 1024)
+
+
+def test_metadata_does_not_wait_behind_chunks(delivery: Delivery, bus: Bus, release) -> None:
+    answered, blocked = threading.Event(), threading.Event()
+
+    def publish(topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
+        if topic == topics.fetch_reply("dev-1"):
+            answered.set()
+        else:
+            assert blocked.wait(10)  # a line that takes no more chunks
+
+    bus.publish = publish  # type: ignore[method-assign]
+    delivery.start()
+    fetches, chunk_requests = (
+        bus.handlers[topics.shared("delivery", topic)]
+        for topic in (topics.fetch_request("+"), topics.chunk_request("+"))
+    )
+    sha256 = str(raw_form(release)["sha256"])
+    for _ in range(10):
+        chunk_requests(topics.chunk_request("dev-1"), chunks(sha256, 0, "f").encode())
+    fetches(topics.fetch_request("dev-1"), fetch("image/timestamp.json").encode())
+    try:
+        assert answered.wait(10)
+    finally:
+        blocked.set()
+        delivery.stop()
