@@ -1,12 +1,14 @@
 """Asking the control plane for metadata files; implements the update room's `Fetch`.
 
 "Not found" is what the control plane says in words; silence is an error of its own, always.
+A long file over a slow line is waited for as long as its parts keep coming.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from typing import Final
 
@@ -23,6 +25,8 @@ log = logging.getLogger("skerry.link")
 MAX_PARTS: Final = 256
 MAX_FILE_BYTES: Final = 16 << 20
 ATTEMPTS: Final = 3
+MAX_WAIT_S: Final = 120.0
+"""Longest time that parts may keep coming for."""
 
 
 class _Waiting:
@@ -42,7 +46,7 @@ class FetchPort:
     def __init__(self, link: Link, device_id: str, *, timeout_s: float = 5.0) -> None:
         """
         Args:
-            timeout_s: longest wait for a whole reply of one attempt.
+            timeout_s: longest silence of one attempt.
         """
         self._link = link
         self._device_id = device_id
@@ -66,7 +70,7 @@ class FetchPort:
             try:
                 request = FetchRequest(id=request_id, path=path)
                 self._link.post(topics.fetch_request(self._device_id), request.encode())
-                answered = waiting.done.wait(self._timeout_s)
+                answered = self._wait(waiting)
             except NotConnected as error:
                 raise TransferError(f"{path}: {error}") from error
             finally:
@@ -75,6 +79,16 @@ class FetchPort:
             if answered:
                 return self._result(path, waiting)
         raise TransferError(f"{path}: no answer of the control plane")
+
+    def _wait(self, waiting: _Waiting) -> bool:
+        """Whether the reply is whole before the line falls silent."""
+        deadline = time.monotonic() + max(MAX_WAIT_S, self._timeout_s)
+        parts = -1
+        while parts < len(waiting.parts) and time.monotonic() < deadline:
+            parts = len(waiting.parts)
+            if waiting.done.wait(self._timeout_s):
+                return True
+        return False
 
     @staticmethod
     def _result(path: str, waiting: _Waiting) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -45,3 +47,18 @@ def test_parts_of_different_counts_are_no_answer() -> None:
     line = Line([(3, 5, b"a"), (0, 2, b"b")], 2)
     with pytest.raises(TransferError):
         FetchPort(line, "dev-1", timeout_s=0.05)("image/timestamp.json")
+
+
+def test_a_slow_line_is_waited_for_as_long_as_parts_come() -> None:
+    line = Line([], 0)
+    port = FetchPort(line, "dev-1", timeout_s=0.2)
+    asked: list[str] = []
+    line.post = lambda topic, payload: asked.append(FetchRequest.decode(payload).id)  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(port, "image/timestamp.json")
+        for part in range(8):  # twice as long as the time-out in all
+            time.sleep(0.05)
+            header = FetchReply(id=asked[0], status="ok", part=part, parts=8, length=8)
+            line._handler(pack_frame(header, b"x"))
+        assert answer.result(5) == b"x" * 8
+    assert len(asked) == 1
