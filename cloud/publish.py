@@ -241,7 +241,7 @@ def chunk_list(data: bytes, chunk_bytes: int = CHUNK_BYTES) -> bytes:
 
 
 def director_target(
-    release: Release, *, generation: int, probation_s: float = 10.0
+    release: Release, *, generation: int, probation_s: float = 10.0, group: str | None = None
 ) -> DirectorTarget:
     """What the director signs to put `release` on a device."""
     return DirectorTarget(
@@ -251,6 +251,7 @@ def director_target(
         release=ReleaseInfo.model_validate(release.info),
         generation=generation,
         probation_s=probation_s,
+        group=group,
     )
 
 
