@@ -204,9 +204,18 @@ class ByHand:
                 memory_bytes=self._memory_bytes,
             )
             source = MediumSource(trust, _Obtain(medium, installer), medium)
-            return self._updater.install_from(source)
+            return [self._settled(each) for each in self._updater.install_from(source)]
         finally:
             trust.close()
+
+    def _settled(self, report: UpdateReport) -> UpdateReport:
+        """`report`, or that its version is on probation: one that was switched to before is."""
+        current = self._store.current(report.model)
+        if report.reason or current is None or not current.pending:
+            return report
+        if (current.target, current.generation) != (report.target, report.generation):
+            return report
+        return report.model_copy(update={"phase": "probation"})
 
     def _refused(self, reason: str, detail: str) -> JsonValue:
         log.warning("medium.refused reason=%s: %s", reason, detail)
