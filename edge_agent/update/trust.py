@@ -19,6 +19,7 @@ Downloads no bundle and decides nothing about what is served.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -36,6 +37,8 @@ from edge_agent.update.rules import Assigned
 from edge_agent.wire.manifest import ReleaseInfo
 
 __all__ = ["Assigned", "Trust"]
+
+log = logging.getLogger("skerry.update")
 
 RepositoryName = Literal["image", "director"]
 
@@ -122,9 +125,30 @@ class Trust:
         """`refresh`, then `verify` of every target the director names."""
         return [self.verify(target) for target in self.refresh()]
 
+    def members(self, group: str) -> set[str]:
+        """Targets that the director signed into `group`.  Needs `refresh`."""
+        targets = self._director.cached("targets", Targets).targets
+        return {
+            path
+            for path, target in targets.items()
+            if isinstance(target.custom, dict) and target.custom.get("group") == group
+        }
+
     def accept(self, release: ReleaseInfo) -> None:
         """Raise the counter's high-water mark; call it before the switch."""
         self._marks.raise_counter(release.model, release.profile, release.counter)
+
+    def remember(self, model: str, counter: int) -> None:
+        """Know that a release is installed; gives back a mark that was lost, and writes no other.
+
+        A disk that takes no writes is told of in the log: it is no reason to stop serving.
+        """
+        if self._marks.counter(model, self._profile) >= counter:
+            return
+        try:
+            self._marks.raise_counter(model, self._profile, counter)
+        except OSError as error:
+            log.error("trust.mark_not_kept model=%s cause=%s", model, error)
 
     def _refresh_director(self) -> float:
         """The time its timestamp was signed at.

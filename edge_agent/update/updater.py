@@ -319,6 +319,9 @@ def open_updater(
         pace: how hard downloads press on the line.
     """
     store = SlotStore(directory, quota_bytes=quota_mib << 20)
+    for model in store.models():
+        if (current := store.current(model)) is not None:
+            trust.remember(model, current.counter)
     downloads = directory / "downloads"
     transfer = Transfer(chunks, downloads, pace=pace)
     installer = Installer(store, transfer, fetch, downloads, memory_bytes=memory_mib << 20)
