@@ -31,7 +31,7 @@ MAX_OP_BYTES: Final = 1 << 19
 MAX_SMALL_BYTES: Final = 1 << 20
 MAX_WINDOW_BYTES: Final = 1 << 20
 WIDTHS: Final = (1, 2, 4, 8)
-RAM_NEEDED_BYTES: Final = 8 << 20
+RAM_NEEDED_BYTES: Final = 10 << 20
 """What applying any delta within these bounds takes at most, in bytes."""
 
 

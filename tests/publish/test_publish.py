@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,13 @@ import zstandard
 
 from cloud.blobs import BlobMissing, Blobs
 from cloud.db.engine import Sessions, open_sessions, read_only
+from cloud.db.tables import Release
 from cloud.publish import (
     CHUNK_BYTES,
+    DELTA_BASES,
+    DELTA_RATIO,
     BadBundle,
+    bases_of,
     build_bundle,
     director_target,
     forms_of,
@@ -24,7 +29,7 @@ from cloud.publish import (
     publish_release,
 )
 from cloud.signing import ImageRepository, init_keys
-from edge_agent.wire.manifest import Manifest, ModelSpec, ReleaseInfo, StepSpec
+from edge_agent.wire.manifest import Encoding, Manifest, ModelSpec, ReleaseInfo, StepSpec
 
 
 @pytest.fixture
@@ -170,3 +175,76 @@ def test_what_the_director_signs_is_what_the_image_repository_signed(
         release.length,
         release.bundle_sha,
     )
+
+
+def sparse(seed: int, changed: int = 2_000) -> bytes:
+    """Noise of which a few bytes differ by `seed`."""
+    data = bytearray(random.Random(0).randbytes(200_000))
+    data[:changed] = random.Random(seed).randbytes(changed)
+    return bytes(data)
+
+
+def publish(sessions: Sessions, blobs: Blobs, image: ImageRepository, data: bytes) -> Release:
+    """With deltas against what was published before."""
+    sha = blobs.put(data)
+    with sessions.begin() as session:
+        forms = forms_of(session, blobs, sha, bases_of(session, "digits", "this-machine"))
+        return publish_release(session, blobs, image, "digits", 1, "this-machine", sha, forms)
+
+
+def forms_in(release: Release) -> list[Encoding]:
+    return list(ReleaseInfo.model_validate(release.info).encodings)
+
+
+def bases_in(release: Release) -> set[str]:
+    return {form.base_sha256 for form in forms_in(release) if form.base_sha256 is not None}
+
+
+def test_a_version_is_offered_as_deltas_against_the_last_ones(sessions, blobs, image) -> None:
+    before = [publish(sessions, blobs, image, sparse(seed)).bundle_sha for seed in range(1, 6)]
+    newest = publish(sessions, blobs, image, sparse(9))
+    assert bases_in(newest) == set(before[-DELTA_BASES:])
+    lengths = [form.length for form in forms_in(newest)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < 0.05 * newest.length
+
+
+def test_the_first_version_is_offered_in_full(sessions, blobs, image) -> None:
+    assert bases_in(publish(sessions, blobs, image, sparse(1))) == set()
+
+
+def test_a_delta_that_saves_too_little_is_not_offered(sessions, blobs, image) -> None:
+    publish(sessions, blobs, image, sparse(1))
+    most = int(200_000 * (DELTA_RATIO + 0.02))
+    assert bases_in(publish(sessions, blobs, image, sparse(2, most))) == set()
+
+
+def test_versions_of_other_profiles_and_staged_ones_are_no_bases(sessions, blobs, image) -> None:
+    publish(sessions, blobs, image, sparse(1))
+    staged = publish(sessions, blobs, image, sparse(2))
+    with sessions.begin() as session:
+        session.get_one(Release, staged.target).awaiting = True
+    with read_only(sessions)() as session:
+        assert bases_of(session, "digits", "another") == []
+        assert staged.bundle_sha not in bases_of(session, "digits", "this-machine")
+
+
+def test_a_base_that_is_gone_or_no_time_leaves_the_full_form(
+    sessions, blobs, image, tmp_path, caplog
+) -> None:
+    old = publish(sessions, blobs, image, sparse(1)).bundle_sha
+    sha = blobs.put(sparse(2))
+    with read_only(sessions)() as session:
+        late = forms_of(session, blobs, sha, [old], budget_s=0)
+        (tmp_path / "blobs" / old[:2] / old).unlink()
+        gone = forms_of(session, blobs, sha, [old])
+    assert {form.algo for form in (*late.encodings, *gone.encodings)} == {"raw"}
+    assert "delta.base_missing" in caplog.text
+
+
+def test_going_back_offers_the_delta_of_the_way_back(sessions, blobs, image) -> None:
+    first = publish(sessions, blobs, image, sparse(1))
+    second = publish(sessions, blobs, image, sparse(2))
+    back = publish(sessions, blobs, image, sparse(1))
+    assert back.bundle_sha == first.bundle_sha
+    assert bases_in(back) == {second.bundle_sha}
