@@ -7,6 +7,7 @@ name with `.pub`.  A file is never written over another one.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,21 +30,25 @@ from edge_agent.disk import sync_directory
 MAX_KEY_FILE_BYTES: Final = 64 << 10
 
 
-def write_key(path: Path, passphrase: bytes) -> SSlibKey:
+def write_key(path: Callable[[SSlibKey], Path] | Path, passphrase: bytes) -> SSlibKey:
     """Create an Ed25519 key in a new encrypted file; returns its public half.
+
+    Args:
+        path: where, or what says it from the public key.
 
     Raises:
         FileExistsError: `path` is taken.
         BadKeyFile: the passphrase is empty.
     """
     if not passphrase:
-        raise BadKeyFile(f"{path}: a key file needs a passphrase")
+        raise BadKeyFile("a key file needs a passphrase")
     private = Ed25519PrivateKey.generate()
+    key = SSlibKey.from_crypto(private.public_key())
     pem = private.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
     )
-    _write_new(path, pem, 0o600)
-    return SSlibKey.from_crypto(private.public_key())
+    _write_new(path if isinstance(path, Path) else path(key), pem, 0o600)
+    return key
 
 
 def write_public_key(path: Path, key: SSlibKey) -> None:

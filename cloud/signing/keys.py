@@ -8,7 +8,6 @@ Keys on tokens and in key services are found through the inventory (`cloud.signi
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,11 +131,16 @@ class KeyStore:
         return {signer.public_key.keyid: path for path, signer in self._opened(repository, role)}
 
     def create(self, repository: RepositoryName, role: RoleName) -> SSlibKey:
-        """Make a further key file of a role; returns its public key."""
-        names = (_INDEX.search(path.name) for path in self._paths(repository, role))
-        index = max((int(match[1]) for match in names if match), default=0) + 1
+        """Make a further key file of a role; returns its public key.
+
+        It is named for its key: a number may be that of a file that was moved away, over which
+        somebody would then move this one.
+        """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return write_key(self.path(repository, role, index), self._passphrase)
+        return write_key(
+            lambda key: self.directory / f"{repository}-{role}-{key.keyid[:8]}.pem",
+            self._passphrase,
+        )
 
     def _paths(self, repository: RepositoryName, role: RoleName) -> list[Path]:
         return sorted(self.directory.glob(f"{repository}-{role}-*.pem"))
@@ -160,9 +164,6 @@ class KeyStore:
         if key not in self._cache:
             self._cache[key] = read_key(path, self._passphrase)
         return self._cache[key]
-
-
-_INDEX: Final = re.compile(r"-(\d+)\.pem$")
 
 
 def init_keys(
