@@ -18,9 +18,10 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,14 +31,16 @@ from edge_agent.device.config import AgentSettings, read_token
 from edge_agent.device.directory import admin_socket_path, device_secret, held
 from edge_agent.device.identity import Identity
 from edge_agent.device.inventory import collect, rss_mib
+from edge_agent.device.trusted import open_trust
 from edge_agent.device.twin import Served, Twin
 from edge_agent.disk import write_whole
 from edge_agent.link.chunks import MqttChunkPort
-from edge_agent.link.errors import LinkError, NotConnected, OutboxFull
+from edge_agent.link.errors import LinkError, NotConnected, OutboxBroken, OutboxFull
 from edge_agent.link.fetch import FetchPort
 from edge_agent.link.mqtt import Link, Retry, Will
 from edge_agent.link.outbox import Outbox
 from edge_agent.link.uplink import Uplink
+from edge_agent.models import Models
 from edge_agent.sampling import Sampler
 from edge_agent.serve import (
     Buckets,
@@ -46,25 +49,27 @@ from edge_agent.serve import (
     ModelNotServed,
     Overloaded,
     RateLimit,
-    ServedModel,
     Server,
 )
+from edge_agent.serve.errors import BadRequest
+from edge_agent.serve.errors import Refused as CommandRefused
 from edge_agent.serve.grpc import GrpcServer
 from edge_agent.serve.metadata import agent_version
-from edge_agent.update.errors import UpdateError
-from edge_agent.update.ports import HealthSample
-from edge_agent.update.reading import read_manifest, require_intact
-from edge_agent.update.trust import Trust
+from edge_agent.update import windows
+from edge_agent.update.by_hand import Busy, ByHand
+from edge_agent.update.errors import BadMedium
+from edge_agent.update.transfer import Pace
 from edge_agent.update.updater import open_updater
 from edge_agent.wire import topics
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.messages import Desired, MetricsReport, UpdateReport
+from edge_agent.wire.messages import Desired, DeviceEvent, MetricsReport, UpdateReport
 
 log = logging.getLogger("skerry.agent")
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_TIMEOUT_S: Final = 20.0
 JOURNAL_FULL_RETRY_S: Final = 60
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class Agent:
@@ -86,11 +91,10 @@ class Agent:
             inventory=collect(identity.directory),
             clock=time.time,
         )
-        self._faults: dict[str, str] = {}  # models whose installed version does not load, and why
         self._twin_changed = threading.Event()
         self._stopping = threading.Event()
         self._metrics_lock = threading.Lock()
-        self._outbox = Outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
+        self._outbox = _open_outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
         self._link = Link(
             host=member.broker_host,
             port=member.broker_port,
@@ -109,23 +113,42 @@ class Agent:
         )
         self._plane = DataPlane(self._sampler.observe, queue_s=settings.http_queue_ms / 1000.0)
         fetch = FetchPort(self._link, member.device_id)
-        self._trust = Trust(
-            identity.directory / "trust",
-            fetch,
-            member.device_id,
-            member.profile,
-            image_root=identity.root_path("image").read_text(),
-            director_root=identity.root_path("director").read_text(),
+        self._models = Models(
+            self._plane,
+            self._sampler,
+            # the last figures of the version that served until now
+            replacing=lambda model: self._journal_metrics([model]),
+            changed=self._twin_changed.set,
         )
+        self._trust = open_trust(identity, fetch)
         self._updater, self._store = open_updater(
             identity.directory / "update",
             trust=self._trust,
             fetch=fetch,
-            chunks=MqttChunkPort(self._link, member.device_id),
-            activate=self._activate,
-            deactivate=self._deactivate,
+            chunks=MqttChunkPort(
+                self._link, member.device_id, queued=2 * settings.update_window_chunks
+            ),
+            activate=self._models.activate,
+            activate_all=self._models.activate_all,
+            deactivate=self._models.deactivate,
             report=self._report,
-            health=self._health,
+            health=self._models.health,
+            recheck=self._models.recheck,
+            windows=[windows.parse(text) for text in settings.update_windows],
+            quota_mib=settings.update_quota_mib,
+            memory_mib=settings.update_memory_mib,
+            pace=Pace(
+                settings.update_window_chunks, settings.update_max_kib_s, settings.update_min_kib_s
+            ),
+        )
+        self._by_hand = ByHand(
+            device_id=member.device_id,
+            directory=identity.directory / "update",
+            updater=self._updater,
+            store=self._store,
+            open_trust=lambda medium: open_trust(identity, medium),
+            event=self._event,
+            memory_bytes=settings.update_memory_mib << 20,
         )
         self._link.subscribe(topics.desired(member.device_id), self._on_desired)
         self._link.on_connected(self._on_connected)
@@ -153,6 +176,11 @@ class Agent:
             buckets=buckets,
             feedback=self._correct,
             status=self.status,
+            commands={
+                "pause": lambda told: self._pause(True),
+                "resume": lambda told: self._pause(False),
+                "install": lambda told: self._install(told["directory"]),
+            },
             debug=settings.debug,
             limits=limits,
             allow_origins=settings.http_allow_origins,
@@ -231,6 +259,7 @@ class Agent:
         for thread in threads:
             if thread.ident is not None:
                 thread.join(STOP_TIMEOUT_S)
+        self._by_hand.join(STOP_TIMEOUT_S)
         self._sampler.stop()
         with contextlib.suppress(NotConnected):
             topic = topics.state(self._device_id)
@@ -263,6 +292,8 @@ class Agent:
             "connected": self._link.connected,
             "desired_version": self._twin.desired_version,
             "models": {name: model.model_dump() for name, model in state.models.items()},
+            "update": self._updater.status(),
+            "install": self._by_hand.status(),
             "outbox": {
                 "pending": self._outbox.count(),
                 "bytes": self._outbox.used_bytes,
@@ -281,63 +312,37 @@ class Agent:
             log.error("correction.not_journalled cause=%s", error)
             raise Overloaded(model, JOURNAL_FULL_RETRY_S) from error
 
+    # ── commands of the device's operator ────────────────────────────────────────────────────────
+
+    def _pause(self, paused: bool) -> dict[str, JsonValue]:
+        try:
+            if paused:
+                self._updater.pause()
+            else:
+                self._updater.resume()
+        except sqlite3.Error as error:
+            raise CommandRefused(f"it cannot be remembered: {error}") from error
+        return {"paused": self._updater.paused}
+
+    def _install(self, directory: str) -> dict[str, JsonValue]:
+        try:
+            self._by_hand.start(Path(directory))
+        except Busy as error:
+            raise CommandRefused(str(error)) from error
+        except BadMedium as error:
+            raise BadRequest(str(error)) from error
+        return dict(self._by_hand.status() or {})
+
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
-
-    def _activate(self, model: str, directory: Path) -> None:
-        if self._goes_back(model, directory):
-            self._twin_changed.set()
-            return
-        try:
-            require_intact(directory)
-            served = ServedModel.load(directory)
-        except Exception as error:
-            self._faults[model] = " ".join(str(error).split())[:300]
-            self._twin_changed.set()
-            raise
-        self._faults.pop(model, None)
-        self._sampler.prepare(served.manifest)
-        self._journal_metrics([model])  # the last figures of the version that served until now
-        self._plane.install(model, served)
-        self._twin_changed.set()
-
-    def _goes_back(self, model: str, directory: Path) -> bool:
-        """Serve what is in `directory` at once if it is in memory still, as in a roll-back."""
-        try:
-            manifest = read_manifest(directory)
-        except (UpdateError, OSError):
-            return False
-        serves, before = self._plane.models.get(model), self._plane.previous.get(model)
-        if serves is not None and serves.manifest == manifest:
-            self._faults.pop(model, None)  # it was another that did not load
-            return True
-        if before is None or before.manifest != manifest:
-            return False
-        self._sampler.prepare(before.manifest)
-        self._journal_metrics([model])
-        return self._plane.revert(model)
-
-    def _deactivate(self, model: str) -> None:
-        self._plane.remove(model)
-        self._faults.pop(model, None)
-        self._twin_changed.set()
 
     def _report(self, report: UpdateReport) -> None:
         self._outbox.append("report", report.encode())
         self._twin.reported(report)
         self._twin_changed.set()
 
-    def _health(self, model: str) -> HealthSample | None:
-        try:
-            window = self._plane.window_metrics(model, "probation")
-        except ModelNotServed:
-            return None
-        answered = window.requests - window.errors - window.rejects
-        return HealthSample(
-            requests=window.requests,
-            errors=window.errors,
-            latency_p99_ms=window.p99_us / 1000.0 if answered else None,
-            rss_mib=rss_mib() or None,
-        )
+    def _event(self, name: str, fields: Mapping[str, JsonValue]) -> None:
+        event = DeviceEvent(name=name, fields=dict(fields), at=time.time())
+        self._outbox.append("event", event.encode())
 
     # ── the line ─────────────────────────────────────────────────────────────────────────────────
 
@@ -380,7 +385,7 @@ class Agent:
                 each.sha256,
                 each.variant,
                 each.pending,
-                self._faults.get(each.model, ""),
+                self._models.faults.get(each.model, ""),
             )
             for each in installed
             if each is not None
@@ -437,6 +442,28 @@ def run_agent(identity: Identity, settings: AgentSettings) -> None:
         pass  # before anything is opened that belongs to the process that runs
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Agent(identity, settings).run())
+
+
+def _open_outbox(path: Path, max_bytes: int) -> Outbox:
+    """The journal; a damaged one is kept aside, and a new one begun.
+
+    What it held is lost to the control plane.  A device that serves nothing were the greater loss.
+
+    Raises:
+        OutboxBroken: it cannot be opened for another cause.
+    """
+    try:
+        return Outbox(path, max_bytes)
+    except OutboxBroken as error:
+        cause = error.__cause__
+        if not isinstance(cause, sqlite3.Error) or cause.sqlite_errorcode not in _DAMAGED:
+            raise
+        log.error("outbox.set_aside cause=%s", error)
+    for suffix in ("", "-wal", "-shm"):  # one is kept: the newest
+        part = path.with_name(path.name + suffix)
+        with contextlib.suppress(FileNotFoundError):
+            part.replace(path.with_name(f"{path.name}.damaged{suffix}"))
+    return Outbox(path, max_bytes)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

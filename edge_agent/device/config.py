@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from edge_agent.device.errors import BadSettings
+from edge_agent.update import windows
 
 SETTINGS_NAME: Final = "agent.toml"
 MIN_TOKEN_CHARACTERS: Final = 16
@@ -130,12 +131,21 @@ class AgentSettings(BaseModel):
                 raise ValueError('an origin is written as browsers do: "https://app.example:8443"')
         return origins
 
+    @field_validator("update_windows")
+    @classmethod
+    def _are_windows(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            windows.parse(text)
+        return texts
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.http_socket_group and not self.http_socket:
             raise ValueError("http_socket_group says who may open http_socket, which is not set")
         if self.http_burst_per_client and not self.http_rate_per_client:
             raise ValueError("http_burst_per_client has no meaning without http_rate_per_client")
+        if self.update_max_kib_s and self.update_min_kib_s > self.update_max_kib_s:
+            raise ValueError("update_min_kib_s asks for more than update_max_kib_s lets through")
         if self.grpc_port and self.grpc_port == self.http_port:
             raise ValueError("grpc_port and http_port are the same")
         return self
