@@ -26,7 +26,7 @@ _CONNECT_S: Final = 20.0
 
 
 class CountingLink:
-    """A link that notes the length of every reply that reaches the process, whatever becomes of it.
+    """A link that notes every chunk that reaches the process, whatever becomes of it.
 
     The note is one write to an open file, so it outlives a kill.
     """
@@ -36,8 +36,12 @@ class CountingLink:
         self._notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None:
+        from edge_agent.wire.base import unpack_frame
+        from edge_agent.wire.messages import ChunkReply
+
         def noting(payload: bytes) -> None:
-            os.write(self._notes, f"{len(payload)}\n".encode())
+            reply, body = unpack_frame(payload, ChunkReply, limit=1 << 20)
+            os.write(self._notes, f"{reply.index} {len(body)} {len(payload)}\n".encode())
             handler(payload)
 
         self._link.subscribe(topic, noting)

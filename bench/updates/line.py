@@ -54,16 +54,19 @@ class Rates:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A download that was killed on its way.
+    """A download that was killed on its way; each in percent of the bundle's length.
 
     Attributes:
-        waste_percent: what reached the device beyond the length of the bundle, frames left out.
-        sent_percent: the same of what the control plane sent: what was on the way when the process
-            died is in it, a window at each kill.
+        waste_percent: what reached the process more than once: what waited in its queue when it
+            died is in it.
+        refetched_percent: of these what had been verified and kept.
+        sent_percent: what the control plane sent beyond the bundle: what was on the way when the
+            process died is in it, up to a window at each kill.
     """
 
     kills: int
     waste_percent: float
+    refetched_percent: float
     sent_percent: float
 
 
@@ -116,26 +119,34 @@ def resume(server: ServerProcess, device: Json, release: Json, place: Path) -> R
     length = release["length"]
     before = ask(server, "sent", device=device["id"])["chunks"]
     request = _pull_request(device, release, directory) | {"notes": str(notes)}
-    kills = 0
-    for eleventh in range(1, KILLS + 1):
+    kills = refetched = seen = 0
+    kept: set[int] = set()
+    for eleventh in range(1, KILLS + 2):
         with task("pull", request, place) as puller:
-            until = length * eleventh / (KILLS + 1)
-            while _stored(notes) < until and puller.process.poll() is None:
-                time.sleep(_POLL_S)
-            if puller.process.poll() is None:
-                puller.process.kill()
-                puller.process.wait()
-                kills += 1
-    with task("pull", request, place) as puller:
-        _answer(puller)
+            if eleventh <= KILLS:
+                until = length * eleventh / (KILLS + 1)
+                while _received(notes) < until and puller.process.poll() is None:
+                    time.sleep(_POLL_S)
+                if puller.process.poll() is None:
+                    puller.process.kill()
+                    puller.process.wait()
+                    kills += 1
+            else:
+                _answer(puller)
+        noted = _noted(notes)
+        refetched += sum(body for index, body, _ in noted[seen:] if index in kept)
+        seen = len(noted)
+        kept = _kept(directory)
     sent = ask(server, "sent", device=device["id"])["chunks"] - before
-    frames = len(notes.read_text().splitlines())
-    header = _header_bytes(notes, release)
-    received = _noted(notes) - frames * header
+    received = sum(body for _, body, _ in noted)
+    # Frames are as long as the longest that came; what did not come was framed in the same way.
+    frame = max(whole for _, _, whole in noted)
+    chunk = release["info"]["chunk_bytes"]
     return Resumed(
         kills,
         100 * (received - length) / length,
-        100 * (sent - header * (sent // _frame(release)) - length) / length,
+        100 * refetched / length,
+        100 * (sent * chunk / frame - length) / length,
     )
 
 
@@ -176,23 +187,19 @@ def _answer(server: ServerProcess) -> Json:
     return answer
 
 
-def _noted(notes: Path) -> int:
-    """Sum of the lengths that were noted; the last line may be half written."""
+def _noted(notes: Path) -> list[tuple[int, int, int]]:
+    """Index, length and length with its frame of each chunk that came, in order."""
     if not notes.exists():
-        return 0
-    lines = notes.read_text().split("\n")[:-1]
-    return sum(map(int, lines))
+        return []
+    lines = notes.read_text().split("\n")[:-1]  # what is behind the last is half written
+    return [(int(i), int(body), int(whole)) for i, body, whole in map(str.split, lines)]
 
 
-def _stored(notes: Path) -> int:
-    return _noted(notes)
+def _received(notes: Path) -> int:
+    return sum(body for _, body, _ in _noted(notes))
 
 
-def _frame(release: Json) -> int:
-    return int(release["info"]["chunk_bytes"])
-
-
-def _header_bytes(notes: Path, release: Json) -> int:
-    """What a frame adds to its chunk: the excess of the longest, which is a whole chunk."""
-    longest = max(map(int, notes.read_text().split("\n")[:-1]))
-    return longest - _frame(release)
+def _kept(directory: Path) -> set[int]:
+    """Chunks that the killed process had verified and marked."""
+    marks = b"".join(path.read_bytes() for path in directory.glob("*.map"))
+    return {index for index, mark in enumerate(marks) if mark}
