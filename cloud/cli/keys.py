@@ -75,12 +75,17 @@ def init(
 
 
 @keys.command("new")
-def new(path: Annotated[Path, typer.Argument(help="Key file to create, e.g. alice.pem")]) -> None:
+def new(
+    path: Annotated[Path, typer.Argument(help="Key file to create, e.g. alice.pem")],
+    p256: Annotated[bool, typer.Option("--p256", help="For OpenSSF signatures.")] = False,
+) -> None:
     """Create one encrypted key file, and its public half beside it, on any machine."""
     public_path = path.with_suffix(".pub")
     if public_path.exists():
         raise UserError(f"{public_path} is there already; choose another name")
-    key = write_key(path, _ask("passphrase", f"passphrase for {path}", confirm=True).encode())
+    key = write_key(
+        path, _ask("passphrase", f"passphrase for {path}", confirm=True).encode(), p256=p256
+    )
     write_public_key(public_path, key)
     console.print(f"key {key.keyid}", soft_wrap=True)
     console.print(f"keep {path}; give {public_path} to 'skerry keys rotate'", soft_wrap=True)
@@ -215,6 +220,19 @@ def discard(
     _record(services, "keys.discarded", "repositories", given_up)
     count = sum(map(len, given_up.values()))
     console.print(f"gave up {count} documents")
+
+
+@keys.command("openssf")
+def openssf(
+    bundle: Annotated[Path, typer.Argument(help="Bundle: its file or unpacked directory.")],
+    key: Annotated[Path, typer.Option("--key", help="File of 'skerry keys new --p256'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Signature to write.")],
+) -> None:
+    """Put an OpenSSF model signature beside a bundle, for 'model_signing verify key'."""
+    from cloud.signing.openssf import sign_bundle
+
+    sign_bundle(bundle, key, _ask("passphrase", f"passphrase of {key}"), output)
+    console.print(f"wrote {output}", soft_wrap=True)
 
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -30,11 +34,14 @@ from edge_agent.disk import sync_directory
 MAX_KEY_FILE_BYTES: Final = 64 << 10
 
 
-def write_key(path: Callable[[SSlibKey], Path] | Path, passphrase: bytes) -> SSlibKey:
-    """Create an Ed25519 key in a new encrypted file; returns its public half.
+def write_key(
+    path: Callable[[SSlibKey], Path] | Path, passphrase: bytes, *, p256: bool = False
+) -> SSlibKey:
+    """Create a key in a new encrypted file; returns its public half.
 
     Args:
         path: where, or what says it from the public key.
+        p256: on NIST P-256, for OpenSSF signatures, instead of Ed25519.
 
     Raises:
         FileExistsError: `path` is taken.
@@ -42,7 +49,7 @@ def write_key(path: Callable[[SSlibKey], Path] | Path, passphrase: bytes) -> SSl
     """
     if not passphrase:
         raise BadKeyFile("a key file needs a passphrase")
-    private = Ed25519PrivateKey.generate()
+    private = generate_private_key(SECP256R1()) if p256 else Ed25519PrivateKey.generate()
     key = SSlibKey.from_crypto(private.public_key())
     pem = private.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
