@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
 from edge_agent.update.base import SlotBundle
 from edge_agent.update.decode import choose, decode
-from edge_agent.update.errors import BadBundle, Failed, TransferFailed, Unreachable
+from edge_agent.update.errors import BadBundle, TransferFailed, Unreachable
 from edge_agent.update.ports import Fetch, NotFound, TransferError
 from edge_agent.update.store import SlotStore
 from edge_agent.update.transfer import Transfer
@@ -90,6 +89,7 @@ class Installer:
         self._store.drop_damaged(release.model, assigned.sha256)
         slot = self._store.slot(release.model, assigned.sha256)
         if slot is not None:
+            self._tidy()  # of a crash right after it was staged
             progress("staged")
             return slot
         raw = self._directory / f"{assigned.sha256}.bundle"
@@ -99,9 +99,15 @@ class Installer:
             slot = self._store.stage(raw, assigned.sha256, release)
         finally:
             raw.unlink(missing_ok=True)
-        self._transfer.discard(encoding)
+        self._tidy()
         progress("staged")
         return slot
+
+    def _tidy(self) -> None:
+        """Remove what is kept of downloads; none goes on beside this one."""
+        self._transfer.keep_only(set())
+        for path in self._directory.glob("*.bundle"):
+            path.unlink(missing_ok=True)
 
     def _obtain(
         self, assigned: Assigned, raw: Path, progress: Progress, interrupted: Callable[[], bool]
@@ -185,10 +191,7 @@ class Installer:
 
     def _check_space(self, raw_length: int, packed_length: int) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        needed = packed_length + 2 * raw_length + DISK_MARGIN_BYTES
-        free = shutil.disk_usage(self._directory).free
-        if free < needed:
-            raise Failed(f"{needed} bytes are needed, {free} are free", "no_space")
+        self._store.require_room(packed_length + 2 * raw_length + DISK_MARGIN_BYTES)
 
 
 def _open_base(slot: Path, sha256: str) -> SlotBundle | None:

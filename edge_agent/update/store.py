@@ -1,6 +1,6 @@
 """Slots: the versions of each model on this device, and which one is current.
 
-    ROOT/state.sqlite                     SQLite, synchronous=FULL
+    ROOT/state.sqlite                     SQLite, synchronous=EXTRA
     ROOT/models/MODEL/slots/SHA256/       an unpacked, verified bundle
     ROOT/models/MODEL/slots/.tmp-SHA256/  being staged; removed at start
     ROOT/models/MODEL/current             symlink to slots/SHA256
@@ -160,7 +160,11 @@ class SlotStore:
             Failed: "no_space": not on the disk.
         """
         if self._quota_bytes:
-            used = sum(path.lstat().st_size for path in self._root.rglob("*") if path.is_file())
+            used = sum(
+                path.lstat().st_size
+                for path in self._root.rglob("*")
+                if path.is_file() and not path.is_symlink()
+            )
             if used + needed_bytes > self._quota_bytes:
                 raise OverQuota(
                     f"{needed_bytes} bytes are needed, {used} of {self._quota_bytes} are in use"
@@ -207,6 +211,15 @@ class SlotStore:
                 raise
             self._files.sync_directory(slots)
             return slots / sha256
+
+    def tidy(self) -> None:
+        """Remove slots that are neither current nor previous, as a crash may leave them.
+
+        To be called when nothing is wanted that is not installed: a staged slot goes as well.
+        """
+        with self._lock:
+            for model in self._directories():
+                self._collect(model)
 
     def discard(self, model: str, sha256: str) -> None:
         """Remove a staged bundle that is neither current nor previous."""

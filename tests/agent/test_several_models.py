@@ -110,12 +110,13 @@ def test_a_version_that_fails_its_probation_goes_back_at_once_to_the_one_in_memo
     assert "rolled_back" in agent.status()["models"][MODEL]["detail"]
 
 
-def test_a_damaged_slot_stops_no_other_model_is_told_and_can_be_mended(plane, enrolled, releases):
+def test_a_damaged_slot_stops_no_other_model_is_told_and_mended_by_itself(plane, enrolled, releases):
     agent = enrolled("damaged")
     first, other = releases[MODEL, 1], releases[OTHER, 1]
     plane.assign("damaged", first, other)
     agent.start()
     until(lambda: phases(agent) == {MODEL: "healthy", OTHER: "healthy"}, what=agent.log())
+    assert agent.command("pause").returncode == 0  # else it is mended at once
     assert agent.stop() == 0
     [network] = agent.directory.glob(f"update/models/{MODEL}/slots/*/model.onnx")
     data = bytearray(network.read_bytes())
@@ -137,6 +138,6 @@ def test_a_damaged_slot_stops_no_other_model_is_told_and_can_be_mended(plane, en
     until(lambda: reported() == "failed", what="the control plane sees it")
     with Predictor(agent.directory, OTHER) as predictor:  # while the agent runs
         assert predictor.version == 1
-    plane.assign("damaged", first, other)
+    assert agent.command("resume").returncode == 0
     until(lambda: agent.ready(1, MODEL), what=agent.log())
     until(lambda: phases(agent) == {MODEL: "healthy", OTHER: "healthy"}, what=agent.log())
