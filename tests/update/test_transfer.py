@@ -383,8 +383,9 @@ def test_a_link_in_place_of_the_partial_file_is_not_followed(tmp_path: Path) -> 
     assert victim.read_bytes() == b"mine"
 
 
-def test_a_disk_that_takes_a_part_of_a_chunk_is_told(tmp_path: Path) -> None:
-    """A file may grow to 20 chunks and a half, as on a disk that fills up within a chunk."""
+@pytest.mark.parametrize("room", [CHUNK * 20 + CHUNK // 2, len(DATA) - 50])
+def test_fault_24_a_disk_that_takes_a_part_of_a_chunk_is_told(tmp_path: Path, room: int) -> None:
+    """Only so much of the file can be written, as on a disk that fills up within a chunk."""
     import resource
     import signal
 
@@ -392,7 +393,7 @@ def test_a_disk_that_takes_a_part_of_a_chunk_is_told(tmp_path: Path) -> None:
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     part = tmp_path / f"{FORM.sha256}.part"
     part.write_bytes(bytes(len(DATA)))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK * 20 + CHUNK // 2, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(OSError, match="too large"):
             get(Port(), tmp_path)

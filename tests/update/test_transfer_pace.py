@@ -82,6 +82,16 @@ def test_a_slow_line_that_answers_in_order_is_never_asked_twice() -> None:
     assert flight.window < 4, "a long queue on a slow line holds up everything else"
 
 
+def test_chunks_wait_for_their_turn_on_a_line_that_has_become_slow() -> None:
+    flight = Flight(16, 2.0, 0.0)
+    now = arrive_in_order(flight, 200, 0.01)
+    flight.ask(range(1000, 1016), now)
+    for index in range(1000, 1016):
+        now += 1.5
+        assert flight.lost(now) == []
+        flight.arrive(index, now)
+
+
 def test_late_answers_teach_the_time_out() -> None:
     flight = Flight(16, 2.0, 0.0)
     flight.ask([0, 1, 2, 3], 0.0)
