@@ -1,4 +1,4 @@
-"""A real agent that is updated: how long, how much memory, how many bytes when nothing is new.
+"""A real agent that is updated: how long it takes, and how much memory.
 
 The agent is the command that a device runs, enrolled by a claim.  The bundle has a small network
 and a large file beside it that no runtime opens, so that the memory is the update's and not the
@@ -52,7 +52,6 @@ class Updated:
         idle_mib: resident memory of the agent before.
         over_idle_mib: most of it over that while an update ran, its children left out.
         selftest_mib: most of its children.
-        refresh_bytes: what delivery sent for a twin that names what is installed already.
     """
 
     bundle_mib: float
@@ -61,7 +60,6 @@ class Updated:
     idle_mib: float
     over_idle_mib: float
     selftest_mib: float
-    refresh_bytes: int
 
 
 def measure(server: ServerProcess, place: Path, mib: int) -> Updated:
@@ -84,7 +82,6 @@ def measure(server: ServerProcess, place: Path, mib: int) -> Updated:
                 release, seconds = _install(server, place, process, version, ballast)
             took.append(seconds)
             encoded.append(release["encode_seconds"])
-        refresh = _refresh(server, place, release)
     return Updated(
         release["length"] / 2**20,
         tuple(took),
@@ -92,7 +89,6 @@ def measure(server: ServerProcess, place: Path, mib: int) -> Updated:
         idle / 2**20,
         (watch.own - idle) / 2**20,
         watch.children / 2**20,
-        refresh,
     )
 
 
@@ -159,16 +155,6 @@ def _ready(port: int, version: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _refresh(server: ServerProcess, place: Path, release: dict[str, Any]) -> int:
-    """Bytes for a director's metadata that was signed anew and changes nothing."""
-    time.sleep(_IDLE_S)  # what follows an update is done
-    before = line.ask(server, "sent", device=NAME)["files"]
-    line.ask(server, "assign", device=NAME, target=release["target"])
-    time.sleep(_IDLE_S)
-    sent: int = line.ask(server, "sent", device=NAME)["files"] - before
-    return sent
 
 
 def _bundle(directory: Path, version: int, ballast: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
     listen   the floor: a bare paho subscriber that counts bytes and does nothing else
     pull     the agent's link, chunk port and transfer: verified chunks on the disk
+    refresh  the agent's trust: metadata twice, the second time without news
     apply    the agent's decoder: a delta and an unpacked slot become the raw bundle
 
 Prints one JSON object a line; `listen` says first that it is ready.
@@ -123,6 +124,45 @@ def pull(ask: Json) -> Json:
     }  # fmt: skip
 
 
+def refresh(ask: Json) -> Json:
+    """Bytes and files of a second refresh, when nothing was signed since the first."""
+    from edge_agent.link.fetch import FetchPort
+    from edge_agent.link.mqtt import Link, Retry
+    from edge_agent.update.trust import Trust
+
+    link = Link(
+        host=ask["host"], port=ask["port"], device_id=ask["id"], ca=Path(ask["ca"]),
+        certificate=Path(ask["certificate"]), key=Path(ask["key"]), retry=Retry(0.1, 0.5),
+    )  # fmt: skip
+    fetch = FetchPort(link, ask["id"])
+    seen = {"bytes": 0, "requests": 0, "found": 0}
+
+    def counting(path: str) -> bytes:
+        seen["requests"] += 1
+        data = fetch(path)  # raises for the next root, which there is none of
+        seen["bytes"] += len(data)
+        seen["found"] += 1
+        return data
+
+    trust = Trust(
+        Path(ask["directory"]), counting, ask["id"], ask["profile"],
+        image_root=ask["image_root"], director_root=ask["director_root"],
+    )  # fmt: skip
+    link.start()
+    deadline = time.monotonic() + _CONNECT_S
+    while not link.connected:
+        if time.monotonic() > deadline:
+            return {"error": "the broker does not answer"}
+        time.sleep(0.01)
+    trust.refresh()
+    first = dict(seen)
+    seen.update(bytes=0, requests=0, found=0)
+    trust.refresh()
+    trust.close()
+    link.stop()
+    return {"first": first, "again": seen}
+
+
 def apply(ask: Json) -> Json:
     """Decode the delta at `delta` against the unpacked bundle `slot` into `out`."""
     import edge_agent.agent  # noqa: F401  (the baseline is an agent with everything imported)
@@ -166,7 +206,7 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-_TASKS: Final = {"listen": listen, "pull": pull, "apply": apply}
+_TASKS: Final = {"listen": listen, "pull": pull, "refresh": refresh, "apply": apply}
 
 
 def main() -> None:

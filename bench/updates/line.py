@@ -150,6 +150,13 @@ def resume(server: ServerProcess, device: Json, release: Json, place: Path) -> R
     )
 
 
+def refresh(server: ServerProcess, device: Json, release: Json, place: Path) -> Json:
+    """`first` and `again`: `bytes` and `requests` of two refreshes, nothing signed between them."""
+    ask(server, "assign", device=device["id"], target=release["target"])
+    with task("refresh", {**device, "directory": str(place / "trust")}, place) as process:
+        return _answer(process)
+
+
 @contextlib.contextmanager
 def task(name: str, request: Json, place: Path) -> Iterator[ServerProcess]:
     """A task of `bench.updates.device` in a process of its own."""

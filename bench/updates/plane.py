@@ -156,7 +156,9 @@ class Plane:
         return {
             "host": "127.0.0.1", "port": self._settings.broker_port, "id": ask["id"],
             "ca": str(authority.certificate_path), "certificate": str(place / "device.pem"),
-            "key": str(place / "device.key"),
+            "key": str(place / "device.key"), "profile": ask["profile"],
+            "image_root": self._services.image_repository.root_json(),
+            "director_root": self._services.director.root_json(),
         }  # fmt: skip
 
     def claim(self, ask: Json) -> Json:
