@@ -113,8 +113,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture(autouse=True)
 def own_log_level() -> None:
-    """Keep our warnings audible: a library that trains or serves may raise the root's level."""
+    """Keep our warnings audible, whatever a library that trains or quantises did to the levels.
+
+    pytest hangs its handlers on loggers that do not propagate as well, such as NNCF's, whose own
+    call to be quiet then silences them for every logger.
+    """
     logging.getLogger("skerry").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
