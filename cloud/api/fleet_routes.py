@@ -15,16 +15,19 @@ from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import AssignmentEvent, Claim, Device, Inbox, Metric
 from cloud.errors import Conflict, NotFound, UserError
+from cloud.orchestrator import together
 from cloud.registry import audit
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
 from fleet.client.schemas import (
     LABEL_KEY_PATTERN,
+    AssignedOut,
     ClaimIn,
     ClaimOut,
     DeviceDetail,
     DeviceOut,
     DevicePage,
+    GroupIn,
     RowNumber,
 )
 from fleet.enrolment import claims
@@ -105,6 +108,32 @@ def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
                 )
             ],
         )
+
+
+@router.post("/devices/{device_id}/assignments", status_code=201)
+def assign_together(
+    device_id: str, request: GroupIn, context: ContextDep, caller: Operator
+) -> list[AssignedOut]:
+    """Have a device install versions of several models, all or none."""
+    with context.writers.begin() as session:
+        wanted = together.assign_together(
+            session,
+            device_id,
+            request.versions,
+            caller.name,
+            probation_s=request.probation_s,
+            now=context.clock(),
+        )
+        return [
+            AssignedOut(
+                model=model,
+                version=want.version,
+                target=want.target,
+                generation=want.generation,
+                group=want.group or "",
+            )
+            for model, want in wanted.items()
+        ]
 
 
 def find_device(session: Session, device_id: str) -> Device:

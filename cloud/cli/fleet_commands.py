@@ -10,9 +10,10 @@ import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_version
 from cloud.cli.output import as_json, console, errors, table, when
+from cloud.errors import UserError
 from cloud.services import write_secret
 from fleet.client.calls import RolloutAction
-from fleet.client.schemas import ClaimIn, Role, RolloutDetail, RolloutIn, TokenIn, WaveIn
+from fleet.client.schemas import ClaimIn, GroupIn, Role, RolloutDetail, RolloutIn, TokenIn, WaveIn
 
 claims = typer.Typer(no_args_is_help=True, help="Claims: the right to enrol one device.")
 devices = typer.Typer(no_args_is_help=True, help="The registry of devices.")
@@ -158,6 +159,25 @@ def show_device(device_id: str, directory: DirectoryOption = DEFAULT_DIRECTORY) 
     """Twin, inventory and history of one device, as JSON."""
     with client(directory) as api:
         as_json(api.device(device_id))
+
+
+@devices.command("assign")
+def assign_together(
+    device_id: str,
+    versions: Annotated[
+        list[str], typer.Argument(help="MODEL:VERSION of each model, two or more.")
+    ],
+    probation: Annotated[float, typer.Option(min=0, help="Seconds they must hold.")] = 10.0,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Have one device install versions of several models, all or none."""
+    wanted = dict(split_version(version) for version in versions)
+    if len(wanted) != len(versions) or len(wanted) < 2:
+        raise UserError("name two models or more, each once; start a rollout for one")
+    with client(directory) as api:
+        assigned = api.assign_together(device_id, GroupIn(versions=wanted, probation_s=probation))
+    for each in assigned:
+        console.print(f"{device_id}: {each.model}:{each.version} in group {each.group}")
 
 
 # ── rollouts ─────────────────────────────────────────────────────────────────────────────────────

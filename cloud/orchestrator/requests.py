@@ -56,21 +56,12 @@ def create_rollout(
     """
     at = time.time() if now is None else now
     model, version = request.model, request.version
-    row = session.get(ModelVersion, (model, version))
-    if row is None:
-        raise NotFound(f"no version {version} of model {model!r}")
-    if row.state == "approved" and _awaits_signatures(session, model, version):
-        raise Conflict(
-            f"{model}:{version} awaits signatures of offline keys ('skerry keys request'); "
-            "only a published version is rolled out"
-        )
-    if row.state not in _ROLLED_OUT:
-        raise Conflict(f"{model}:{version} is {row.state}; only a published version is rolled out")
-    every = _newest_releases(session, model, version)
+    require_published(session, model, version)
+    every = newest_releases(session, model, version)
     releases = _chosen(every, request)
     devices = _devices(session, request, frozenset(releases))
-    _refuse_overlap(session, model, devices)
-    _refuse_older(model, version, releases, devices)
+    refuse_overlap(session, model, devices)
+    refuse_older(model, version, releases, devices)
     rollout_id = f"{model[:40]}-{version}-{secrets.token_hex(3)}"
     try:
         rollout = draft(
@@ -152,7 +143,24 @@ def command_rollout(
     return row
 
 
-def _newest_releases(session: Session, model: str, version: int) -> dict[str, ReleaseRow]:
+def require_published(session: Session, model: str, version: int) -> None:
+    """
+    Raises:
+        NotFound, Conflict: there is no such version, or it is not published.
+    """
+    row = session.get(ModelVersion, (model, version))
+    if row is None:
+        raise NotFound(f"no version {version} of model {model!r}")
+    if row.state == "approved" and _awaits_signatures(session, model, version):
+        raise Conflict(
+            f"{model}:{version} awaits signatures of offline keys ('skerry keys request'); "
+            "only a published version is rolled out"
+        )
+    if row.state not in _ROLLED_OUT:
+        raise Conflict(f"{model}:{version} is {row.state}; only a published version is rolled out")
+
+
+def newest_releases(session: Session, model: str, version: int) -> dict[str, ReleaseRow]:
     """Profile → the version's signed release with the highest counter."""
     rows = session.scalars(
         select(ReleaseRow)
@@ -201,7 +209,11 @@ def _devices(session: Session, request: RolloutIn, profiles: frozenset[str]) -> 
     return devices
 
 
-def _refuse_overlap(session: Session, model: str, devices: Sequence[Device]) -> None:
+def refuse_overlap(session: Session, model: str, devices: Sequence[Device]) -> None:
+    """
+    Raises:
+        Conflict: a rollout of the model that goes on has one of the devices.
+    """
     active = [state.value for state in ACTIVE_STATES]
     meant = {device.id for device in devices}
     rows = session.execute(
@@ -214,10 +226,14 @@ def _refuse_overlap(session: Session, model: str, devices: Sequence[Device]) -> 
             raise Conflict(f"rollout {rollout} has {device} already; cancel or halt it first")
 
 
-def _refuse_older(
+def refuse_older(
     model: str, version: int, releases: dict[str, ReleaseRow], devices: Sequence[Device]
 ) -> None:
-    """A device never goes back to a lower counter, so offering one would only fail."""
+    """A device never goes back to a lower counter, so offering one would only fail.
+
+    Raises:
+        Conflict: a device had a newer release than its own of `releases`, by profile.
+    """
     ahead = 0
     for device in devices:
         known = desired_of(device).models.get(model)

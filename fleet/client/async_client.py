@@ -81,6 +81,12 @@ class AsyncClient:
     async def device(self, device_id: str) -> schemas.DeviceDetail:
         return await self.send(calls.device(device_id))
 
+    async def assign_together(
+        self, device_id: str, request: schemas.GroupIn
+    ) -> list[schemas.AssignedOut]:
+        """Versions of several models for one device, installed all or none."""
+        return await self.send(calls.assign_together(device_id, request))
+
     async def create_claims(self, request: schemas.ClaimIn) -> list[ClaimFile]:
         """New claims with their one-time secrets, which are never shown again."""
         return await self.send(calls.create_claims(request))

@@ -111,6 +111,7 @@ def _window(offset: int, limit: int) -> tuple[tuple[str, str], ...]:
 _OVERVIEW: Final = _as(schemas.Overview)
 _DEVICE_PAGE: Final = _as(schemas.DevicePage)
 _DEVICE: Final = _as(schemas.DeviceDetail)
+_ASSIGNED: Final = _as(list[schemas.AssignedOut])
 _CLAIM_FILES: Final = _as(list[ClaimFile])
 _CLAIMS: Final = _as(list[schemas.ClaimOut])
 _ENROLLED: Final = _as(EnrolReply)
@@ -158,6 +159,11 @@ def devices(
 
 def device(device_id: str) -> Call[schemas.DeviceDetail]:
     return Call(method="GET", path=_path("devices", device_id), read=_DEVICE)
+
+
+def assign_together(device_id: str, request: schemas.GroupIn) -> Call[list[schemas.AssignedOut]]:
+    path = _path("devices", device_id, "assignments")
+    return Call(method="POST", path=path, body=request, read=_ASSIGNED)
 
 
 def create_claims(request: schemas.ClaimIn) -> Call[list[ClaimFile]]:

@@ -94,6 +94,12 @@ class Client:
     def device(self, device_id: str) -> schemas.DeviceDetail:
         return self.send(calls.device(device_id))
 
+    def assign_together(
+        self, device_id: str, request: schemas.GroupIn
+    ) -> list[schemas.AssignedOut]:
+        """Versions of several models for one device, installed all or none."""
+        return self.send(calls.assign_together(device_id, request))
+
     def create_claims(self, request: schemas.ClaimIn) -> list[ClaimFile]:
         """New claims with their one-time secrets, which are never shown again."""
         return self.send(calls.create_claims(request))

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from edge_agent.wire.ids import Slug
+
 Json = dict[str, Any]
 LABEL_KEY_PATTERN = r'^[^"\\=\x00-\x1f]{1,64}$'
 Labels = Annotated[
@@ -199,6 +201,22 @@ class WaveIn(ApiRequest):
     count: int | None = Field(default=None, ge=1)
     percent: float | None = Field(default=None, gt=0, le=100)
     soak_s: float = Field(default=30.0, ge=0)
+
+
+class GroupIn(ApiRequest):
+    """Versions of several models that a device installs all or none."""
+
+    versions: dict[Slug, RowNumber] = Field(min_length=2, max_length=32)
+    """Model → version."""
+    probation_s: float = Field(default=10.0, ge=0)
+
+
+class AssignedOut(ApiModel):
+    model: str
+    version: int
+    target: str
+    generation: int
+    group: str
 
 
 class RolloutIn(ApiRequest):
