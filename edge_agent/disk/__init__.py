@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["sync_directory", "write_whole", "writing_whole"]
+__all__ = ["make_directories", "sync_directory", "write_whole", "writing_whole"]
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -57,6 +57,20 @@ def writing_whole(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def make_directories(directory: Path) -> None:
+    """`directory` and those above it that are missing, each one's name brought to the disk.
+
+    What is synced inside a directory is lost with it when its own name was not.
+    """
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync_directory(each.parent)
 
 
 def sync_directory(directory: Path) -> None:

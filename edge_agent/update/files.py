@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from edge_agent.disk import make_directories
+
 
 class Files:
     """Real, synced file operations."""
@@ -19,7 +21,8 @@ class Files:
             os.fsync(file.fileno())
 
     def make_directory(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        """With those above it that are missing; their names are on disk when this returns."""
+        make_directories(path)
 
     def symlink(self, target: str, link: Path) -> None:
         link.symlink_to(target)

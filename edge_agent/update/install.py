@@ -94,7 +94,7 @@ class Installer:
             return slot
         raw = self._directory / f"{assigned.sha256}.bundle"
         try:
-            encoding = self._obtain(assigned, raw, progress, interrupted)
+            self._obtain(assigned, raw, progress, interrupted)
             progress("verified")
             slot = self._store.stage(raw, assigned.sha256, release)
         finally:
@@ -111,8 +111,8 @@ class Installer:
 
     def _obtain(
         self, assigned: Assigned, raw: Path, progress: Progress, interrupted: Callable[[], bool]
-    ) -> Encoding:
-        """Write the raw bundle, by a delta if that works; returns the form that it came in."""
+    ) -> None:
+        """Write the raw bundle, by a delta if that works."""
         forms = assigned.release.encodings
         delta = self._delta(assigned.release, progress)
         if delta is not None:
@@ -130,10 +130,9 @@ class Installer:
                     )
                     progress("downloading", "delta_failed", str(error))
                 else:
-                    return encoding
+                    return
         encoding = choose(forms, self._memory_bytes)
         self._fetch_and_decode(encoding, assigned, raw, progress, interrupted)
-        return encoding
 
     def _delta(
         self, release: ReleaseInfo, progress: Progress

@@ -1,7 +1,7 @@
 """High-water marks: the newest metadata and releases this device ever accepted.
 
 They hold where the metadata cache does not: an emptied cache must not make an older, still valid
-set acceptable again.  SQLite with `synchronous=FULL`: a mark is on disk before its use.
+set acceptable again.  SQLite with `synchronous=EXTRA`: a mark is on disk before its use.
 
 A damaged file is set aside and the marks begin anew, so that the device can still be updated: what
 is left in the metadata cache and the releases that are installed give most of them back.
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from edge_agent.disk import make_directories
 from edge_agent.update.rules import check_versions
 
 log = logging.getLogger("skerry.update")
@@ -40,10 +41,11 @@ CREATE TABLE IF NOT EXISTS attested(id INTEGER PRIMARY KEY CHECK (id = 1), at RE
 
 def open_database(path: Path, schema: str) -> sqlite3.Connection:
     """A connection in autocommit mode that syncs every commit; for use under the owner's lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directories(path.parent)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     connection.execute("PRAGMA journal_mode=DELETE")
-    connection.execute("PRAGMA synchronous=FULL")
+    # FULL does not sync the removal of the rollback journal: a power cut could undo a commit
+    connection.execute("PRAGMA synchronous=EXTRA")
     connection.executescript(schema)
     return connection
 

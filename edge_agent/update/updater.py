@@ -240,7 +240,10 @@ class Updater:
             if self._orders.stopping.is_set():
                 return False
             settled &= self._passes.update(Attempt(unit, self._source, self._reporter, self._clock))
-        return self._reporter.send_again() and settled
+        settled &= self._reporter.send_again()
+        if settled:
+            self._passes.tidy()
+        return settled
 
     def install_from(self, source: Source) -> list[UpdateReport]:
         """Install what another source than the control plane has for this device, now.

@@ -83,7 +83,7 @@ class Device:
         self.updater.submit(self.stage.desired)
         for _ in range(PASSES):
             try:
-                self.updater.resume()
+                self.updater.finish_probations()
                 if self.updater.apply(self.stage.desired):
                     return True
             except Exception as error:

@@ -60,27 +60,38 @@ class Tried:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """An undisturbed run: its operations that succeeded, and what was reported after each."""
+
+    operations: list[tracer.Operation]
+    said: list[str]
+
+
 class Matrix:
     """All points of all scenarios.  Workers are forked from the process that made it."""
 
-    def __init__(self, directory: Path, *, opens_too: bool = True) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._prepared, self.scenarios = prepare(directory)
         self.traces = [self._record(scenario) for scenario in self.scenarios]
         self.same: Counter[str] = Counter()
 
-    def _record(self, scenario: Scenario) -> list[tracer.Operation]:
-        operations: list[tracer.Operation] = []
+    def _record(self, scenario: Scenario) -> Trace:
+        trace = Trace([], [])
         root = self._prepared.fresh(scenario.base)
-        tracer.run(
-            lambda: live(self._prepared, scenario), root, lambda operation: 0, operations.append
-        )
-        return operations
+
+        def record(operation: tracer.Operation) -> None:
+            trace.operations.append(operation)
+            trace.said.append(self._prepared.reports())
+
+        tracer.run(lambda: live(self._prepared, scenario), root, lambda operation: 0, record)
+        return trace
 
     def points(self, kinds: tuple[Kind, ...]) -> Iterator[Point]:
         """Every crash to be tried."""
         for index, (scenario, trace) in enumerate(zip(self.scenarios, self.traces, strict=True)):
-            for operation in trace:
+            for operation in trace.operations:
                 for kind in kinds:
                     if kind in ("enospc", "full") and not operation.takes_room:
                         continue
@@ -90,24 +101,25 @@ class Matrix:
                 yield from self._power_points(index, scenario, trace)
 
     def _power_points(
-        self, index: int, scenario: Scenario, trace: list[tracer.Operation]
+        self, index: int, scenario: Scenario, trace: Trace
     ) -> Iterator[Point]:
         seen = set()
         for position, disk in self._disks(scenario, trace):
             for state in POWER_STATES:
-                key = power.key(disk.after_power_cut(state))
+                # what was promised before the cut counts as much as what it left
+                key = (power.key(disk.after_power_cut(state)), trace.said[position - 1])
                 if key in seen:
                     self.same["power"] += 1
                     continue
                 seen.add(key)
-                yield Point(index, "power", position, str(trace[position - 1]), state)
+                yield Point(index, "power", position, str(trace.operations[position - 1]), state)
 
     def _disks(
-        self, scenario: Scenario, trace: list[tracer.Operation]
+        self, scenario: Scenario, trace: Trace
     ) -> Iterator[tuple[int, power.Disk]]:
         """The disk after each operation, counted from 1."""
         disk = power.Disk(self._prepared.fresh(scenario.base))
-        for position, operation in enumerate(trace, start=1):
+        for position, operation in enumerate(trace.operations, start=1):
             disk.apply(operation)
             yield position, disk
 
@@ -132,9 +144,10 @@ class Matrix:
     def _power_cut(self, lab: Lab, scenario: Scenario, point: Point) -> None:
         trace = self.traces[point.scenario]
         disk = power.Disk(lab.fresh(scenario.base))
-        for operation in trace[: point.number]:
+        for operation in trace.operations[: point.number]:
             disk.apply(operation)
         lab.fresh(disk.after_power_cut(point.state))
+        lab.said.write_text(trace.said[point.number - 1])
 
 
 _matrix: Matrix
@@ -188,7 +201,7 @@ def _tell(tried: list[Tried], possible: int, elapsed_s: float) -> int:
         print(f"BRICKED {name}: {each.point}: {each.problem}")
     for scenario, trace in zip(_matrix.scenarios, _matrix.traces, strict=True):
         figures = "  ".join(f"{kind} {counts[scenario.name, kind]}" for kind in KINDS)
-        print(f"{scenario.name:45} {len(trace):4} operations  {figures}")
+        print(f"{scenario.name:45} {len(trace.operations):4} operations  {figures}")
     by_kind = Counter(each.point.kind for each in tried)
     print(
         json.dumps(
@@ -197,7 +210,7 @@ def _tell(tried: list[Tried], possible: int, elapsed_s: float) -> int:
                 "tried": len(tried),
                 "bricked": len(bad),
                 **{f"tried_{kind}": by_kind[kind] for kind in KINDS},
-                "operations": sum(map(len, _matrix.traces)),
+                "operations": sum(len(trace.operations) for trace in _matrix.traces),
                 "power_cuts_that_leave_the_same": _matrix.same["power"],
                 "seconds": round(elapsed_s),
             }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edge_agent.wire.messages import FINAL_PHASES
 from tests.crash import power, tracer
 from tests.crash.device import Device
 from tests.crash.releases import History, Stage
@@ -52,10 +53,14 @@ class Lab:
         """Where reports are noted when the agent has made them."""
         return self.directory / "said"
 
+    def reports(self) -> str:
+        """All of `said`."""
+        return self.said.read_text() if self.said.exists() else ""
+
     def finals(self) -> list[str]:
         """Lines of `said`, without those of phases that are passed through."""
-        lines = self.said.read_text().splitlines() if self.said.exists() else []
-        return [line for line in lines if line.split()[-1] in ("healthy", "rolled_back", "failed")]
+        lines = self.reports().splitlines()
+        return [line for line in lines if line.split()[-1] in FINAL_PHASES]
 
 
 def live(lab: Lab, scenario: Scenario) -> int:
@@ -103,8 +108,7 @@ def _unproven(lab: Lab, scenario: Scenario) -> list[Scenario]:
     root = lab.fresh(scenario.base)
 
     def in_probation(operation: tracer.Operation) -> int:
-        said = lab.said.read_text() if lab.said.exists() else ""
-        return tracer.KILL if " probation\n" in said else 0
+        return tracer.KILL if " probation\n" in lab.reports() else 0
 
     tracer.run(lambda: live(lab, scenario), root, in_probation)
     once = power.read(root)

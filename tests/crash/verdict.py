@@ -75,11 +75,18 @@ def judge(lab: Lab, scenario: Scenario) -> None:
 
 
 def serves_old_or_new(device: Device, stage: Stage) -> None:
+    """All models answer as before, or all as after the switch; the store says the same."""
+    answers = answers_old_or_new(device, stage)
+    _require(device.current() == answers, f"serves {answers}, calls {device.current()} current")
+
+
+def answers_old_or_new(device: Device, stage: Stage) -> Versions:
+    """All models answer as before, or all as after the switch; returns which."""
     answers = device.answers()
     old = {model: stage.before[model] for model in MODELS}
     new = {model: stage.tried[model] for model in MODELS}
     _require(answers in (old, new), f"serves {answers}, neither {old} nor {new}")
-    _require(device.current() == answers, f"serves {answers}, calls {device.current()} current")
+    return answers
 
 
 def _stands_by(finals: list[str], device: Device, stage: Stage) -> None:
@@ -141,10 +148,10 @@ def disturbed(lab: Lab, scenario: Scenario) -> str:
     try:
         device = lab.device(stage)
         device.updater.restore()
-        serves_old_or_new(device, stage)
+        answers_old_or_new(device, stage)
         if scenario.part == "whole":
             device.update()
-            serves_old_or_new(device, stage)
+            answers_old_or_new(device, stage)
         for report in device.reports():
             if report.generation == stage.desired.version and report.reason == "internal_error":
                 return f"told internal_error: {report.detail}"
