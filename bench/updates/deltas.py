@@ -21,6 +21,7 @@ from bench.loads.errors import BenchError
 from bench.updates.bundles import Pair
 from cloud.delta import make_delta
 from edge_agent.update import delta as device
+from edge_agent.update.errors import BadBundle
 
 OURS: Final = "ours"
 ZSTD_LEVEL: Final = 19
@@ -70,6 +71,21 @@ def compare(pair: Pair) -> Compared:
     return Compared(pair.name, pair.kind, len(pair.new), pair.moved, pair.note, costs)
 
 
+def require_same(pair: Pair, delta: bytes) -> None:
+    """Apply `delta` to the old bundle as a device does.
+
+    Raises:
+        BenchError: what comes out is not the new one.
+    """
+    try:
+        blocks = device.apply(io.BytesIO(delta), MemoryBase(pair.old), len(pair.new))
+        again = b"".join(blocks)
+    except BadBundle as error:
+        raise BenchError(f"{pair.name} {pair.kind}: {error}") from error
+    if again != pair.new:
+        raise BenchError(f"{pair.name} {pair.kind}: the delta does not give the new bundle")
+
+
 class MemoryBase:
     """A raw bundle in memory as what a delta is applied to."""
 
@@ -89,9 +105,7 @@ def _timed(make: Callable[[bytes, bytes], bytes | None], pair: Pair) -> Cost:
     made = make(pair.old, pair.new)
     seconds = time.monotonic() - started_at
     if made is not None and make is _ours:
-        again = b"".join(device.apply(io.BytesIO(made), MemoryBase(pair.old), len(pair.new)))
-        if again != pair.new:
-            raise BenchError(f"{pair.name} {pair.kind}: the delta does not give the new bundle")
+        require_same(pair, made)
     return Cost(None if made is None else len(made), seconds)
 
 
