@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
 
 from edge_agent.update.errors import BadBundle
 from edge_agent.update.files import Files
@@ -17,6 +18,7 @@ from edge_agent.wire.errors import WireError
 from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, BundleFile, Manifest
 
 MAX_FILES: Final = 256
+_BLOCK_BYTES: Final = 1 << 20
 
 
 def unpack(bundle: BinaryIO, directory: Path, files: Files) -> Manifest:
@@ -32,7 +34,7 @@ def unpack(bundle: BinaryIO, directory: Path, files: Files) -> Manifest:
             first = tar.next()
             if first is None or first.name != MANIFEST_NAME:
                 raise BadBundle(f"the bundle does not begin with {MANIFEST_NAME}")
-            data = _read(tar, first, MAX_MANIFEST_BYTES)
+            data = _open(tar, first, MAX_MANIFEST_BYTES).read()
             manifest = Manifest.decode(data, limit=MAX_MANIFEST_BYTES)
             files.write(directory / MANIFEST_NAME, data)
             _unpack_files(tar, manifest, directory, files)
@@ -51,18 +53,27 @@ def _unpack_files(tar: tarfile.TarFile, manifest: Manifest, directory: Path, fil
         file = wanted.pop(member.name, None)
         if file is None:
             raise BadBundle(f"{member.name[:100]!r} is not in the manifest, or comes twice")
-        data = _read(tar, member, file.length)
-        if len(data) != file.length or hashlib.sha256(data).hexdigest() != file.sha256:
-            raise BadBundle(f"{file.name} differs from the manifest")
-        files.write(directory / file.name, data)
+        files.write(directory / file.name, _verified(tar, member, file))
     if wanted:
         raise BadBundle(f"{min(wanted)} is missing from the bundle")
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
+def _verified(tar: tarfile.TarFile, member: tarfile.TarInfo, file: BundleFile) -> Iterator[bytes]:
+    """The member's bytes in blocks; raises at the end when they are not what was listed."""
+    stream = _open(tar, member, file.length)
+    digest, length = hashlib.sha256(), 0
+    while block := stream.read(_BLOCK_BYTES):
+        digest.update(block)
+        length += len(block)
+        yield block
+    if length != file.length or digest.hexdigest() != file.sha256:
+        raise BadBundle(f"{file.name} differs from the manifest")
+
+
+def _open(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> IO[bytes]:
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size > limit:
         raise BadBundle(f"{member.name[:100]!r} is no plain file or too long")
     stream = tar.extractfile(member)
     if stream is None:
         raise BadBundle(f"{member.name[:100]!r} cannot be read")
-    return stream.read()
+    return stream

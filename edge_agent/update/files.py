@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge_agent.disk import make_directories
@@ -12,11 +13,14 @@ from edge_agent.disk import make_directories
 class Files:
     """Real, synced file operations."""
 
-    def write(self, path: Path, data: bytes) -> None:
-        """A new file with `data`, on disk when this returns (its directory is not synced)."""
+    def write(self, path: Path, data: bytes | Iterable[bytes]) -> None:
+        """A new file with `data`, on disk when this returns (its directory is not synced).
+
+        Blocks are written as they come; what they raise leaves a part of the file.
+        """
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
 

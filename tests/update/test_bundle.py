@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,19 @@ def test_takes_the_shortest_form_that_fits_the_memory() -> None:
     assert choose([large, small], 1 << 20) is large
     with pytest.raises(BadBundle):
         choose([small], 1 << 20)
+
+
+def test_a_long_file_passes_through_memory_in_blocks(tmp_path: Path) -> None:
+    files = {"model.onnx": bytes(5 << 20)}
+    blocks: list[int] = []
+
+    class Watching(Files):
+        def write(self, path: Path, data: bytes | Iterable[bytes]) -> None:
+            if not isinstance(data, bytes):
+                data = list(data)
+                blocks.extend(map(len, data))
+            super().write(path, data)
+
+    unpack(tar_of(head(files), ("model.onnx", files["model.onnx"])), tmp_path, Watching())
+    assert (tmp_path / "model.onnx").read_bytes() == files["model.onnx"]
+    assert max(blocks) <= 1 << 20
