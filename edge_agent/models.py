@@ -54,12 +54,16 @@ class Models:
         *,
         replacing: Callable[[str], None],
         changed: Callable[[], None],
+        load: Callable[[Path], ServedModel] = ServedModel.load,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        memory_mib: Callable[[], float] = rss_mib,
     ) -> None:
         """
         Args:
             replacing: called with a model's name while its version before serves still.
             changed: called after what is served, or cannot be, has changed.
+            load: opens a bundle whose files are intact.
+            memory_mib: resident memory of this process; 0 where the system does not tell.
         """
         self.faults: dict[str, str] = {}
         """Models whose installed version does not load, and why."""
@@ -67,7 +71,9 @@ class Models:
         self._sampler = sampler
         self._replacing = replacing
         self._changed = changed
+        self._open = load
         self._load_timeout_s = load_timeout_s
+        self._rss_mib = memory_mib
         self._empty_mib: float | None = None  # of the process before its first model
         self._weights: dict[str, _Weight] = {}
         self._directories: dict[str, Path] = {}
@@ -146,22 +152,22 @@ class Models:
         Raises:
             NotServable: or it took longer than is allowed.
         """
-        before_mib = rss_mib()
+        before_mib = self._rss_mib()
         if self._empty_mib is None:
             self._empty_mib = before_mib
-        loading = _Loading(directory)
+        loading = _Loading(self._open, directory)
         loading.start()
         loading.join(self._load_timeout_s)
         served = loading.take()
         if served is None:
             raise NotServable(f"{directory.name[:16]}: not loaded in {self._load_timeout_s:g} s")
-        return served, max(rss_mib() - before_mib, 0.0)
+        return served, max(self._rss_mib() - before_mib, 0.0)
 
     def _install(self, model: str, directory: Path, served: ServedModel, grown_mib: float) -> None:
         self._sampler.prepare(served.manifest)
         self._replacing(model)
         self._plane.install(model, served)
-        self._weights[model] = _Weight(grown_mib, rss_mib())
+        self._weights[model] = _Weight(grown_mib, self._rss_mib())
         self._directories[model] = directory
         self.faults.pop(model, None)
         self._changed()
@@ -190,7 +196,7 @@ class Models:
         self._changed()
 
     def _memory_mib(self, model: str) -> float | None:
-        now_mib, weight = rss_mib(), self._weights.get(model)
+        now_mib, weight = self._rss_mib(), self._weights.get(model)
         if not now_mib or weight is None or self._empty_mib is None:
             return now_mib or None
         weight.lowest = min(weight.lowest, now_mib)
@@ -200,8 +206,9 @@ class Models:
 class _Loading(threading.Thread):
     """Loads a version; closes it itself when nobody waits for it any more."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, load: Callable[[Path], ServedModel], directory: Path) -> None:
         super().__init__(name="load", daemon=True)
+        self._load = load
         self._directory = directory
         self._lock = threading.Lock()
         self._left = False
@@ -211,7 +218,7 @@ class _Loading(threading.Thread):
     def run(self) -> None:
         try:
             require_intact(self._directory)
-            served = ServedModel.load(self._directory)
+            served = self._load(self._directory)
         except Exception as error:
             self._error = error
             return

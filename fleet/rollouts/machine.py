@@ -39,6 +39,10 @@ _UNSTARTED = frozenset({RolloutState.PENDING_APPROVAL, RolloutState.SCHEDULED})
 _GIVEN_UP = frozenset({RolloutState.CANCELLED, RolloutState.HALTED})
 _STOPPED = _GIVEN_UP | {RolloutState.COMPLETED}
 
+WAITS_FOR_ITS_OPERATOR = frozenset({"paused", "outside_window"})
+"""Reasons by which a device says that its own operator lets it wait.  That is no failure: after the
+time-out the wave goes on without it, and it may still come."""
+
 VERBS: Mapping[str, frozenset[RolloutState]] = {
     "approve": frozenset({RolloutState.PENDING_APPROVAL}),
     "pause": frozenset({RolloutState.RUNNING, RolloutState.WINDOW_WAIT}),
@@ -213,7 +217,9 @@ class _Work:
         phase = AssignmentPhase.OFFERED if event.phase is AssignmentPhase.QUEUED else event.phase
         if mine.delivered_at is None:
             mine = self._update(mine, delivered_at=self._now, since=self._now)
-        if _follows(mine.phase, phase):
+        if phase is mine.phase and event.reason in WAITS_FOR_ITS_OPERATOR:
+            self._update(mine, reason=event.reason, detail=event.detail)
+        elif _follows(mine.phase, phase):
             self._enter_phase(mine, phase, event.reason, event.detail)
             if phase in REPORTED_FAILURES and self._state in _GIVEN_UP:
                 self._withdraw(mine)
@@ -266,6 +272,8 @@ class _Work:
                 continue
             if not mine.online and _RANK[mine.phase] < _ACTIVATING:
                 self._enter_phase(mine, AssignmentPhase.UNREACHABLE, "offline")
+            elif mine.reason in WAITS_FOR_ITS_OPERATOR:
+                self._enter_phase(mine, AssignmentPhase.UNREACHABLE, mine.reason)
             else:
                 self._enter_phase(mine, AssignmentPhase.TIMED_OUT, f"no_progress_{mine.phase}")
 
