@@ -132,6 +132,7 @@ COPY_10 = (Kind.COPY, 1, 10, 0)
         (container([(Kind.TERNARY, 2, 10, 0)], b"x" * 10, 10), "wrong width"),
         (container([(Kind.TERNARY, 1, 10, 0)], b"\xf3" * 10, 10), "no delta has"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_script_that_is_wrong_is_refused(data: bytes, complaint: str) -> None:
     length = 9 if data[8:9] == b"\x09" else 10
@@ -302,7 +303,7 @@ def test_attack_21_a_slot_without_a_file_is_no_base(tmp_path: Path) -> None:
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
 
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
 from edge_agent.update.decode import decode
 from edge_agent.wire.manifest import Encoding
@@ -312,7 +313,7 @@ class Base:
     def read(self, offset, length):
         self.file.seek(offset)
         return self.file.read(length)
-def peak():  # not ru_maxrss, which a process inherits
+def peak():  # ru_maxrss would be inherited from the parent
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 old, delta, raw, sha, length = sys.argv[1:]
