@@ -225,7 +225,7 @@ def mutate(value: Any, rng: random.Random) -> Any:
     return rng.choice(STRANGE)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_whatever_a_thief_signs_ends_in_a_typed_refusal(
     world, device, release, seed, tmp_path
 ) -> None:
@@ -233,7 +233,7 @@ def test_whatever_a_thief_signs_ends_in_a_typed_refusal(
     rng = random.Random(seed)
     own = world.directory / "director" / "devices" / "dev-1"
     shutil.copytree(own, tmp_path / "honest")
-    for _ in range(25):
+    for _ in range(20):
         shutil.rmtree(own)
         shutil.copytree(tmp_path / "honest", own)
         path = thief.newest(own, "targets")
@@ -256,7 +256,11 @@ def forget(device: Any) -> None:
 def forge(path: Path, keys: Any, rng: random.Random) -> None:
     """Targets with a part changed, properly signed as far as their form allows it."""
     envelope = json.loads(path.read_bytes())
-    envelope["signed"] = mutate(envelope["signed"], rng)
+    if rng.random() < 0.2:
+        envelope["signed"] = mutate(envelope["signed"], rng)
+    else:  # what python-tuf does not look into
+        (entry,) = envelope["signed"]["targets"].values()
+        entry["custom"] = mutate(entry["custom"], rng)
     data = encode_canonical(envelope["signed"]).encode()
     envelope["signatures"] = [
         {"keyid": signer.public_key.keyid, "sig": signer.sign(data).signature}
