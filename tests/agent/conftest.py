@@ -81,11 +81,12 @@ class Plane:
                 model, version, PROFILE, bundle,
             )  # fmt: skip
 
-    def assign(self, device: str, *releases: Release) -> None:
-        """Assign these releases, one a model, and no others."""
+    def assign(self, device: str, *releases: Release, group: str | None = None) -> None:
+        """Assign these releases, one a model, and no others; all or none in a group."""
         generation = self.generations[device] = self.generations.get(device, 0) + 1
         targets = [
-            director_target(release, generation=generation, probation_s=0.3) for release in releases
+            director_target(release, generation=generation, probation_s=0.3, group=group)
+            for release in releases
         ]
         self.services.director.assign(device, targets)
         desired = Desired(
@@ -93,7 +94,7 @@ class Plane:
             models={
                 release.model: DesiredModel(
                     target=release.target, version=release.version, counter=release.counter,
-                    generation=generation, probation_s=0.3,
+                    generation=generation, probation_s=0.3, group=group,
                 )
                 for release in releases
             },

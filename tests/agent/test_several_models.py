@@ -29,6 +29,8 @@ def releases(plane, tmp_path_factory):
         (MODEL, 2): plane.release(2, directory, code=SLOW_TO_LOAD),
         (MODEL, 3): plane.release(3, directory, limits=Limits(memory_mib=1)),
         (OTHER, 1): plane.release(1, directory, OTHER),
+        (OTHER, 2): plane.release(2, directory, OTHER),
+        (OTHER, 3): plane.release(3, directory, OTHER),
     }
 
 
@@ -110,7 +112,9 @@ def test_a_version_that_fails_its_probation_goes_back_at_once_to_the_one_in_memo
     assert "rolled_back" in agent.status()["models"][MODEL]["detail"]
 
 
-def test_a_damaged_slot_stops_no_other_model_is_told_and_mended_by_itself(plane, enrolled, releases):
+def test_a_damaged_slot_stops_no_other_model_is_told_and_mended_by_itself(
+    plane, enrolled, releases
+):
     agent = enrolled("damaged")
     first, other = releases[MODEL, 1], releases[OTHER, 1]
     plane.assign("damaged", first, other)
@@ -141,3 +145,25 @@ def test_a_damaged_slot_stops_no_other_model_is_told_and_mended_by_itself(plane,
     assert agent.command("resume").returncode == 0
     until(lambda: agent.ready(1, MODEL), what=agent.log())
     until(lambda: phases(agent) == {MODEL: "healthy", OTHER: "healthy"}, what=agent.log())
+
+
+def test_fault_30_a_group_changes_and_goes_back_as_a_whole(plane, enrolled, releases):
+    agent = enrolled("grouped")
+    both = (MODEL, OTHER)
+    plane.assign("grouped", *(releases[model, 1] for model in both))
+    agent.start()
+    until(lambda: phases(agent) == dict.fromkeys(both, "healthy"), what=agent.log())
+    plane.assign("grouped", *(releases[model, 2] for model in both), group="pair")
+    until(lambda: all(agent.ready(2, model) for model in both), what=agent.log())
+    until(lambda: phases(agent) == dict.fromkeys(both, "healthy"), what=agent.log())
+    # one of the next breaks its limit of memory
+    plane.assign("grouped", *(releases[model, 3] for model in both), group="pair")
+    until(lambda: "reason=health_memory" in agent.log(), what=agent.log())
+    until(lambda: all(agent.ready(2, model) for model in both), what=agent.log())
+    until(lambda: phases(agent) == dict.fromkeys(both, "healthy"), what=agent.log())
+    update = agent.status()["update"]
+    assert update["phase"] == "idle"
+    assert update["last_refusal"]["phase"] == "rolled_back"
+    models = agent.status()["models"]
+    assert "health_memory" in models[MODEL]["detail"]
+    assert "group_failed" in models[OTHER]["detail"]
