@@ -36,6 +36,7 @@ def _calls() -> list[Call]:
         calls.overview(),
         calls.devices(offset=0, limit=1, search="", labels=(), profile="", online=None),
         calls.device("d"),
+        calls.assign_together("d", schemas.GroupIn(versions={"a": 1, "b": 2})),
         calls.create_claims(schemas.ClaimIn(profile="p")),
         calls.claims(),
         calls.revoke_claim("c"),
