@@ -10,11 +10,14 @@ import pytest
 
 from cloud.cli.main import main
 from cloud.db.tables import ModelVersion, Release
+from cloud.errors import Conflict
+from cloud.orchestrator.requests import create_rollout
 from cloud.publish import build_bundle, publish_release
 from cloud.releases import settle_staged
 from cloud.services import open_services
 from cloud.settings import Settings
 from edge_agent.wire.manifest import Manifest, ModelSpec, StepSpec, TensorSpec
+from fleet.client.schemas import RolloutIn
 
 IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 4))
 
@@ -85,6 +88,8 @@ def test_a_release_waits_for_a_ceremony_on_another_machine(plane, keys, tmp_path
         )  # fmt: skip
         assert row.awaiting
         assert not settle_staged(session, services.image_repository, "test")
+    with services.sessions() as session, pytest.raises(Conflict, match="awaits signatures"):
+        create_rollout(session, RolloutIn(model="digits", version=1), "test")
     assert "0 of 2 signatures" in keys.ok("status", "--dir", plane)
     request = tmp_path / "request.json"
     assert "releases models/digits/p/1.bundle" in keys.ok("request", "-o", request, "--dir", plane)
