@@ -5,7 +5,8 @@
 Rules:
     * A chunk is written after its SHA-256 matched the signed list, and marked after it is written:
       a killed process loses at most the chunk in hand.
-    * Data is synced before the map, every `SYNC_INTERVAL_S` seconds or `SYNC_INTERVAL_BYTES`.
+    * Both are synced every `SYNC_INTERVAL_S` seconds or `SYNC_INTERVAL_BYTES`, on a thread beside:
+      a slow disk shall not hold up the line.
     * The map only says what is worth reading: at each start every marked chunk is verified again,
       so a map that survived a power cut without its data does no harm.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +54,8 @@ class Part:
         self.count = len(hashes) // DIGEST_BYTES
         self._good = bytearray(self.count)
         self._data = self._map = -1
+        self._beside = ThreadPoolExecutor(1, "transfer-sync")  # idle until its first use
+        self._syncing: Future[None] | None = None
         self.good_chunks = 0
         self.good_bytes = 0
 
@@ -109,19 +113,31 @@ class Part:
         _write_at(self._map, b"\1", index)
         self._count(index)
         self._unsynced_bytes += len(data)
-        if (
-            self._unsynced_bytes >= SYNC_INTERVAL_BYTES
-            or self._clock() - self._synced_at >= SYNC_INTERVAL_S
-        ):
-            self.sync()
+        full = self._unsynced_bytes >= SYNC_INTERVAL_BYTES
+        if full or self._clock() - self._synced_at >= SYNC_INTERVAL_S:
+            self._sync_beside(wait=full)
 
     def sync(self) -> None:
-        """Data first, then the map that tells of it."""
+        """Return when all that was written is on the disk."""
+        if self._syncing is not None:
+            syncing, self._syncing = self._syncing, None
+            syncing.result()
         if self._unsynced_bytes:
-            os.fdatasync(self._data)
-            os.fdatasync(self._map)
+            self._sync_both()
             self._unsynced_bytes = 0
-        self._synced_at = self._clock()
+
+    def _sync_beside(self, *, wait: bool) -> None:
+        """Start to sync; if the last one is not done yet, `wait` for it or let it be."""
+        if self._syncing is not None:
+            if not wait and not self._syncing.done():
+                return
+            self._syncing.result()
+        self._syncing = self._beside.submit(self._sync_both)
+        self._unsynced_bytes, self._synced_at = 0, self._clock()
+
+    def _sync_both(self) -> None:
+        os.fdatasync(self._data)
+        os.fdatasync(self._map)
 
     def _count(self, index: int) -> None:
         self._good[index] = 1
@@ -135,6 +151,7 @@ class Part:
         return os.pread(self._data, self._chunk_length(index), index * self._chunk_bytes)
 
     def _close(self) -> None:
+        self._beside.shutdown()
         for descriptor in (self._data, self._map):
             if descriptor >= 0:
                 os.close(descriptor)
