@@ -70,6 +70,10 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_TIMEOUT_S: Final = 20.0
 JOURNAL_FULL_RETRY_S: Final = 60
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DISK_REFUSES: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+)
+_MEMORY_OUTBOX_BYTES: Final = 4 << 20
 
 
 class Agent:
@@ -448,6 +452,8 @@ def _open_outbox(path: Path, max_bytes: int) -> Outbox:
     """The journal; a damaged one is kept aside, and a new one begun.
 
     What it held is lost to the control plane.  A device that serves nothing were the greater loss.
+    So it is in memory when the disk takes no writes: what cannot be sent before the agent stops is
+    lost, and what waited on the disk comes after the next start.
 
     Raises:
         OutboxBroken: it cannot be opened for another cause.
@@ -456,7 +462,11 @@ def _open_outbox(path: Path, max_bytes: int) -> Outbox:
         return Outbox(path, max_bytes)
     except OutboxBroken as error:
         cause = error.__cause__
-        if not isinstance(cause, sqlite3.Error) or cause.sqlite_errorcode not in _DAMAGED:
+        code = cause.sqlite_errorcode & 0xFF if isinstance(cause, sqlite3.Error) else None
+        if code in _DISK_REFUSES and path.is_file():
+            log.error("outbox.in_memory cause=%s", error)
+            return Outbox(Path(":memory:"), min(max_bytes, _MEMORY_OUTBOX_BYTES))
+        if code not in _DAMAGED:
             raise
         log.error("outbox.set_aside cause=%s", error)
     for suffix in ("", "-wal", "-shm"):  # one is kept: the newest

@@ -148,5 +148,10 @@ def disk_reason(error: Exception) -> str | None:
         return "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io_error"
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension
-        return {sqlite3.SQLITE_FULL: "no_space", sqlite3.SQLITE_IOERR: "io_error"}.get(code)
+        return {
+            sqlite3.SQLITE_FULL: "no_space",
+            sqlite3.SQLITE_IOERR: "io_error",
+            sqlite3.SQLITE_CANTOPEN: "io_error",
+            sqlite3.SQLITE_READONLY: "io_error",
+        }.get(code)
     return None

@@ -89,7 +89,7 @@ class Installer:
         self._store.drop_damaged(release.model, assigned.sha256)
         slot = self._store.slot(release.model, assigned.sha256)
         if slot is not None:
-            self._tidy()  # of a crash right after it was staged
+            self.tidy()  # of a crash right after it was staged
             progress("staged")
             return slot
         raw = self._directory / f"{assigned.sha256}.bundle"
@@ -99,11 +99,11 @@ class Installer:
             slot = self._store.stage(raw, assigned.sha256, release)
         finally:
             raw.unlink(missing_ok=True)
-        self._tidy()
+        self.tidy()
         progress("staged")
         return slot
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Remove what is kept of downloads; none goes on beside this one."""
         self._transfer.keep_only(set())
         for path in self._directory.glob("*.bundle"):

@@ -110,10 +110,6 @@ class Passes:
             if unit := self._store.unit(model):
                 self._probe(unit, self._clock())
 
-    def tidy(self) -> None:
-        """Free what crashes left behind; to be called when all that is wanted has ended."""
-        self._store.tidy()
-
     def update(self, attempt: Attempt) -> bool:
         """One try of one unit; whether it is settled."""
         outcomes = {

@@ -78,6 +78,7 @@ class Updater:
         windows: Sequence[Window] = (),
         now: Callable[[], datetime] = datetime.now,
         share_done: Callable[[], float | None] | None = None,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -95,6 +96,7 @@ class Updater:
             windows: when versions may be switched; empty is always.
             now: local time without a zone, for the windows.
             share_done: how much of the download under way is here, 0 to 1, for `status`.
+            tidy: frees what crashes left behind; called when all that is wanted has ended.
         """
         self._source = Source(trust, obtain)
         self._journal = journal
@@ -103,6 +105,7 @@ class Updater:
         self._selftest = selftest
         self._clock = clock
         self._share_done = share_done
+        self._tidy = tidy
         self._orders = Orders(windows, now, paused=journal.paused)
         self._woken = threading.Event()
         self._wait = wait or self._orders.stopping.wait
@@ -242,7 +245,7 @@ class Updater:
             settled &= self._passes.update(Attempt(unit, self._source, self._reporter, self._clock))
         settled &= self._reporter.send_again()
         if settled:
-            self._passes.tidy()
+            self._tidy()
         return settled
 
     def install_from(self, source: Source) -> list[UpdateReport]:
@@ -328,6 +331,11 @@ def open_updater(
     downloads = directory / "downloads"
     transfer = Transfer(chunks, downloads, pace=pace)
     installer = Installer(store, transfer, fetch, downloads, memory_bytes=memory_mib << 20)
+
+    def tidy() -> None:
+        store.tidy()
+        installer.tidy()
+
     updater = Updater(
         store=store,
         trust=trust,
@@ -342,6 +350,7 @@ def open_updater(
         recheck=recheck,
         windows=windows,
         share_done=lambda: _share(transfer.progress),
+        tidy=tidy,
     )
     return updater, store
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.link.outbox import Outbox
+from edge_agent.agent import _open_outbox
 from edge_agent.serve import ServedModel
+from edge_agent.update.marks import Marks
 from edge_agent.update.ports import ChunkReplies, HealthSample, NotFound
 from edge_agent.update.reading import require_intact
 from edge_agent.update.selftest import SelfTestResult
@@ -61,7 +62,7 @@ class Device:
         self.lost: dict[str, str] = {}
         root.mkdir(exist_ok=True)
         self._said = said
-        self.outbox = Outbox(root / "outbox.db")
+        self.outbox = _open_outbox(root / "outbox.db", 1 << 20)
         self.trust = Trust(
             root / "trust", self._fetch, DEVICE, PROFILE,
             image_root=roots[0], director_root=roots[1],
@@ -104,8 +105,14 @@ class Device:
             assert (manifest.model, manifest.version) == (model, installed.version)
             link = installed.path.parent.parent / "current"
             assert link.resolve() == installed.path.resolve(), "the link points elsewhere"
+            counter = self._marks.counter(model, PROFILE)
+            assert counter >= installed.counter, "its counter was accepted, and is forgotten"
             versions[model] = installed.version
         return versions
+
+    @property
+    def _marks(self) -> Marks:
+        return self.trust._marks  # what it accepts depends on them, but it tells nobody
 
     def pending(self) -> list[str]:
         """Models whose current version is on probation."""

@@ -100,9 +100,7 @@ class Matrix:
             if "power" in kinds:
                 yield from self._power_points(index, scenario, trace)
 
-    def _power_points(
-        self, index: int, scenario: Scenario, trace: Trace
-    ) -> Iterator[Point]:
+    def _power_points(self, index: int, scenario: Scenario, trace: Trace) -> Iterator[Point]:
         seen = set()
         for position, disk in self._disks(scenario, trace):
             for state in POWER_STATES:
@@ -114,9 +112,7 @@ class Matrix:
                 seen.add(key)
                 yield Point(index, "power", position, str(trace.operations[position - 1]), state)
 
-    def _disks(
-        self, scenario: Scenario, trace: Trace
-    ) -> Iterator[tuple[int, power.Disk]]:
+    def _disks(self, scenario: Scenario, trace: Trace) -> Iterator[tuple[int, power.Disk]]:
         """The disk after each operation, counted from 1."""
         disk = power.Disk(self._prepared.fresh(scenario.base))
         for position, operation in enumerate(trace.operations, start=1):

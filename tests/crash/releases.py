@@ -19,7 +19,7 @@ import onnx
 
 from cloud.db.engine import open_sessions
 from cloud.db.tables import Release
-from cloud.publish import build_bundle, director_target, publish_release
+from cloud.publish import build_bundle, director_target, forms_of, publish_release
 from cloud.signing import init_keys
 from edge_agent.pipeline import golden
 from edge_agent.wire.manifest import Limits, Manifest, ModelSpec, StepSpec, TensorSpec
@@ -139,10 +139,13 @@ class History:
         if (model, version) not in self._bundles:
             source = self._directory / "sources" / f"{model}-{version}"
             self._bundles[model, version] = self._world.blobs.put(bundle(source, model, version))
+        sha256 = self._bundles[model, version]
+        before = [self._assigned[model].bundle_sha] if model in self._assigned else []
         with self._world.sessions.begin() as session:
+            forms = forms_of(session, self._world.blobs, sha256, before)
             release = publish_release(
                 session, self._world.blobs, self._world.image,
-                model, version, PROFILE, self._bundles[model, version],
+                model, version, PROFILE, sha256, forms,
             )  # fmt: skip
         blobs = self._directory / "stages" / "blobs"
         blobs.mkdir(parents=True, exist_ok=True)
@@ -153,12 +156,15 @@ class History:
 
 
 def bundle(source: Path, model: str, version: int) -> bytes:
-    """A raw bundle: scores = version · image."""
+    """A raw bundle: scores = version · image.
+
+    Versions 2 and 3, 4 and 5, … share most of their weights, so that a delta is worth it.
+    """
     source.mkdir(parents=True)
     (source / "model.onnx").write_bytes(_network(float(version)))
-    (source / "weights.bin").write_bytes(
-        random.Random(f"{model} {version}").randbytes(WEIGHT_BYTES)
-    )
+    weights = random.Random(f"{model} {version // 2}").randbytes(WEIGHT_BYTES)
+    own = random.Random(f"{model} {version}").randbytes(1000)
+    (source / "weights.bin").write_bytes(own + weights[len(own) :])
     image = np.ones((1, 4), np.float32)
     golden.write(source / "golden.npz", {"image": image}, {"scores": version * image})
     manifest = Manifest(

@@ -78,7 +78,7 @@ def prepare(directory: Path) -> tuple[Lab, list[Scenario]]:
     lab = Lab(directory / "prepared", history.roots)
     install = history.stage("install", {"digits": 1})
     update = history.stage("update", {"digits": 2})
-    third = history.stage("update that removes the oldest", {"digits": 3})
+    third = history.stage("update by a delta, removes the oldest", {"digits": 3})
     back = history.stage("operator's roll-back", {"digits": 2})
     sick = history.stage("automatic roll-back", {"digits": 4}, sick=["digits"])
     pair = history.stage("group", {"digits": 5, "letters": 1}, group="pair")

@@ -128,8 +128,6 @@ def run(
     watched: Path,
     decide: Decide,
     record: Callable[[Operation], None] | None = None,
-    *,
-    opens: bool = False,
 ) -> Ended:
     """Run `body` in a traced child.
 
@@ -138,9 +136,8 @@ def run(
         watched: operations on files below are numbered and shown.
         decide: called for every operation before it happens.
         record: called for every operation that succeeded, with its data.
-        opens: whether opening a file that exists for writing counts as well.
     """
-    tracer = _Tracer(os.path.realpath(watched), decide, record, opens)
+    tracer = _Tracer(os.path.realpath(watched), decide, record)
     child = os.fork()
     if child == 0:
         _child(body)
@@ -167,12 +164,10 @@ class _Tracer:
         watched: str,
         decide: Decide,
         record: Callable[[Operation], None] | None,
-        opens: bool,
     ) -> None:
         self._watched = watched
         self._decide = decide
         self._record = record
-        self._opens = opens
         self._count = 0
         self._killed_at: Operation | None = None
         self._entered: dict[int, tuple[Operation, int]] = {}
@@ -221,7 +216,7 @@ class _Tracer:
 
     def _enter(self, child: int, task: int) -> int:
         operation = self._operation(task)
-        if operation is None or not (operation.changes or self._opens):
+        if operation is None or not operation.changes:
             return _CONT
         self._count += 1
         verdict = self._decide(operation)
