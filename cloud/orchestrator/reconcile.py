@@ -2,7 +2,7 @@
 
 Two kinds: a device that enrolled after the champion's release was there and has nothing of the
 model yet, and a device that was given a version this way and is behind.  A device that was there
-before, and was left out of the rollout, stays left out.
+before, and was left out of the rollout, stays left out; one that a person gave a group keeps it.
 
 A champion whose own newest rollout is not completed is given to nobody: its waves, or a person,
 decide that.
@@ -87,6 +87,7 @@ def _by_profile(releases: Iterable[Release]) -> list[tuple[Release, Release]]:
 def _due(session: Session, first: Release, version: int) -> list[Device]:
     assigned = Device.desired[("models", first.model, "version")].as_integer()
     by_rollout = Device.desired[("models", first.model, "rollout")].as_string()
+    in_group = Device.desired[("models", first.model, "group")].as_string()
     query = (
         select(Device)
         .where(
@@ -94,7 +95,12 @@ def _due(session: Session, first: Release, version: int) -> list[Device]:
             Device.revoked.is_(False),
             or_(
                 and_(assigned.is_(None), Device.enrolled_at >= first.created_at),
-                and_(assigned.is_not(None), assigned != version, by_rollout.is_(None)),
+                and_(
+                    assigned.is_not(None),
+                    assigned != version,
+                    by_rollout.is_(None),
+                    in_group.is_(None),
+                ),
             ),
         )
         .with_for_update()

@@ -7,7 +7,7 @@ be a safety limit.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -24,6 +24,7 @@ Labels = Annotated[
 ]
 RowNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A number that every database can hold."""
+MAX_PROBATION_S: Final = 7 * 86_400.0
 Role = Literal["viewer", "operator", "admin"]
 
 
@@ -208,7 +209,7 @@ class GroupIn(ApiRequest):
 
     versions: dict[Slug, RowNumber] = Field(min_length=2, max_length=32)
     """Model → version."""
-    probation_s: float = Field(default=10.0, ge=0)
+    probation_s: float = Field(default=10.0, ge=0, le=MAX_PROBATION_S)
 
 
 class AssignedOut(ApiModel):
@@ -229,7 +230,7 @@ class RolloutIn(ApiRequest):
     waves: list[WaveIn] = Field(default_factory=lambda: [WaveIn(percent=100)])
     min_responders: int = Field(default=1, ge=1)
     max_failure_rate: float = Field(default=0.1, gt=0, lt=1)
-    probation_s: float = Field(default=10.0, ge=0)
+    probation_s: float = Field(default=10.0, ge=0, le=MAX_PROBATION_S)
     phase_timeout_s: float = Field(default=300.0, gt=0)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from cloud.db.tables import AuditEntry, ModelVersion, Release
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.orchestrator.together import assign_together
 from cloud.publish import publish_release
+from fleet.client.schemas import MAX_PROBATION_S, GroupIn, RolloutIn
 
 from .conftest import MODEL
 
@@ -67,6 +69,25 @@ def test_a_rollout_to_a_device_with_a_group_assigns_its_model_alone(plane, pair)
     twin = plane.publisher.twin("d0")
     assert twin.models[MODEL].group is None and twin.models[MODEL].version == 2
     assert twin.models[OTHER].group is not None
+
+
+def test_a_device_with_a_group_does_not_follow_the_champion_out_of_it(plane, pair) -> None:
+    with plane.sessions.begin() as session:
+        session.get_one(ModelVersion, (MODEL, 1)).state = "champion"
+    plane.release(2)
+    wanted = pair(**{MODEL: 2, OTHER: 1})
+    for _ in range(3):
+        plane.turn(3)
+    assert plane.publisher.twin("d0").models == wanted
+
+
+def test_a_probation_beyond_all_measure_is_refused() -> None:
+    # the director could not write it down, and nothing behind it would leave the outbox
+    for longest in (1e308, MAX_PROBATION_S + 1):
+        with pytest.raises(ValidationError, match="probation_s"):
+            GroupIn(versions={MODEL: 1, OTHER: 1}, probation_s=longest)
+        with pytest.raises(ValidationError, match="probation_s"):
+            RolloutIn(model=MODEL, version=1, probation_s=longest)
 
 
 def test_what_cannot_be_assigned_together_is_told_in_one_line(plane, pair) -> None:
