@@ -21,83 +21,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from edge_agent.update.bundle import unpack
 from edge_agent.update.errors import BadBundle, Failed, OverQuota
 from edge_agent.update.files import Files
-from edge_agent.update.marks import open_database
 from edge_agent.update.reading import require_intact
-from edge_agent.wire.ids import is_slug
+from edge_agent.update.records import Installed, Records, Role, Switch, directory_of
 from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseInfo
+
+__all__ = ["MAX_TRIES", "Installed", "Reverted", "SlotStore", "Switch"]
 
 log = logging.getLogger("skerry.update")
 
 MAX_TRIES: Final = 3
 """Starts of the agent that a pending version survives before it is taken for a crasher."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS installed(
-    model TEXT, role TEXT CHECK (role IN ('current', 'previous')),
-    sha256 TEXT NOT NULL, target TEXT NOT NULL, version INTEGER NOT NULL,
-    counter INTEGER NOT NULL, variant TEXT NOT NULL, generation INTEGER NOT NULL,
-    rollout TEXT, probation_s REAL NOT NULL,
-    PRIMARY KEY (model, role));
-CREATE TABLE IF NOT EXISTS pending(
-    model TEXT PRIMARY KEY, tries INTEGER NOT NULL, unit TEXT);
-"""
-_COLUMNS = "sha256, target, version, counter, variant, generation, rollout, probation_s"
-
-Role = Literal["current", "previous"]
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A version in a slot.
-
-    Attributes:
-        path: directory of the unpacked bundle.
-        sha256: digest of the bundle.
-        generation, rollout: of the assignment that brought it.
-        pending: switched to, but not yet proven by its probation.
-        tries: starts of the agent since the switch; 0 unless pending.
-    """
-
-    model: str
-    path: Path
-    sha256: str
-    target: str
-    version: int
-    counter: int
-    variant: str
-    generation: int
-    rollout: str | None
-    probation_s: float
-    pending: bool
-    tries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """A staged bundle that is to become current.
-
-    Attributes:
-        sha256: digest of the bundle; its slot is of the release's model.
-        generation, rollout, probation_s: of the assignment that brings it.
-    """
-
-    sha256: str
-    release: ReleaseInfo
-    target: str
-    generation: int = 0
-    rollout: str | None = None
-    probation_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +62,18 @@ class SlotStore:
         self._quota_bytes = quota_bytes
         self._files = files or Files()
         self._lock = threading.RLock()
-        self._database = open_database(root / "state.sqlite", _SCHEMA)
-        columns = self._database.execute("PRAGMA table_info(pending)").fetchall()
-        if "unit" not in {name for _, name, *_ in columns}:  # of an agent that knew no groups
-            self._database.execute("ALTER TABLE pending ADD COLUMN unit TEXT")
+        self._records = Records(root)
 
     def close(self) -> None:
         with self._lock:
-            self._database.close()
+            self._records.close()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
     def models(self) -> list[str]:
         """Models that have a current version."""
         with self._lock:
-            rows = self._database.execute(
-                "SELECT model FROM installed WHERE role = 'current' ORDER BY model"
-            ).fetchall()
-        return [row[0] for row in rows]
+            return self._records.models()
 
     def current(self, model: str) -> Installed | None:
         """What is served, pending or committed."""
@@ -285,16 +221,16 @@ class SlotStore:
             for model in models:
                 if torn := {each.model for each in self.unit(model)} - set(models):
                     raise ValueError(f"{model} was switched together with {', '.join(torn)}")
-            with self._transaction() as database:
+            with self._records.transaction():
                 for each, variant in zip(switches, variants, strict=True):
-                    self._insert(database, each, variant, unit=min(models))
+                    self._records.insert(each, variant, unit=min(models))
             try:
                 for each in switches:
                     self._link(each.release.model, each.sha256)
             except OSError:
                 self.revert(models[0])
                 raise
-            return [self._require(model) for model in models]
+            return [self._records.require(model) for model in models]
 
     def unit(self, model: str) -> list[Installed]:
         """Pending versions that were switched together with that of `model`, itself included.
@@ -302,23 +238,17 @@ class SlotStore:
         Empty when `model` is not pending.
         """
         with self._lock:
-            rows = self._database.execute(
-                "SELECT model FROM pending WHERE coalesce(unit, model) = "
-                "(SELECT coalesce(unit, model) FROM pending WHERE model = ?) ORDER BY model",
-                (model,),
-            ).fetchall()
-            return [self._require(row[0]) for row in rows]
+            return self._records.unit(model)
 
     def commit(self, model: str) -> Installed:
         """The pending version, and its unit with it, proved itself; older slots go."""
         with self._lock:
             models = [each.model for each in self.unit(model)]
-            with self._transaction() as database:
-                for each in models:
-                    database.execute("DELETE FROM pending WHERE model = ?", (each,))
+            with self._records.transaction():
+                self._records.commit(models)
             for each in models or [model]:
                 self._collect(each)
-            return self._require(model)
+            return self._records.require(model)
 
     def revert(self, model: str) -> Installed | None:
         """Back from a pending version, and its unit with it, to the versions before.
@@ -332,9 +262,9 @@ class SlotStore:
         """
         with self._lock:
             models = [each.model for each in self.unit(model)]
-            with self._transaction() as database:
+            with self._records.transaction():
                 for each in models:
-                    self._step_back(database, each)
+                    self._records.step_back(each)
             failed: OSError | None = None
             for each in models:
                 try:
@@ -358,21 +288,15 @@ class SlotStore:
             ValueError: the version is pending; `revert` it.
         """
         with self._lock:
-            if self._is_pending(model):
+            if self._records.is_pending(model):
                 raise ValueError(f"{model} is pending")
             previous = self.previous(model)
             if previous is None or self.slot(model, previous.sha256) is None:
                 return None
-            with self._transaction() as database:
-                database.execute(  # under no model's name while the places are changed
-                    "UPDATE installed SET model = '', role = 'previous' "
-                    "WHERE model = ? AND role = 'current'",
-                    (model,),
-                )
-                database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
-                database.execute("UPDATE installed SET model = ? WHERE model = ''", (model,))
+            with self._records.transaction():
+                self._records.change_places(model)
             self._link(model, previous.sha256)
-            return self._require(model)
+            return self._records.require(model)
 
     def recover(self) -> list[Reverted]:
         """Make the disk agree with the database; to be called once, before anything is served.
@@ -396,11 +320,8 @@ class SlotStore:
     # ── the rest ─────────────────────────────────────────────────────────────────────────────────
 
     def _recover_unit(self, unit: list[Installed]) -> list[Reverted]:
-        with self._transaction() as database:
-            database.executemany(
-                "UPDATE pending SET tries = tries + 1 WHERE model = ?",
-                [(each.model,) for each in unit],
-            )
+        with self._records.transaction():
+            self._records.count_try([each.model for each in unit])
         whole = all(self.slot(each.model, each.sha256) is not None for each in unit)
         if whole and all(each.tries < MAX_TRIES for each in unit):
             for each in unit:
@@ -419,35 +340,6 @@ class SlotStore:
         _require_release(manifest, switch.release)
         return manifest
 
-    def _insert(
-        self, database: sqlite3.Connection, switch: Switch, variant: str, unit: str
-    ) -> None:
-        release = switch.release
-        if not self._is_pending(release.model):
-            # a pending version never becomes what a revert goes back to
-            database.execute(
-                "DELETE FROM installed WHERE model = ? AND role = 'previous'", (release.model,)
-            )
-            database.execute(
-                "UPDATE installed SET role = 'previous' WHERE model = ?", (release.model,)
-            )
-        row = (switch.sha256, switch.target, release.version, release.counter, variant)
-        database.execute(
-            f"INSERT OR REPLACE INTO installed(model, role, {_COLUMNS}) "  # noqa: S608 (constant)
-            "VALUES (?, 'current', ?, ?, ?, ?, ?, ?, ?, ?)",
-            (release.model, *row, switch.generation, switch.rollout, switch.probation_s),
-        )
-        database.execute(
-            "INSERT OR REPLACE INTO pending(model, tries, unit) VALUES (?, 0, ?)",
-            (release.model, unit),
-        )
-
-    @staticmethod
-    def _step_back(database: sqlite3.Connection, model: str) -> None:
-        database.execute("DELETE FROM installed WHERE model = ? AND role = 'current'", (model,))
-        database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
-        database.execute("DELETE FROM pending WHERE model = ?", (model,))
-
     def _settle_link(self, model: str) -> None:
         """Point the link where the database says."""
         current = self.current(model)
@@ -465,11 +357,11 @@ class SlotStore:
             previous = self.previous(model)
             if previous is None or self.slot(model, previous.sha256) is None:
                 log.error("update.slot_lost model=%s version=%d", model, current.version)
-                self._database.execute("DELETE FROM installed WHERE model = ?", (model,))
+                self._records.forget(model)
                 self._files.remove_file(self._directory(model) / "current")
                 return
-            with self._transaction() as database:
-                self._step_back(database, model)
+            with self._records.transaction():
+                self._records.step_back(model)
             current = previous
         self._link(model, current.sha256)
 
@@ -499,55 +391,13 @@ class SlotStore:
 
     def _read(self, model: str, role: Role) -> Installed | None:
         with self._lock:
-            row = self._database.execute(
-                f"SELECT {_COLUMNS} FROM installed WHERE model = ? AND role = ?",  # noqa: S608 (constant)
-                (model, role),
-            ).fetchone()
-            tries = self._database.execute(
-                "SELECT tries FROM pending WHERE model = ?", (model,)
-            ).fetchone()
-        if row is None:
-            return None
-        pending = role == "current" and tries is not None
-        sha256, target, version, counter, variant, generation, rollout, probation_s = row
-        return Installed(
-            model=model,
-            path=self._slots(model) / sha256,
-            sha256=sha256,
-            target=target,
-            version=version,
-            counter=counter,
-            variant=variant,
-            generation=generation,
-            rollout=rollout,
-            probation_s=probation_s,
-            pending=pending,
-            tries=tries[0] if pending else 0,
-        )
-
-    def _require(self, model: str) -> Installed:
-        current = self.current(model)
-        if current is None:
-            raise LookupError(f"{model} has no version")
-        return current
-
-    def _is_pending(self, model: str) -> bool:
-        row = self._database.execute("SELECT 1 FROM pending WHERE model = ?", (model,)).fetchone()
-        return row is not None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._database.execute("BEGIN IMMEDIATE")
-        with self._database:  # commits, or rolls back
-            yield self._database
+            return self._records.read(model, role)
 
     def _directories(self) -> list[str]:
         return sorted(path.name for path in (self._root / "models").glob("*") if path.is_dir())
 
     def _directory(self, model: str) -> Path:
-        if not is_slug(model):
-            raise ValueError(f"not a model name: {model[:80]!r}")
-        return self._root / "models" / model
+        return directory_of(self._root, model)
 
     def _slots(self, model: str) -> Path:
         return self._directory(model) / "slots"

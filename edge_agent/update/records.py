@@ -1,0 +1,221 @@
+"""What the slot store remembers: rows of `state.sqlite`, for use under the store's lock.
+
+Knows no files but the database: whether a slot is there, and where a link points, is the store's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge_agent.update.marks import open_database
+from edge_agent.wire.ids import is_slug
+from edge_agent.wire.manifest import ReleaseInfo
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS installed(
+    model TEXT, role TEXT CHECK (role IN ('current', 'previous')),
+    sha256 TEXT NOT NULL, target TEXT NOT NULL, version INTEGER NOT NULL,
+    counter INTEGER NOT NULL, variant TEXT NOT NULL, generation INTEGER NOT NULL,
+    rollout TEXT, probation_s REAL NOT NULL,
+    PRIMARY KEY (model, role));
+CREATE TABLE IF NOT EXISTS pending(
+    model TEXT PRIMARY KEY, tries INTEGER NOT NULL, unit TEXT);
+"""
+_COLUMNS = "sha256, target, version, counter, variant, generation, rollout, probation_s"
+
+Role = Literal["current", "previous"]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A version in a slot.
+
+    Attributes:
+        path: directory of the unpacked bundle.
+        sha256: digest of the bundle.
+        generation, rollout: of the assignment that brought it.
+        pending: switched to, but not yet proven by its probation.
+        tries: starts of the agent since the switch; 0 unless pending.
+    """
+
+    model: str
+    path: Path
+    sha256: str
+    target: str
+    version: int
+    counter: int
+    variant: str
+    generation: int
+    rollout: str | None
+    probation_s: float
+    pending: bool
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A staged bundle that is to become current.
+
+    Attributes:
+        sha256: digest of the bundle; its slot is of the release's model.
+        generation, rollout, probation_s: of the assignment that brings it.
+    """
+
+    sha256: str
+    release: ReleaseInfo
+    target: str
+    generation: int = 0
+    rollout: str | None = None
+    probation_s: float = 10.0
+
+
+def directory_of(root: Path, model: str) -> Path:
+    """Where a model's slots and its link are.
+
+    Raises:
+        ValueError: not a model's name.
+    """
+    if not is_slug(model):
+        raise ValueError(f"not a model name: {model[:80]!r}")
+    return root / "models" / model
+
+
+class Records:
+    """See the module.  Changes are made inside `transaction`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._database = open_database(root / "state.sqlite", _SCHEMA)
+        columns = self._database.execute("PRAGMA table_info(pending)").fetchall()
+        if "unit" not in {name for _, name, *_ in columns}:  # of an agent that knew no groups
+            self._database.execute("ALTER TABLE pending ADD COLUMN unit TEXT")
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes inside are made, or none."""
+        self._database.execute("BEGIN IMMEDIATE")
+        with self._database:  # commits, or rolls back
+            yield
+
+    def models(self) -> list[str]:
+        """Models that have a current version."""
+        rows = self._database.execute(
+            "SELECT model FROM installed WHERE role = 'current' ORDER BY model"
+        ).fetchall()
+        return [row[0] for row in rows]
+
+    def read(self, model: str, role: Role) -> Installed | None:
+        row = self._database.execute(
+            f"SELECT {_COLUMNS} FROM installed WHERE model = ? AND role = ?",  # noqa: S608 (constant)
+            (model, role),
+        ).fetchone()
+        tries = self._database.execute(
+            "SELECT tries FROM pending WHERE model = ?", (model,)
+        ).fetchone()
+        if row is None:
+            return None
+        pending = role == "current" and tries is not None
+        sha256, target, version, counter, variant, generation, rollout, probation_s = row
+        return Installed(
+            model=model,
+            path=directory_of(self._root, model) / "slots" / sha256,
+            sha256=sha256,
+            target=target,
+            version=version,
+            counter=counter,
+            variant=variant,
+            generation=generation,
+            rollout=rollout,
+            probation_s=probation_s,
+            pending=pending,
+            tries=tries[0] if pending else 0,
+        )
+
+    def require(self, model: str) -> Installed:
+        """What is current.
+
+        Raises:
+            LookupError: nothing is.
+        """
+        current = self.read(model, "current")
+        if current is None:
+            raise LookupError(f"{model} has no version")
+        return current
+
+    def is_pending(self, model: str) -> bool:
+        row = self._database.execute("SELECT 1 FROM pending WHERE model = ?", (model,)).fetchone()
+        return row is not None
+
+    def unit(self, model: str) -> list[Installed]:
+        """Pending versions that were switched together with that of `model`, itself included."""
+        rows = self._database.execute(
+            "SELECT model FROM pending WHERE coalesce(unit, model) = "
+            "(SELECT coalesce(unit, model) FROM pending WHERE model = ?) ORDER BY model",
+            (model,),
+        ).fetchall()
+        return [self.require(row[0]) for row in rows]
+
+    # ── changing ─────────────────────────────────────────────────────────────────────────────────
+
+    def insert(self, switch: Switch, variant: str, unit: str) -> None:
+        """Make a version current and pending, and the committed one the one before."""
+        release = switch.release
+        if not self.is_pending(release.model):
+            # a pending version never becomes what a revert goes back to
+            self._database.execute(
+                "DELETE FROM installed WHERE model = ? AND role = 'previous'", (release.model,)
+            )
+            self._database.execute(
+                "UPDATE installed SET role = 'previous' WHERE model = ?", (release.model,)
+            )
+        row = (switch.sha256, switch.target, release.version, release.counter, variant)
+        self._database.execute(
+            f"INSERT OR REPLACE INTO installed(model, role, {_COLUMNS}) "  # noqa: S608 (constant)
+            "VALUES (?, 'current', ?, ?, ?, ?, ?, ?, ?, ?)",
+            (release.model, *row, switch.generation, switch.rollout, switch.probation_s),
+        )
+        self._database.execute(
+            "INSERT OR REPLACE INTO pending(model, tries, unit) VALUES (?, 0, ?)",
+            (release.model, unit),
+        )
+
+    def commit(self, models: Sequence[str]) -> None:
+        """These are pending no more."""
+        self._database.executemany(
+            "DELETE FROM pending WHERE model = ?", [(model,) for model in models]
+        )
+
+    def count_try(self, models: Sequence[str]) -> None:
+        """One more start of the agent with these pending."""
+        self._database.executemany(
+            "UPDATE pending SET tries = tries + 1 WHERE model = ?", [(model,) for model in models]
+        )
+
+    def step_back(self, model: str) -> None:
+        """The version before is current; none is, when there was none."""
+        self._database.execute(
+            "DELETE FROM installed WHERE model = ? AND role = 'current'", (model,)
+        )
+        self._database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
+        self._database.execute("DELETE FROM pending WHERE model = ?", (model,))
+
+    def change_places(self, model: str) -> None:
+        """The current version is the one before, and the other way round."""
+        self._database.execute(  # under no model's name while the places are changed
+            "UPDATE installed SET model = '', role = 'previous' "
+            "WHERE model = ? AND role = 'current'",
+            (model,),
+        )
+        self._database.execute("UPDATE installed SET role = 'current' WHERE model = ?", (model,))
+        self._database.execute("UPDATE installed SET model = ? WHERE model = ''", (model,))
+
+    def forget(self, model: str) -> None:
+        """No version of it is here."""
+        self._database.execute("DELETE FROM installed WHERE model = ?", (model,))
