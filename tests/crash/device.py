@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime  # noqa: F401 - once, and not in each of the processes that are forked
 
 from edge_agent.agent import _open_outbox
 from edge_agent.serve import ServedModel
