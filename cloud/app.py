@@ -185,7 +185,7 @@ def _console_secret(directory: Path) -> str:
 # ── ingest, delivery ─────────────────────────────────────────────────────────────────────────────
 
 
-def _connect(services: Services, name: str) -> Connection:
+def _connect(services: Services, name: str, *, answered: bool = True) -> Connection:
     """A connection of our own to the broker, unique by process."""
     settings = services.settings
     return Connection(
@@ -193,6 +193,7 @@ def _connect(services: Services, name: str) -> Connection:
         port=settings.broker_port,
         client_id=f"{name}-{os.getpid()}",
         files=services.authority.client_files(),
+        answered=answered,
     )
 
 
@@ -223,7 +224,7 @@ def _run_delivery(settings: Settings) -> None:
 
     services = open_services(settings)
     stop = _stop_event()
-    connection = _connect(services, "delivery")
+    connection = _connect(services, "delivery", answered=False)
     delivery = Delivery(
         connection,
         services.blobs,

@@ -61,7 +61,9 @@ class Broker:
             certificate.serial,
         )
 
-    def connection(self, client_id: str | None = None, *, session_expiry_s: int = 0) -> Connection:
+    def connection(
+        self, client_id: str | None = None, *, session_expiry_s: int = 0, answered: bool = True
+    ) -> Connection:
         """A connection of the control plane; not started.  `with` starts and stops it."""
         self._count += 1
         return Connection(
@@ -70,6 +72,7 @@ class Broker:
             client_id=client_id or f"test-{self._count}",
             files=self.authority.client_files(),
             session_expiry_s=session_expiry_s,
+            answered=answered,
         )
 
     def stop(self) -> None:

@@ -14,6 +14,7 @@ Reconnects for ever with growing, jittered pauses.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -21,6 +22,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -131,6 +133,7 @@ class Connection:
         client_id: str,
         files: ClientFiles,
         session_expiry_s: int = 0,
+        answered: bool = True,
         rng: random.Random | None = None,
     ) -> None:
         """Nothing is opened before `start`.
@@ -141,6 +144,8 @@ class Connection:
             client_id: unique among all connections; a second one would throw the first out.
             files: certificate and key of the control plane.
             session_expiry_s: how long the broker keeps messages for us while we are away.
+            answered: False for a connection that publishes at QoS 0 only: paho builds an answer
+                for each of those too, which takes longer than to send a chunk.
             rng: jitter of the reconnects.
         """
         self._host = host
@@ -154,8 +159,10 @@ class Connection:
         self._on_connected: list[Callable[[], None]] = []
         self._client: mqtt.Client | None = None
         self._answers: dict[tuple[int, int], _Answer] = {}
-        self._room = threading.Condition()
-        self._unsent: dict[int, int] = {}  # QoS 0 bytes that wait for the socket, by client
+        self._answered = answered
+        self._room = threading.Lock()
+        self._unsent: deque[tuple[mqtt.MQTTMessageInfo, int]] = deque()  # of QoS 0, with bytes
+        self._unsent_bytes = 0
         self._queue: queue.Queue[tuple[str, Message] | None] = queue.Queue(QUEUE_MESSAGES)
         self._connected = threading.Event()
         self._lost = threading.Event()
@@ -265,7 +272,7 @@ class Connection:
             reasons.append(reason)
             answered.set()
 
-        client = self._send(topic, payload, qos, retain, expiry_s, listen)
+        client, _ = self._send(topic, payload, qos, retain, expiry_s, listen)
         deadline = time.monotonic() + timeout_s
         while not answered.wait(min(0.25, timeout_s)):
             if self._client is not client:
@@ -301,29 +308,28 @@ class Connection:
         self, topic: str, payload: bytes, retain: bool, expiry_s: int | None, timeout_s: float
     ) -> None:
         """Publish at QoS 0, at the pace of the socket."""
-        client, size = id(self._client), len(payload)
         with self._room:
-            if not self._room.wait_for(
-                lambda: (
-                    self._unsent.get(client, 0) < MAX_UNSENT_BYTES or id(self._client) != client
-                ),
-                timeout_s,
-            ):
-                raise NotConnected(f"{topic}: the broker takes no more messages now")
-            self._unsent[client] = self._unsent.get(client, 0) + size
+            self._wait_for_room(topic, time.monotonic() + timeout_s)
+            # paho answers for these as well, once they are written: without a listener each answer
+            # would be kept, and be taken for that of a later publish with the same number
+            _, info = self._send(topic, payload, 0, retain, expiry_s, lambda _reason: None)
+            self._unsent.append((info, len(payload)))
+            self._unsent_bytes += len(payload)
 
-        def written(_reason: ReasonCode) -> None:
-            with self._room:
-                if client in self._unsent:
-                    self._unsent[client] -= size
-                    self._room.notify_all()
-
-        try:
-            self._send(topic, payload, 0, retain, expiry_s, written)
-        except NotConnected:
-            with self._room:
-                self._unsent.pop(client, None)
-            raise
+    def _wait_for_room(self, topic: str, deadline: float) -> None:
+        client = self._client
+        while self._unsent:
+            info, size = self._unsent[0]
+            if not _is_sent(info):
+                if self._unsent_bytes < MAX_UNSENT_BYTES:
+                    return
+                if time.monotonic() > deadline or self._client is not client:
+                    raise NotConnected(f"{topic}: the broker takes no more messages now")
+                with contextlib.suppress(ValueError, RuntimeError):
+                    info.wait_for_publish(0.25)
+                continue
+            self._unsent.popleft()
+            self._unsent_bytes -= size
 
     def _send(
         self,
@@ -333,10 +339,12 @@ class Connection:
         retain: bool,
         expiry_s: int | None,
         listener: Callable[[ReasonCode], None],
-    ) -> mqtt.Client:
+    ) -> tuple[mqtt.Client, mqtt.MQTTMessageInfo]:
         client = self._client
         if client is None or not self._connected.is_set():
             raise NotConnected(f"no connection to the broker at {self._host}:{self._port}")
+        if qos > 0 and not self._answered:
+            raise ValueError("this connection publishes at QoS 0 only")
         properties = None
         if expiry_s is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -344,12 +352,14 @@ class Connection:
         info = client.publish(topic, payload, qos, retain, properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise NotConnected(f"{topic}: cannot be sent now ({mqtt.error_string(info.rc)})")
+        if not self._answered:
+            return client, info
         # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which is
         # held while it calls `on_publish`
         key = (id(client), info.mid)
         if self._answers.setdefault(key, _Answer()).listen(listener):
             self._answers.pop(key, None)
-        return client
+        return client, info
 
     # ── connecting ───────────────────────────────────────────────────────────────────────────────
 
@@ -406,7 +416,7 @@ class Connection:
             self._answers.clear()
             with self._room:
                 self._unsent.clear()
-                self._room.notify_all()
+                self._unsent_bytes = 0
             if not self._stopping.is_set():
                 log.warning("broker.lost client=%s", self._client_id)
 
@@ -472,7 +482,8 @@ class Connection:
         client.on_connect = on_connect
         client.on_subscribe = on_subscribe
         client.on_disconnect = on_disconnect
-        client.on_publish = on_publish
+        if self._answered:
+            client.on_publish = on_publish
         client.on_message = self._on_message
         return client
 
@@ -550,3 +561,11 @@ def _without_share(topic_filter: str) -> str:
     if topic_filter.startswith("$share/"):
         return topic_filter.split("/", 2)[2]
     return topic_filter
+
+
+def _is_sent(info: mqtt.MQTTMessageInfo) -> bool:
+    """Whether paho has written it, or will never."""
+    try:
+        return info.is_published()
+    except (ValueError, RuntimeError):
+        return True

@@ -25,7 +25,7 @@ from edge_agent.update.ports import Clock
 from edge_agent.wire.manifest import Encoding
 
 DIGEST_BYTES: Final = 32
-SYNC_INTERVAL_BYTES: Final = 16 << 20
+SYNC_INTERVAL_BYTES: Final = 32 << 20
 SYNC_INTERVAL_S: Final = 2.0
 SUFFIXES: Final = (".part", ".map")
 

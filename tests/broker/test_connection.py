@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import threading
 import time
 
 import pytest
 
-from cloud.broker.connection import Connection, NotConnected
+from cloud.broker.connection import MAX_UNSENT_BYTES, Connection, NotConnected
 
 
 def drain(received: queue.Queue[tuple[str, bytes]]) -> tuple[str, bytes]:
@@ -118,3 +120,37 @@ def test_the_connection_returns_after_a_restart_of_the_broker(broker):
         assert connection.wait_connected(15)
         connection.publish("skerry/v1/d/back/ack", b"again")
         assert received.get(timeout=5) == b"again"
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_broker_that_does_not_read_is_not_sent_more_than_the_bound(broker, answered: bool):
+    block, sent = b"x" * 65536, 0
+    connection = broker.connection(answered=answered)
+    with connection:
+        pid = broker.process._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(NotConnected, match="takes no more"):
+                while sent < 10 * MAX_UNSENT_BYTES:
+                    connection.publish("skerry/v1/nobody", block, qos=0, timeout_s=0.5)
+                    sent += len(block)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        # the sockets' own buffers come on top of the bound
+        assert MAX_UNSENT_BYTES <= sent < 3 * MAX_UNSENT_BYTES
+        for _ in range(200):
+            connection.publish("skerry/v1/nobody", block, qos=0)
+        assert connection._unsent_bytes <= MAX_UNSENT_BYTES
+
+
+def test_a_connection_without_answers_publishes_at_qos_0_only(broker):
+    received: queue.Queue[bytes] = queue.Queue()
+    with broker.connection() as reader, broker.connection(answered=False) as writer:
+        reader.subscribe("skerry/v1/streamed", lambda topic, payload: received.put(payload))
+        with pytest.raises(ValueError, match="QoS 0"):
+            writer.publish("skerry/v1/streamed", b"confirm this")
+        while received.empty():
+            writer.publish("skerry/v1/streamed", b"chunk", qos=0)
+            time.sleep(0.02)
+        assert received.get() == b"chunk"
+        assert not writer._answers
