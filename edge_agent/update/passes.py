@@ -8,6 +8,7 @@ refuses to remember.
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -81,10 +82,13 @@ class Passes:
         self._tries: dict[tuple[object, str], int] = {}
         self._said: set[tuple[object, str]] = set()
         self._ready: set[object] = set()  # units that wait for a window only
+        self._condemned: dict[object, tuple[str, Unhealthy]] = {}
+        """Pending units that failed, while the disk does not let the store go back."""
 
     def forget_waiting(self, reason: str) -> None:
         """What waits for `reason` is to be reported again."""
-        self._said = {said for said in self._said if said[1] != reason}
+        # from another thread: the copy is one step
+        self._said = {said for said in self._said.copy() if said[1] != reason}
 
     def restore(self) -> list[Installed]:
         """Bring back what was served before the last stop; needs no network, and no room on disk.
@@ -101,7 +105,10 @@ class Passes:
             log.exception("update.not_recovered")
         for model in self._store.models():
             if (failure := self._serving.serve(model)) is not None:
-                self._abandon(failure.unit, model, "activation_failed", failure.detail)
+                try:
+                    self._abandon(failure.unit, model, "activation_failed", failure.detail)
+                except Exception:
+                    log.exception("update.not_recovered")
         return self._serving.served()
 
     def finish_probations(self) -> None:
@@ -116,6 +123,10 @@ class Passes:
             model: self._journal.outcome(model, want.generation, want.target)
             for model, want in attempt.unit.wants.items()
         }
+        for model, outcome in outcomes.items():
+            if outcome is not None and self._lost(outcome):
+                self._journal.reopen(model, outcome.target, healthy=True)
+                outcomes[model] = None
         attempt.leave_out([model for model, outcome in outcomes.items() if outcome is not None])
         if not attempt.wants:
             return True
@@ -147,6 +158,14 @@ class Passes:
             and current.target == target
             and not self._serving.fails(model)
         )
+
+    def _lost(self, outcome: UpdateReport) -> bool:
+        """Whether what ended well is not here any more, and nothing newer is.
+
+        The disk took the slot, or the database that knew which release is in it.
+        """
+        current = self._store.current(outcome.model)
+        return outcome.phase == "healthy" and (current is None or current.counter < outcome.counter)
 
     def _install(self, attempt: Attempt) -> None:
         if self._orders.paused and not attempt.by_hand:
@@ -236,7 +255,7 @@ class Passes:
     def _probe(self, unit: Sequence[Installed], started_at: float) -> None:
         """Watch a pending unit; commit it, or go back.  Leaves it pending when stopping."""
         try:
-            verdict = self._watch.verdict(unit)
+            verdict = self._verdict(unit)
         except Interrupted:
             return
         except Exception as error:
@@ -255,6 +274,15 @@ class Passes:
             [report_of_installed(each, "healthy", elapsed_s=elapsed_s) for each in unit]
         )
 
+    def _verdict(self, unit: Sequence[Installed]) -> tuple[str, Unhealthy] | None:
+        """As `Watch.verdict`, of what certainly serves; what failed once is not tried again."""
+        if (condemned := self._condemned.get(_key(unit))) is not None:
+            return condemned
+        if (failure := self._serving.ensure(unit)) is not None:
+            model, detail = failure
+            return model, Unhealthy("activation_failed", detail)
+        return self._watch.verdict(unit)
+
     def _abandon(
         self,
         unit: Sequence[Installed],
@@ -263,12 +291,23 @@ class Passes:
         detail: str,
         started_at: float | None = None,
     ) -> None:
-        """Back to the versions before, all of a unit; `blame` is the model whose fault it is."""
+        """Back to the versions before, all of a unit; `blame` is the model whose fault it is.
+
+        Raises:
+            sqlite3.Error: the versions before serve, but the store has not gone back: it is to be
+                asked again.
+        """
+        self._condemned[_key(unit)] = blame, Unhealthy(reason, detail)
         try:
             self._store.revert(unit[0].model)
         except OSError as error:
             # the database has reverted; the next start mends the link
             log.error("update.link_not_reverted model=%s error=%s", unit[0].model, error)
+        except sqlite3.Error:
+            for each in unit:
+                self._serving.before(each.model)
+            raise
+        del self._condemned[_key(unit)]
         elapsed_s = 0.0 if started_at is None else self._clock() - started_at
         reports = []
         for each in unit:
@@ -317,9 +356,9 @@ class Passes:
         if isinstance(error, UpdateError):
             phase: Phase = "rejected" if isinstance(error, Refused) else "failed"
             self._end(attempt, phase, error.reason, str(error))
-        elif (reason := disk_reason(error)) is not None:
-            self._end(attempt, "failed", reason, str(error))
-        else:
+            return True
+        reason = disk_reason(error)
+        if reason is None:
             targets = ", ".join(want.target for want in attempt.wants.values())
             log.error(
                 "update.failed_unexpectedly model=%s target=%s",
@@ -327,9 +366,13 @@ class Passes:
                 targets,
                 exc_info=error,
             )
-            if attempt.awaits_probation(self._store):
-                return False  # it is switched to, so its probation has the last word
-            self._end(attempt, "failed", "internal_error", f"{type(error).__name__}: {error}")
+        if attempt.awaits_probation(self._store):
+            return False  # it is switched to, so its probation has the last word
+        if reason is None:
+            reason, detail = "internal_error", f"{type(error).__name__}: {error}"
+        else:
+            detail = str(error)
+        self._end(attempt, "failed", reason, detail)
         return True
 
     def _end(self, attempt: Attempt, phase: Phase, reason: str, detail: str) -> None:
@@ -349,6 +392,11 @@ class Passes:
         opens_at = self._orders.opens_at
         when = "soon" if opens_at is None else opens_at.isoformat(" ", "minutes")
         return OutsideWindow(f"ready; versions may be switched from {when} on")
+
+
+def _key(unit: Sequence[Installed]) -> object:
+    """Tells pending units apart."""
+    return tuple(sorted((each.model, each.sha256, each.generation) for each in unit))
 
 
 def _crashed(installed: Installed) -> UpdateReport:

@@ -58,7 +58,7 @@ class Serving:
         self._activate = activate
         self._deactivate = deactivate
         self._activate_all = activate_all
-        self._active: set[str] = set()
+        self._active: dict[str, Path] = {}
         self._failing: set[str] = set()
 
     def fails(self, model: str) -> bool:
@@ -67,8 +67,12 @@ class Serving:
 
     def served(self) -> list[Installed]:
         """What serves now."""
-        currents = (self._store.current(model) for model in self._store.models())
-        return [each for each in currents if each is not None and each.model in self._active]
+        return [
+            each
+            for model in self._store.models()
+            for each in (self._store.current(model), self._store.previous(model))
+            if each is not None and self._serves(each)
+        ]
 
     def serve(self, model: str) -> Failure | None:
         """Serve what is current; the version before, if a committed one does not load.
@@ -108,15 +112,30 @@ class Serving:
             log.error("model.not_activated model=%s error=%s", unit[0].model, error)
             return unit[0].model, str(error)
         for each in unit:
-            self._serves(each)
+            self._changed(each)
         return None
+
+    def ensure(self, unit: Sequence[Installed]) -> tuple[str, str] | None:
+        """`change`, unless all of `unit` serve already."""
+        return None if all(self._serves(each) for each in unit) else self.change(unit)
+
+    def before(self, model: str) -> None:
+        """Serve the version before, although the store could not go back to it yet."""
+        previous = self._store.previous(model)
+        if previous is not None:
+            self._load(previous)
+        else:
+            self._stop(model)
 
     def back(self, model: str) -> None:
         """Serve what a revert made current; nothing, if nothing is."""
         if self._store.current(model) is not None:
             self.serve(model)
-        elif self._deactivate is not None and model in self._active:
-            self._active.discard(model)
+        else:
+            self._stop(model)
+
+    def _stop(self, model: str) -> None:
+        if self._deactivate is not None and self._active.pop(model, None) is not None:
             self._deactivate(model)
 
     def _load(self, installed: Installed) -> str | None:
@@ -126,11 +145,14 @@ class Serving:
         except Exception as error:
             log.error("model.not_activated model=%s error=%s", installed.model, error)
             return str(error) or type(error).__name__
-        self._serves(installed)
+        self._changed(installed)
         return None
 
-    def _serves(self, installed: Installed) -> None:
-        self._active.add(installed.model)
+    def _serves(self, installed: Installed) -> bool:
+        return self._active.get(installed.model) == installed.path
+
+    def _changed(self, installed: Installed) -> None:
+        self._active[installed.model] = installed.path
         self._failing.discard(installed.model)
         log.info("model.activated model=%s version=%d", installed.model, installed.version)
 
