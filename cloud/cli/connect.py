@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +55,6 @@ def split_version(text: str) -> tuple[str, int]:
         typer.BadParameter: not MODEL:VERSION.
     """
     model, separator, version = text.rpartition(":")
-    if not separator or not version.isdigit():
+    if not separator or not re.fullmatch("[0-9]{1,10}", version):
         raise typer.BadParameter(f"{text!r} is not MODEL:VERSION, e.g. digits:1")
     return model, int(version)

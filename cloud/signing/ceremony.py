@@ -20,8 +20,8 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import Key, Signature, Signer
 from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
-from tuf.api.serialization import DeserializationError
+from tuf.api.metadata import Delegations, Metadata, Role, Root, TargetFile, Targets
+from tuf.api.serialization import DeserializationError, SerializationError
 
 from cloud.signing.errors import BadRequest, SignerUnavailable, StaleRequest
 from cloud.signing.keys import RepositoryName
@@ -32,6 +32,11 @@ from edge_agent.disk import write_whole
 
 MAX_REQUEST_BYTES: Final = 64 << 20
 KEYID: Final = r"^[0-9a-f]{64}$"
+NO_METADATA: Final = (
+    ValueError, TypeError, KeyError, AttributeError, RecursionError, DeserializationError,
+    SerializationError,
+)  # fmt: skip
+"""What reading any JSON as metadata raises."""
 
 
 class _Frozen(BaseModel):
@@ -70,14 +75,13 @@ class Document(_Frozen):
         """The document without signatures.
 
         Raises:
-            BadRequest: it is no metadata, or not written canonically.
+            BadRequest: it is no metadata, not written canonically, or more than is ever shown.
         """
         try:
             signed = json.loads(self.signed)
             metadata: Metadata[Any] = Metadata.from_dict({"signed": signed, "signatures": []})
             canonical = metadata.signed_bytes == self.signed.encode()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError,
-                DeserializationError) as error:  # fmt: skip
+        except NO_METADATA as error:
             raise BadRequest(f"document {self.role!r} is no metadata: {why(error)}") from error
         if not canonical or not isinstance(metadata.signed, Root | Targets):
             raise BadRequest(f"document {self.role!r} is no canonical root or targets metadata")
@@ -88,6 +92,8 @@ class Document(_Frozen):
                 != keyid
             ):
                 raise BadRequest(f"document {self.role!r} calls another key {keyid[:12]}")
+        if (hidden := _hidden(metadata.signed)) is not None:
+            raise BadRequest(f"document {self.role!r} has {hidden}, which cannot be shown")
         return metadata
 
 
@@ -137,13 +143,18 @@ def apply_request(
         StaleRequest: what waits has changed since; nothing is changed.
     """
     merged: dict[RepositoryName, dict[str, Metadata[Any]]] = {}
+    staged = {
+        (name, each.role): each
+        for name, repository in repositories.items()
+        for each in repository.staged()
+    }
     for document in request.documents:
         repository = repositories[document.repository]
         if document.repository_id != repository.identity():
             raise BadRequest(
                 f"the request is for another control plane's {document.repository} repository"
             )
-        metadata = _checked(document, repository)
+        metadata = _checked(document, repository, staged.get((document.repository, document.role)))
         if metadata is not None:
             merged.setdefault(document.repository, {})[document.role] = metadata
     if not any(document.signatures for document in request.documents):
@@ -172,10 +183,11 @@ def _document(staged: StagedDocument, identity: str) -> Document:
     )
 
 
-def _checked(document: Document, repository: SignedRepository) -> Metadata[Any] | None:
+def _checked(
+    document: Document, repository: SignedRepository, staged: StagedDocument | None
+) -> Metadata[Any] | None:
     """The staged document with the request's signatures; None when it is published already."""
     asked = document.metadata()
-    staged = {each.role: each for each in repository.staged()}.get(document.role)
     if staged is None or staged.metadata.signed_bytes != asked.signed_bytes:
         published = repository.published(document.role)
         if published is not None and published.signed_bytes == asked.signed_bytes:
@@ -276,8 +288,7 @@ def describe(document: Document, *, trust_before: bool) -> list[str]:
 def _before(document: Document) -> Root | Targets | None:
     try:
         metadata: Metadata[Any] = Metadata.from_dict(json.loads(json.dumps(document.before)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError,
-            DeserializationError):  # fmt: skip
+    except NO_METADATA:
         return None
     signed = metadata.signed
     return signed if isinstance(signed, Root | Targets) else None
@@ -294,7 +305,7 @@ def _signed_by(document: Document, keys: Iterable[Key]) -> bool:
             continue
         try:
             key.verify_signature(signature, metadata.signed_bytes)
-        except (UnverifiedSignatureError, ValueError):
+        except (UnverifiedSignatureError, ValueError, SerializationError):
             continue
         return True
     return False
@@ -304,6 +315,28 @@ def _keys_of(signed: Root | Targets) -> dict[str, Key]:
     if isinstance(signed, Root):
         return signed.keys
     return signed.delegations.keys if signed.delegations is not None else {}
+
+
+def _hidden(signed: Root | Targets) -> str | None:
+    """What clients might act upon and a summary would not show; None when there is nothing."""
+    parts: list[Root | Targets | Delegations | Role | TargetFile] = [signed]
+    if isinstance(signed, Root):
+        if not signed.consistent_snapshot:
+            return "files without versions"
+        parts += signed.roles.values()
+    else:
+        parts += signed.targets.values()
+        if signed.delegations is not None:
+            if signed.delegations.roles is None:
+                return "delegations by hash bins"
+            parts += [signed.delegations, *signed.delegations.roles.values()]
+    for part in parts:
+        known = {"custom"} if isinstance(part, TargetFile) else set()
+        if unknown := part.unrecognized_fields.keys() - known:
+            return f"a field {min(unknown)!r}"
+        if isinstance(part, TargetFile) and not isinstance(part.custom, dict):
+            return "a target without facts about it"
+    return None
 
 
 def _root_changes(before: Root | None, after: Root) -> list[str]:
@@ -345,7 +378,7 @@ def _delegations(targets: Targets | None) -> dict[str, str]:
     if targets is None or targets.delegations is None:
         return {}
     return {
-        name: f"{role.threshold} of {', '.join(keyid[:12] for keyid in role.keyids)}"
+        name: f"{role.threshold} of {', '.join(role.keyids)}"
         f" for {', '.join(role.paths or ['every path'])}"
         for name, role in (targets.delegations.roles or {}).items()
     }

@@ -9,8 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import typer
 
-from cloud.cli.connect import client
+from cloud.cli.connect import client, split_version
 from cloud.services import initialise, open_services, write_secret
 from cloud.settings import Settings
 from fleet.client.errors import ApiError, Unreachable
@@ -55,3 +56,11 @@ def test_the_line_to_an_address_outside_this_machine_trusts_the_planes_authority
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "text", ["digits", "digits:", "digits:x", "digits:²", "digits:" + "9" * 5000]
+)
+def test_what_is_no_version_of_a_model_is_said(text) -> None:
+    with pytest.raises(typer.BadParameter, match="MODEL:VERSION"):
+        split_version(text)

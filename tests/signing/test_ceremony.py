@@ -6,19 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
+from securesystemslib.formats import encode_canonical
 from tuf.api.metadata import Metadata
 
 from cloud.signing import BadRequest, KeysMissing, StaleRequest, init_keys
 from cloud.signing.ceremony import (
     SigningRequest,
     apply_request,
+    describe,
     make_request,
     read_request,
     sign_request,
     summary_of,
     write_request,
 )
-from cloud.signing.key_files import read_key
+from cloud.signing.key_files import read_key, write_key
 
 DAY_S = 86400.0
 
@@ -322,3 +324,71 @@ def test_a_document_that_is_no_metadata_is_neither_signed_nor_applied(offline, s
         sign_request(request, [key_of(offline.usb / "image-targets-1.pem")])
     with pytest.raises(BadRequest):
         apply_request(offline.repositories, request)
+
+
+# ── what a control plane that was taken over would try to have signed ────────────────────────────
+
+
+def hidden(how: str, targets: dict, stranger: dict[str, dict]) -> None:
+    """Change top-level targets so that a summary of names and bytes would not show it."""
+    if how == "hash_bins":
+        bins = {"keyids": [*stranger], "threshold": 1, "bit_length": 1, "name_prefix": "bin"}
+        targets["delegations"] = {"keys": stranger, "succinct_roles": bins}
+    elif how == "unknown_field":
+        targets["device"] = "d0"
+    elif how == "unknown_field_of_a_delegation":
+        targets["delegations"]["roles"][0]["note"] = "x"
+    elif how == "unknown_field_of_a_target":
+        targets["targets"]["a"] = {"length": 1, "hashes": {"sha256": "0" * 64}, "note": "x"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["hash_bins", "unknown_field", "unknown_field_of_a_delegation", "unknown_field_of_a_target"],
+)
+def test_nothing_is_signed_that_the_summary_cannot_show(offline, tmp_path, how) -> None:
+    offline.publish(1, model="faces")
+    request = carry(offline)
+    documents = json.loads(request.model_dump_json())["documents"]
+    (document,) = [each for each in documents if each["role"] == "targets"]
+    signed = json.loads(document["signed"])
+    key = write_key(tmp_path / "stranger.pem", b"passphrase")
+    hidden(how, signed, {key.keyid: key.to_dict()})
+    document["signed"] = encode_canonical(signed)
+    forged = SigningRequest.model_validate({**request.model_dump(), "documents": [document]})
+    known = key_of(offline.usb / "image-targets-1.pem")
+    with pytest.raises(BadRequest, match="cannot be shown"):
+        summary_of(forged, [known.public_key])
+    with pytest.raises(BadRequest, match="cannot be shown"):
+        sign_request(forged, [known])
+
+
+def test_the_summary_tells_delegates_apart_by_their_whole_keys(offline) -> None:
+    # whoever has some hours finds another key of which the first digits are the same
+    offline.publish(1, model="faces")
+    documents = {each.role: each for each in carry(offline).documents}
+    text = "\n".join(describe(documents["targets"], trust_before=True))
+    for keyid in offline.image.root().roles["targets"].keyids:
+        assert keyid in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("targets", {"a": {"length": 1, "hashes": {"sha256": "0"}, "custom": ["x"]}}), ("x", 1.5)],
+)
+def test_nonsense_in_a_document_is_one_line(offline, field, value) -> None:
+    offline.publish(2)
+    request = carry(offline)
+    signed = json.loads(request.documents[0].signed) | {field: value}
+    with pytest.raises(BadRequest, match="models/digits/p"):
+        text = json.dumps(signed, sort_keys=True, separators=(",", ":"))
+        summary_of(edited(request, signed=text), [])
+
+
+def test_nonsense_in_the_version_before_is_not_believed(offline) -> None:
+    offline.publish(2)
+    request = carry(offline)
+    before = json.loads(json.dumps(request.documents[0].before))
+    before["signed"]["x"] = 1.5
+    key = key_of(offline.usb / "image-targets-1.pem").public_key
+    assert "did not sign the version before" in summary_of(edited(request, before=before), [key])[0]
