@@ -34,6 +34,7 @@ from edge_agent.device.inventory import collect, rss_mib
 from edge_agent.device.trusted import open_trust
 from edge_agent.device.twin import Served, Twin
 from edge_agent.disk import write_whole
+from edge_agent.disk.database import is_damage, set_aside
 from edge_agent.link.chunks import MqttChunkPort
 from edge_agent.link.errors import LinkError, NotConnected, OutboxBroken, OutboxFull
 from edge_agent.link.fetch import FetchPort
@@ -69,7 +70,6 @@ log = logging.getLogger("skerry.agent")
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_TIMEOUT_S: Final = 20.0
 JOURNAL_FULL_RETRY_S: Final = 60
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _DISK_REFUSES: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 )
@@ -466,13 +466,9 @@ def _open_outbox(path: Path, max_bytes: int) -> Outbox:
         if code in _DISK_REFUSES and path.is_file():
             log.error("outbox.in_memory cause=%s", error)
             return Outbox(Path(":memory:"), min(max_bytes, _MEMORY_OUTBOX_BYTES))
-        if code not in _DAMAGED:
+        if not is_damage(cause):
             raise
-        log.error("outbox.set_aside cause=%s", error)
-    for suffix in ("", "-wal", "-shm"):  # one is kept: the newest
-        part = path.with_name(path.name + suffix)
-        with contextlib.suppress(FileNotFoundError):
-            part.replace(path.with_name(f"{path.name}.damaged{suffix}"))
+        set_aside(path, error)
     return Outbox(path, max_bytes)
 
 

@@ -6,17 +6,23 @@ a group does, is kept in one transaction.
 
 An assignment is open again when the device lost what it had installed, or when its operator says
 so.  Whether updates are paused is kept here, too.
+
+A damaged file is set aside and the journal begins anew.  Outcomes are lost with it: what serves is
+found healthy again, what was refused is tried once more, and a pause is over.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from edge_agent.update.marks import open_database
+from pydantic import TypeAdapter, ValidationError
+
+from edge_agent.disk.database import Damaged, open_durable
 from edge_agent.update.ports import Clock
 from edge_agent.wire.messages import UpdateReport
 
@@ -30,6 +36,25 @@ CREATE TABLE IF NOT EXISTS paused(id INTEGER PRIMARY KEY CHECK (id = 1));
 _KEPT: Final = 50
 """Outcomes kept a model."""
 
+_ROWS: Final = TypeAdapter(list[tuple[str, int, str, str, int, float]])
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Make the tables; an unreadable report would end every pass of the updater."""
+    database.executescript(_SCHEMA)
+    columns = database.execute("PRAGMA table_info(outcomes)").fetchall()
+    if "at" not in {name for _, name, *_ in columns}:  # of an agent that kept no times
+        database.execute("ALTER TABLE outcomes ADD COLUMN at REAL NOT NULL DEFAULT 0")
+    rows = database.execute(
+        "SELECT model, generation, target, report, reported, at FROM outcomes"
+    ).fetchall()
+    try:
+        for _, _, _, report, _, _ in _ROWS.validate_python(rows, strict=True):
+            UpdateReport.model_validate_json(report)
+    except ValidationError as error:
+        raise Damaged("an outcome makes no sense") from error
+    database.execute("SELECT id FROM paused").fetchall()
+
 
 class Journal:
     """See the module.  Thread-safe."""
@@ -41,10 +66,7 @@ class Journal:
         """
         self._clock = clock
         self._lock = threading.Lock()
-        self._database = open_database(path, _SCHEMA)
-        columns = self._database.execute("PRAGMA table_info(outcomes)").fetchall()
-        if "at" not in {name for _, name, *_ in columns}:  # of an agent that kept no times
-            self._database.execute("ALTER TABLE outcomes ADD COLUMN at REAL NOT NULL DEFAULT 0")
+        self._database = open_durable(path, _prepare)
 
     def close(self) -> None:
         with self._lock:

@@ -14,7 +14,6 @@ mark never is: else the root before, whose keys were taken away, came back with 
 from __future__ import annotations
 
 import errno
-import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,10 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from edge_agent.disk import make_directories
+from edge_agent.disk.database import open_durable
 from edge_agent.update.rules import check_versions
-
-log = logging.getLogger("skerry.update")
 
 ROOT_NAME: Final = "root.json"
 
@@ -39,17 +36,6 @@ CREATE TABLE IF NOT EXISTS attested(id INTEGER PRIMARY KEY CHECK (id = 1), at RE
 """
 
 
-def open_database(path: Path, schema: str) -> sqlite3.Connection:
-    """A connection in autocommit mode that syncs every commit; for use under the owner's lock."""
-    make_directories(path.parent)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode=DELETE")
-    # FULL does not sync the removal of the rollback journal: a power cut could undo a commit
-    connection.execute("PRAGMA synchronous=EXTRA")
-    connection.executescript(schema)
-    return connection
-
-
 class Marks:
     """See the module.  Thread-safe."""
 
@@ -61,24 +47,11 @@ class Marks:
         self._path = path
         self._lock = threading.Lock()
         with self._disk_errors():
-            self._database = self._open()
+            self._database = open_durable(path, _prepare)
 
     def close(self) -> None:
         with self._lock:
             self._database.close()
-
-    def _open(self) -> sqlite3.Connection:
-        """The database, or a new one in the place of what is none."""
-        try:
-            return _sound(self._path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise  # locked, full or unreadable: that is not for us to replace
-            aside = self._path.with_suffix(".damaged")
-            log.error("trust.marks_damaged kept=%s cause=%s", aside, error)
-            self._path.replace(aside)
-            self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
-            return _sound(self._path)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -176,18 +149,5 @@ class Marks:
             self._database.execute("DELETE FROM attested")
 
 
-def _sound(path: Path) -> sqlite3.Connection:
-    """An open, checked database.
-
-    Raises:
-        sqlite3.DatabaseError: it is damaged.
-    """
-    connection = open_database(path, _SCHEMA)
-    try:
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _prepare(database: sqlite3.Connection) -> None:
+    database.executescript(_SCHEMA)

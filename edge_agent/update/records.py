@@ -1,18 +1,22 @@
 """What the slot store remembers: rows of `state.sqlite`, for use under the store's lock.
 
 Knows no files but the database: whether a slot is there, and where a link points, is the store's.
+A damaged file is set aside, and what a new one begins with is for the store to find out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from edge_agent.update.marks import open_database
-from edge_agent.wire.ids import is_slug
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edge_agent.disk.database import Damaged, open_durable
+from edge_agent.wire.ids import Digest, Slug, is_slug
 from edge_agent.wire.manifest import ReleaseInfo
 
 _SCHEMA = """
@@ -28,6 +32,17 @@ CREATE TABLE IF NOT EXISTS pending(
 _COLUMNS = "sha256, target, version, counter, variant, generation, rollout, probation_s"
 
 Role = Literal["current", "previous"]
+
+_Count = Annotated[int, Field(ge=0)]
+_INSTALLED_ROWS: Final = TypeAdapter(
+    list[
+        tuple[
+            Slug, Role, Digest, str, Annotated[int, Field(ge=1)], _Count, str, _Count, str | None,
+            Annotated[float, Field(ge=0, allow_inf_nan=False)],
+        ]
+    ]
+)  # fmt: skip
+_PENDING_ROWS: Final = TypeAdapter(list[tuple[Slug, _Count, Slug | None]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +102,15 @@ def directory_of(root: Path, model: str) -> Path:
 class Records:
     """See the module.  Changes are made inside `transaction`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, found: Callable[[], Iterable[tuple[Role, Installed]]]) -> None:
+        """
+        Args:
+            found: what is installed, for a new database; nothing on a new device.
+        """
         self._root = root
-        self._database = open_database(root / "state.sqlite", _SCHEMA)
-        columns = self._database.execute("PRAGMA table_info(pending)").fetchall()
-        if "unit" not in {name for _, name, *_ in columns}:  # of an agent that knew no groups
-            self._database.execute("ALTER TABLE pending ADD COLUMN unit TEXT")
+        self._database = open_durable(
+            root / "state.sqlite", lambda database: _prepare(database, found)
+        )
 
     def close(self) -> None:
         self._database.close()
@@ -219,3 +237,42 @@ class Records:
     def forget(self, model: str) -> None:
         """No version of it is here."""
         self._database.execute("DELETE FROM installed WHERE model = ?", (model,))
+
+
+def _prepare(
+    database: sqlite3.Connection, found: Callable[[], Iterable[tuple[Role, Installed]]]
+) -> None:
+    known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'installed'").fetchone()
+    if known is None:
+        _begin(database, found())
+        return
+    database.executescript(_SCHEMA)
+    columns = database.execute("PRAGMA table_info(pending)").fetchall()
+    if "unit" not in {name for _, name, *_ in columns}:  # of an agent that knew no groups
+        database.execute("ALTER TABLE pending ADD COLUMN unit TEXT")
+    rows = database.execute(f"SELECT model, role, {_COLUMNS} FROM installed").fetchall()  # noqa: S608 (constant)
+    pending = database.execute("SELECT model, tries, unit FROM pending").fetchall()
+    try:
+        _INSTALLED_ROWS.validate_python(rows, strict=True)
+        _PENDING_ROWS.validate_python(pending, strict=True)
+    except ValidationError as error:
+        raise Damaged("a version makes no sense") from error
+    if not {model for model, *_ in pending} <= {row[0] for row in rows if row[1] == "current"}:
+        raise Damaged("a version is on probation that is not installed")
+
+
+def _begin(database: sqlite3.Connection, found: Iterable[tuple[Role, Installed]]) -> None:
+    """The tables and what is in them, in one transaction: half of it would pass for all."""
+    database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+    with database:  # commits, or rolls back
+        database.executemany(
+            f"INSERT INTO installed(model, role, {_COLUMNS}) "  # noqa: S608 (constant)
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    each.model, role, each.sha256, each.target, each.version, each.counter,
+                    each.variant, each.generation, each.rollout, each.probation_s,
+                )
+                for role, each in found
+            ],
+        )  # fmt: skip

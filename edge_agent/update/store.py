@@ -8,7 +8,8 @@
 Rules, which make a power cut at any point leave the old version or the new one:
     * A slot appears by one rename, after all its files and its directory are synced.
     * A switch first commits PENDING{old, new} to the database, then renames the link.
-    * The database is the truth; `recover` points the link where the database says.
+    * The database is the truth; `recover` points the link where the database says.  A damaged one
+      is set aside, and the links and the intact slots are the truth once more.
     * Starts are counted only while PENDING: after `MAX_TRIES` of them the old version comes back.
       A committed version is never reverted by power cycles.
     * Two versions are kept: the current one and the one before.
@@ -31,6 +32,7 @@ from edge_agent.update.bundle import unpack
 from edge_agent.update.errors import BadBundle, Failed, OverQuota
 from edge_agent.update.files import Files
 from edge_agent.update.reading import require_intact
+from edge_agent.update.rebuild import installed_on_disk
 from edge_agent.update.records import Installed, Records, Role, Switch, directory_of
 from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseInfo
 
@@ -62,7 +64,7 @@ class SlotStore:
         self._quota_bytes = quota_bytes
         self._files = files or Files()
         self._lock = threading.RLock()
-        self._records = Records(root)
+        self._records = Records(root, lambda: installed_on_disk(root))
 
     def close(self) -> None:
         with self._lock:

@@ -164,7 +164,7 @@ def test_fault_25_marks_with_damaged_pages_begin_anew(tmp_path) -> None:
     marks = Marks(path)
     marks.check_metadata("image", {"0.json": 1}, "keys")
     marks.close()
-    assert path.with_suffix(".damaged").read_bytes() == data
+    assert path.with_name("marks.sqlite.damaged").read_bytes() == data
 
 
 def test_fault_25_what_is_installed_gives_lost_marks_back(world, device, release) -> None:
@@ -197,7 +197,7 @@ def test_marks_that_another_process_holds_are_not_replaced(tmp_path) -> None:
         path.mkdir()
     with pytest.raises(OSError):
         Marks(path)
-    assert path.exists() and not path.with_suffix(".damaged").exists()
+    assert path.exists() and not path.with_name("marks.sqlite.damaged").exists()
     with pytest.raises(sqlite3.OperationalError):
         sqlite3.connect(path).execute("SELECT 1 FROM metadata")
 
