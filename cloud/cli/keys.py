@@ -142,7 +142,9 @@ def revoke(
         for name, repository in repositories.items()
         for role in ROLE_KEYS[name]
     }
-    whole = _match(keyid, sorted({each for ids in held.values() for each in ids}), "no role")
+    whole = _match(
+        keyid, sorted({each for ids in held.values() for each in ids}), "the control plane"
+    )
     for (name, role), keyids in held.items():
         if whole in keyids:
             threshold = repositories[name].root().roles[role].threshold
@@ -264,9 +266,11 @@ def _rotate(
         store.inventory.add(InventoryKey.of(name, role, uri, key) for uri, key in imported)
         done = repository.rotate(role, going, coming)
     except BaseException:
-        # a key that no root lists would stand in the way of the next attempt's
+        # a key that no root lists would stand in the way of the next attempt's; one that a root
+        # lists already, before what broke off, is the only one of its kind
         for keyid, path in store.files(name, role).items():
-            if keyid not in known and keyid in {key.keyid for key in created}:
+            made = keyid not in known and keyid in {key.keyid for key in created}
+            if made and not repository.lists(keyid):
                 path.unlink()
         raise
     detail = {"out": list(going), "in": [key.keyid for key in coming], "staged": [str(not done)]}

@@ -5,6 +5,7 @@ SigningError
 ├── WrongPassphrase    a key file does not open
 ├── BadKeyFile         a file holds no key that can sign metadata
 ├── SignerUnavailable  a token or key service cannot be used: package, device, PIN or network
+├── DamagedMetadata    a file of a repository is no metadata: restore it from a backup
 ├── ConflictingTarget  a target's name is taken by other bytes; counters are never reused
 ├── BadRotation        a change of keys that would leave a role unable to sign
 └── BadRequest         a signing request that is damaged, foreign, or wrongly signed
@@ -34,6 +35,10 @@ class BadKeyFile(SigningError):
 
 class SignerUnavailable(SigningError):
     """A token or a key service cannot be used now."""
+
+
+class DamagedMetadata(SigningError):
+    """A file of a repository holds no metadata."""
 
 
 class ConflictingTarget(SigningError):

@@ -22,7 +22,7 @@ from cloud.signing.repository import (
     file_name,
     meta_of,
 )
-from cloud.signing.staging import Need, Pending, bare, need_of
+from cloud.signing.staging import Need, Pending, bare, need_of, read_metadata
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import ReleaseInfo, target_path
 
@@ -154,7 +154,7 @@ class ImageRepository(SignedRepository):
         version = self._snapshot_roles().get(role)
         if version is None:
             return None
-        return Metadata.from_bytes((self.directory / file_name(role, version)).read_bytes())
+        return read_metadata(self.directory / file_name(role, version))
 
     def _working(self, role: str, pending: Pending) -> Metadata[Any] | None:
         return pending[role] if role in pending else self._published(role)

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
-from cloud.signing.errors import KeysMissing
+from cloud.signing.errors import DamagedMetadata, KeysMissing
 from cloud.signing.keys import ROLE_KEYS, KeyStore, RepositoryName, RoleName
 from cloud.signing.staging import (
     Need,
@@ -34,6 +34,7 @@ from cloud.signing.staging import (
     bare,
     change_keys,
     needs_of_root,
+    read_metadata,
     sign_at_hand,
 )
 from edge_agent.disk import write_whole
@@ -77,6 +78,13 @@ class SignedRepository:
         """The newest root that clients see."""
         return self._load(self._newest_root(), Root)
 
+    def lists(self, keyid: str) -> bool:
+        """Whether the newest root has a key, or the one that waits for signatures."""
+        with self._locked():
+            waiting = self._pending().get("root")
+            roots: list[Root] = [self.root(), *([waiting.signed] if waiting else [])]
+        return any(keyid in root.keys for root in roots)
+
     def identity(self) -> str:
         """Digest of the first root: tells this repository from every other."""
         return hashlib.sha256((self.directory / "1.root.json").read_bytes()).hexdigest()
@@ -107,13 +115,19 @@ class SignedRepository:
 
         Returns:
             Roles that wait still.
+
+        Raises:
+            KeysMissing: a root is whole but for a new online key, which is not here; it waits.
         """
         with self._locked():
             pending = self._pending()
             for role, metadata in signed.items():
                 if role in pending and pending[role].signed == metadata.signed:
                     pending[role].signatures.update(metadata.signatures)
-            return sorted(self._advance(pending))
+            left = self._advance(pending)
+            if "root" in left and not any(need.missing for need in self._needs("root", left)):
+                self._require_online(left["root"].signed)
+            return sorted(left)
 
     def discard(self) -> list[str]:
         """Give up what waits; returns the roles of which something was given up."""
@@ -164,7 +178,8 @@ class SignedRepository:
         for part in _parts(pending):
             if part.keys() <= left.keys() and self._whole(part):
                 if "root" in part:
-                    self._require_online(part["root"].signed)
+                    if self._offline(part["root"].signed):
+                        continue
                     # published in several steps: what a crash leaves is carried through later
                     self._staging.replace(left)
                 self._publish(part)
@@ -195,7 +210,7 @@ class SignedRepository:
 
     def _published(self, role: str) -> Metadata[Any] | None:
         if role == "root":
-            return Metadata.from_bytes(self._newest_root().read_bytes())
+            return read_metadata(self._newest_root())
         return None
 
     def _pending(self) -> Pending:
@@ -209,6 +224,8 @@ class SignedRepository:
         """One line: whose signatures are missing."""
         needs = [(role, need) for role in pending for need in self._needs(role, pending)]
         role, need = max(needs, key=lambda each: each[1].missing)
+        if "root" in pending and (offline := self._offline(pending["root"].signed)):
+            return offline
         role = "root" if role == "root" else "targets"
         text = (
             f"{self.name} {role}: {len(need.signed)} of {need.threshold} needed keys "
@@ -255,15 +272,25 @@ class SignedRepository:
         return True
 
     def _require_online(self, root: Root) -> None:
+        """
+        Raises:
+            KeysMissing: with this root, something that is signed online could not be.
+        """
+        if lacking := self._offline(root):
+            raise KeysMissing(lacking)
+
+    def _offline(self, root: Root) -> str:
+        """Which online role could not sign here with this root, and why; empty for none."""
         for role in self.online:
             keys = [root.keys[keyid] for keyid in root.roles[role].keyids]
             problems: list[str] = []
             here = self._keys.at_hand(self.name, role, keys, problems)
             if len(here) < root.roles[role].threshold:
-                raise KeysMissing(
+                return (
                     f"{self.name} {role} is signed online, and its new key is not here"
                     + "".join(f" ({problem})" for problem in problems)
                 )
+        return ""
 
     # ── snapshot and timestamp ───────────────────────────────────────────────────────────────────
 
@@ -295,7 +322,7 @@ class SignedRepository:
         versions |= {name.partition(".")[0]: meta.version for name, meta in snapshot.meta.items()}
         for role in roles:
             name = "timestamp.json" if role == "timestamp" else f"{versions[role]}.{role}.json"
-            metadata: Metadata[Any] = Metadata.from_bytes((directory / name).read_bytes())
+            metadata = read_metadata(directory / name)
             if not root.get_verification_result(
                 role, metadata.signed_bytes, metadata.signatures
             ).verified:
@@ -320,9 +347,9 @@ class SignedRepository:
             yield
 
     def _load(self, path: Path, kind: type[S]) -> S:
-        signed: Signed = Metadata[S].from_bytes(path.read_bytes()).signed
+        signed: Signed = read_metadata(path).signed
         if not isinstance(signed, kind):
-            raise TypeError(f"{path} holds {signed.type} metadata")
+            raise DamagedMetadata(f"{path} holds {signed.type} metadata; restore it from a backup")
         return signed
 
     def _sign(self, role: RoleName, signed: S) -> bytes:

@@ -17,8 +17,9 @@ from urllib.parse import quote, unquote
 from securesystemslib.signer import Key
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Signed, Targets
+from tuf.api.serialization import DeserializationError
 
-from cloud.signing.errors import BadRotation
+from cloud.signing.errors import BadRotation, DamagedMetadata
 from cloud.signing.keys import ROLE_KEYS, KeyStore, RepositoryName, RoleName
 from cloud.signing.signers import why
 from edge_agent.disk import sync_directory, write_whole
@@ -72,7 +73,7 @@ class Staging:
         found: Pending = {}
         for path in sorted(self._directory.glob("*.json")):
             role = unquote(path.name.removesuffix(".json"))
-            metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+            metadata = read_metadata(path)
             if metadata.signed.version > published(role):
                 found[role] = metadata
         return found
@@ -174,6 +175,18 @@ def change_keys(
     most = max(ROLE_KEYS[repository][role].count, held.threshold)
     if len(held.keyids) > most:
         raise BadRotation(f"{place} would have {len(held.keyids)} keys; it has {most} at most")
+
+
+def read_metadata(path: Path) -> Metadata[Any]:
+    """A document of a repository, as it was written.
+
+    Raises:
+        DamagedMetadata: the file holds none.
+    """
+    try:
+        return Metadata.from_bytes(path.read_bytes())
+    except DeserializationError as error:
+        raise DamagedMetadata(f"{path} is damaged; restore it from a backup") from error
 
 
 def bare(signed: Signed) -> Metadata[Any]:

@@ -120,6 +120,18 @@ def test_a_key_is_revoked_and_one_made_elsewhere_takes_its_place(plane, keys, tm
     assert "signs nothing any more" in keys.ok("status", "--dir", plane)
 
 
+def test_a_rotation_that_breaks_off_keeps_the_key_that_its_root_names(plane, keys) -> None:
+    set_of_a_device = plane / "tuf" / "director" / "devices" / "d0"
+    set_of_a_device.mkdir(parents=True)
+    (set_of_a_device / "timestamp.json").write_text("{")
+    refusal = keys.refused("rotate", "director", "targets", "--dir", plane)
+    assert "timestamp.json" in refusal and "is damaged" in refusal
+    director = json.loads(keys.ok("status", "--json", "--dir", plane))[1]
+    assert director["root_version"] == 2
+    (key,) = next(role for role in director["roles"] if role["role"] == "targets")["keys"]
+    assert key["place"].startswith("file:")
+
+
 def test_bad_input_is_one_line(plane, keys, tmp_path) -> None:
     request = tmp_path / "request.json"
     assert "nothing waits" in keys.refused("request", "-o", request, "--dir", plane)

@@ -153,6 +153,28 @@ def test_renewals_of_offline_roles_wait_and_are_said(offline, days) -> None:
     assert not offline.image.refresh_timestamp()
 
 
+@pytest.mark.parametrize("name", ["image", "director"])
+def test_a_signed_root_whose_online_key_was_lost_waits_and_can_be_given_up(offline, name) -> None:
+    repository = offline.repositories[name]
+    offline.assign("dev-1")
+    out = repository.root().roles["timestamp"].keyids
+    new = offline.keys.create(name, "timestamp")
+    assert not repository.rotate("timestamp", list(out), [new])
+    offline.take_away(f"{name}-timestamp-{new.keyid[:8]}.pem")
+    repository = offline.repositories[name]
+    signed = carry(offline, f"{name}-root-1", f"{name}-root-2")
+    with pytest.raises(KeysMissing, match="not here"):
+        apply_request(offline.repositories, signed)
+    assert [len(need.signed) for each in repository.staged() for need in each.needs] == [2, 2]
+    # what is signed online goes on meanwhile
+    offline.clock.now += 4 * DAY_S
+    assert offline.image.refresh_timestamp()
+    assert offline.director.refresh_timestamps() == 1
+    assert repository.root().version == 1
+    assert repository.discard() == ["root"]
+    assert not waiting(offline)
+
+
 def test_what_is_given_up_is_gone_and_its_request_worthless(offline) -> None:
     offline.publish(2)
     request = carry(offline, "image-targets-1", "image-targets-2")
