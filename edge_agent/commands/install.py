@@ -24,6 +24,7 @@ from edge_agent.device.directory import held
 from edge_agent.device.errors import AgentRunning, DeviceError
 from edge_agent.device.identity import Identity, load_identity
 from edge_agent.device.trusted import open_trust
+from edge_agent.link.errors import LinkError
 from edge_agent.link.outbox import Outbox
 from edge_agent.update.by_hand import ByHand
 from edge_agent.update.errors import BadMedium
@@ -77,6 +78,8 @@ def _here(identity: Identity, settings: AgentSettings, source: Path, bar: Bar) -
                 by_hand.join(60.0)
     except BadMedium as error:
         raise BadSource(str(error)) from error
+    except LinkError as error:
+        raise DeviceError(str(error)) from error
     except sqlite3.DatabaseError as error:
         raise DeviceError(
             f"{identity.directory}: a database of the agent is damaged ({error})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from edge_agent.update.groups import Unit
@@ -12,7 +12,7 @@ from edge_agent.update.install import Obtain, Progress
 from edge_agent.update.ports import Clock
 from edge_agent.update.reports import Reporter, report_of_want
 from edge_agent.update.store import SlotStore
-from edge_agent.update.trust import Trust
+from edge_agent.update.trust import Assigned, Trust
 from edge_agent.wire.messages import Desired, DesiredModel, Phase, UpdateReport
 
 
@@ -29,21 +29,7 @@ class Source:
         Raises:
             UpdateError: a release must not run here, or nothing can be verified now.
         """
-        assigned = self.trust.assigned()
-        models = {
-            each.release.model: DesiredModel(
-                target=each.target,
-                version=each.release.version,
-                counter=each.release.counter,
-                generation=each.generation,
-                probation_s=each.probation_s,
-                group=each.group,
-            )
-            for each in assigned
-        }
-        return Desired(
-            version=max((each.generation for each in assigned), default=0), models=models
-        )
+        return twin_of({each.release.model: each for each in self.trust.assigned()})
 
 
 class Attempt:
@@ -133,6 +119,31 @@ class Attempt:
         made = report_of_want(model, self.unit.wants[model], phase, reason, detail, elapsed_s)
         self._newest[model] = made
         return made
+
+
+def twin_of(
+    assigned: Mapping[str, Assigned], rollouts: Mapping[str, str | None] | None = None
+) -> Desired:
+    """What is signed as a twin.
+
+    Args:
+        assigned: by model.
+        rollouts: what brings it, by model; nobody signs that.
+    """
+    models = {
+        model: DesiredModel(
+            target=each.target,
+            version=each.release.version,
+            counter=each.release.counter,
+            generation=each.generation,
+            rollout=(rollouts or {}).get(model),
+            probation_s=each.probation_s,
+            group=each.group,
+        )
+        for model, each in assigned.items()
+    }
+    generations = (each.generation for each in assigned.values())
+    return Desired(version=max(generations, default=0), models=models)
 
 
 def end_of(model: str, blame: str | None, reason: str, detail: str) -> tuple[str, str]:

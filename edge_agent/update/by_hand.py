@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from edge_agent.update.attempt import Source
+from edge_agent.update.attempt import Source, twin_of
 from edge_agent.update.errors import (
     BadMedium,
     NotAssigned,
@@ -55,19 +55,19 @@ class MediumSource(Source):
     medium: Medium
 
     def desired(self) -> Desired:
-        """The medium's twin, once everything that it hints at is verified.
+        """What the medium's twin hints at, as it is signed; its numbers are anybody's.
 
         Raises:
             UpdateError: the medium's metadata is refused, now or ever; nothing is ended by it.
         """
         try:
             self.trust.refresh()
-            for want in self.medium.desired.models.values():
-                self.trust.verify(want.target)
+            hints = self.medium.desired.models
+            assigned = {model: self.trust.verify(want.target) for model, want in hints.items()}
         except (Unreachable, NotAssigned) as error:
             detail = f"{self.medium.directory}: {error}"
             raise self.medium.fault or BadMedium(detail) from error
-        return self.medium.desired
+        return twin_of(assigned, {model: want.rollout for model, want in hints.items()})
 
 
 class _Obtain:

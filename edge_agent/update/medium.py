@@ -163,6 +163,10 @@ class Medium:
                 if within != self._root:
                     os.close(within)
                 within = inner
+            # looked at before it is opened: to open a device may set it going
+            found = os.stat(place[-1], dir_fd=within, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(found) and not stat.S_ISLNK(found):
+                raise OSError(errno.EINVAL, "is no plain file")
             descriptor = os.open(place[-1], flags, dir_fd=within)
         finally:
             if within != self._root:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from cloud.signing import KeyStore
 from edge_agent.commands.errors import BadSource, NotInstalled
 from edge_agent.commands.install import install
-from edge_agent.device.errors import NotEnrolled
+from edge_agent.device.errors import DeviceError, NotEnrolled
 from edge_agent.link.outbox import Outbox
 from edge_agent.update.reading import committed
 from edge_agent.update.store import SlotStore
@@ -198,6 +200,45 @@ def test_a_hostile_medium_is_refused_in_one_line(
         install(stolen.directory, stolen.stick)
     assert "\n" not in str(caught.value)
     assert pending(stolen.directory) is None
+
+
+def test_what_is_no_plain_file_is_not_even_opened(stolen: Site) -> None:
+    index = stolen.stick / "medium.json"
+    index.unlink()
+    os.mkfifo(index)
+    opened = threading.Event()
+
+    def wait_for_a_reader() -> None:
+        os.close(os.open(index, os.O_WRONLY))
+        opened.set()
+
+    writer = threading.Thread(target=wait_for_a_reader)
+    writer.start()
+    with pytest.raises(BadSource, match="is no plain file"):
+        install(stolen.directory, stolen.stick)
+    assert not opened.wait(0.2)
+    with index.open("rb"):  # lets the writer go
+        writer.join()
+
+
+def test_numbers_that_nobody_signed_are_not_believed(
+    stolen: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stolen.stick / "desired" / f"{DEVICE}.json"
+    twin = json.loads(path.read_text())
+    for model in twin["models"].values():
+        model |= {"version": 99, "counter": 99, "generation": 2**60}
+    path.write_text(json.dumps(twin))
+    assert install(stolen.directory, stolen.stick) == 0
+    assert "tiny 1 is installed" in capsys.readouterr().out
+    reports = [UpdateReport.decode(data) for data in journalled(stolen.directory, "report")]
+    assert {(each.version, each.counter, each.generation) for each in reports} == {(1, 1, 1)}
+
+
+def test_a_damaged_journal_of_the_agent_is_told_in_one_line(stolen: Site) -> None:
+    (stolen.directory / "outbox.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(DeviceError, match=r"outbox\.db"):
+        install(stolen.directory, stolen.stick)
 
 
 def test_what_a_bad_medium_failed_at_is_installed_from_a_good_one(
