@@ -81,13 +81,10 @@ class Plane:
             port=settings.broker_port,
         )
         self._broker.start()
-        self._connection = Connection(
-            host="127.0.0.1",
-            port=settings.broker_port,
-            client_id="plane",
-            files=self._services.authority.client_files(),
-        )
-        self._bus = CountingBus(self._connection)
+        self._connection = self._connect("plane")
+        # as delivery has it in a process of its own
+        self._line = self._connect("delivery", answered=False)
+        self._bus = CountingBus(self._line)
         delivery = Delivery(
             self._bus,
             self._services.blobs,
@@ -98,8 +95,19 @@ class Plane:
         Ingest(self._services.sessions, self._services.blobs, self._connection).start()
         delivery.start()
         self._connection.start(10)
+        self._line.start(10)
+
+    def _connect(self, client_id: str, *, answered: bool = True) -> Connection:
+        return Connection(
+            host="127.0.0.1",
+            port=self._settings.broker_port,
+            client_id=client_id,
+            files=self._services.authority.client_files(),
+            answered=answered,
+        )
 
     def close(self) -> None:
+        self._line.stop()
         self._connection.stop()
         self._broker.stop()
 

@@ -121,9 +121,17 @@ class BadMedium(NotYet):
 
 
 class TransferStalled(NotYet):
-    """Chunks come too slowly; what came is kept."""
+    """Chunks come too slowly; what came is kept.
+
+    Attributes:
+        advanced: whether some came before it stalled, and no rate was asked for.
+    """
 
     reason = "transfer_stalled"
+
+    def __init__(self, detail: str, *, advanced: bool = False) -> None:
+        super().__init__(detail)
+        self.advanced = advanced
 
 
 class ExpiredMetadata(NotYet):

@@ -176,6 +176,7 @@ class _Run:
         self._asked_for: set[int] = set()  # of the replies in hand, those that were in flight
 
     def finish(self) -> None:
+        found = self._part.good_chunks
         while self._part.good_chunks < self._part.count:
             self._transfer.progress = (self._part.good_bytes, self._encoding.length)
             if self._interrupted():
@@ -187,7 +188,8 @@ class _Run:
             for reply, data in self._replies(pause_s):
                 self._take(reply, data)
             if self._deadline.late(self._clock()):
-                raise TransferStalled(self._stalled())
+                advanced = self._part.good_chunks > found and not self._deadline.least_bytes
+                raise TransferStalled(self._stalled(), advanced=advanced)
 
     def _stalled(self) -> str:
         part, deadline = self._part, self._deadline

@@ -129,6 +129,31 @@ def test_a_lost_connection_resumes_with_the_chunks_that_are_missing(world, devic
     assert len(set(device.chunks.requested)) == 5 - 3
 
 
+@pytest.mark.parametrize("a_try", [1, 0])
+def test_a_line_that_brings_a_chunk_a_try_is_no_dead_end_and_one_without_is(
+    world, device, weights, a_try: int
+) -> None:
+    raw = b"".join(weights(seed)["model.onnx"] for seed in range(3))
+    release = world.release(1, world.bundle(1, {"model.onnx": raw}))
+    left = 0
+
+    def some(topic: str, payload: bytes) -> bytes | None:
+        nonlocal left
+        if topics.parse(topic).channel != "chunk/reply":
+            return payload
+        left -= 1
+        return payload if left >= 0 else None
+
+    world.bus.tamper = some
+    device.transfer._stall_timeout_s = 0.1
+    twin = world.assign("dev-1", release, 1)
+    tries = 0
+    while not device.apply(twin):
+        tries, left = tries + 1, a_try
+    assert device.phases()[-1] == ("healthy" if a_try else "failed")
+    assert tries > 10 if a_try else tries < 10
+
+
 def test_no_connection_is_retried_and_said_once(first, world, device, weights) -> None:
     second = world.release(2, world.bundle(2, weights(2)))
     twin = world.assign("dev-1", second, 2)
