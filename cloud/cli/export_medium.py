@@ -7,13 +7,15 @@ Rules:
       (each timestamp after what it leads to).  An export that breaks off leaves the one that was
       there before, or a directory that devices refuse as incomplete; running it again mends both.
     * Blobs are kept by digest: what is there and whole is not copied again.
-    * Only names of the layout are written, wherever the list came from.
+    * Only names of the layout are written, wherever the list came from, and nothing is written or
+      removed through a link, wherever the medium came from.
     * What an earlier export left and this one does not need is removed last.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -54,6 +56,7 @@ def write_medium(directory: Path, made: ExportOut, fetch: FetchPiece, advance: A
     _check_names(made)
     directory.mkdir(parents=True, exist_ok=True)
     index = _require_ours(directory)
+    _require_no_links(directory)
     devices = tuple(sorted({each.device for each in made.releases}))
     fresh = MediumIndex(
         complete=False,
@@ -110,6 +113,20 @@ def _require_ours(directory: Path) -> MediumIndex | None:
         return MediumIndex.decode(data, limit=MAX_INDEX_BYTES)
     except WireError as error:
         raise UserError(f"{path}: {error}; name another directory") from error
+
+
+def _require_no_links(directory: Path) -> None:
+    """
+    Raises:
+        UserError: a directory of ours is a link, or has one to another directory.
+    """
+    for top in _OURS:
+        if (directory / top).is_symlink():
+            raise UserError(f"{directory / top}: is a link; remove it and try again")
+        for place, names, _ in os.walk(directory / top):
+            for name in names:
+                if (path := Path(place, name)).is_symlink():
+                    raise UserError(f"{path}: is a link; remove it and try again")
 
 
 def _require_room(directory: Path, needed: int) -> None:

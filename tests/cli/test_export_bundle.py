@@ -262,6 +262,21 @@ def test_a_directory_of_something_else_is_left_alone(
         write(tmp_path, made, api)
 
 
+@pytest.mark.parametrize("name", ["blobs", "image", "director/devices", "desired/album"])
+def test_a_link_on_the_medium_leads_to_no_writing_or_removing_elsewhere(
+    made: ExportOut, api: Client, tmp_path: Path, name: str
+) -> None:
+    stick, elsewhere = tmp_path / "stick", tmp_path / "elsewhere"
+    write(stick, made, api)
+    elsewhere.mkdir()
+    (elsewhere / "photo.jpg").write_bytes(b"x")
+    shutil.rmtree(stick / name, ignore_errors=True)
+    (stick / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match="is a link"):
+        write(stick, made, api)
+    assert files(elsewhere) == {"photo.jpg": b"x"}
+
+
 def test_a_full_disk_is_told_before_anything_is_copied(made: ExportOut, tmp_path: Path) -> None:
     huge = made.blobs[0].model_copy(update={"length": shutil.disk_usage(tmp_path).free + 1})
     with pytest.raises(OperatorError, match="MiB are needed"):
