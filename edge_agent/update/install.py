@@ -21,6 +21,7 @@ from edge_agent.update.errors import BadBundle, TransferFailed, Unreachable
 from edge_agent.update.ports import Fetch, NotFound, TransferError
 from edge_agent.update.store import SlotStore
 from edge_agent.update.transfer import Transfer
+from edge_agent.update.transfer_part import kept_bytes
 from edge_agent.update.trust import Assigned
 from edge_agent.wire.manifest import Encoding, ReleaseInfo
 from edge_agent.wire.messages import Phase
@@ -92,6 +93,8 @@ class Installer:
             self.tidy()  # of a crash right after it was staged
             progress("staged")
             return slot
+        self._store.tidy(release.model)  # what was staged for an assignment that is past
+        self._remove_raw()
         raw = self._directory / f"{assigned.sha256}.bundle"
         try:
             self._obtain(assigned, raw, progress, interrupted)
@@ -106,6 +109,9 @@ class Installer:
     def tidy(self) -> None:
         """Remove what is kept of downloads; none goes on beside this one."""
         self._transfer.keep_only(set())
+        self._remove_raw()
+
+    def _remove_raw(self) -> None:
         for path in self._directory.glob("*.bundle"):
             path.unlink(missing_ok=True)
 
@@ -167,7 +173,7 @@ class Installer:
         base: SlotBundle | None = None,
     ) -> None:
         self._transfer.keep_only({encoding.sha256})
-        self._check_space(assigned.length, encoding.length)
+        self._check_space(assigned.length, encoding)
         progress("downloading")
         packed = self._transfer.download(
             encoding,
@@ -188,9 +194,10 @@ class Installer:
             raise TransferFailed("the chunk list is not the signed one", "chunk_list_wrong")
         return data
 
-    def _check_space(self, raw_length: int, packed_length: int) -> None:
+    def _check_space(self, raw_length: int, encoding: Encoding) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._store.require_room(packed_length + 2 * raw_length + DISK_MARGIN_BYTES)
+        missing = encoding.length - kept_bytes(self._directory, encoding)
+        self._store.require_room(missing + 2 * raw_length + DISK_MARGIN_BYTES)
 
 
 def _open_base(slot: Path, sha256: str) -> SlotBundle | None:

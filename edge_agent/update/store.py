@@ -34,6 +34,7 @@ from edge_agent.update.files import Files
 from edge_agent.update.reading import require_intact
 from edge_agent.update.rebuild import installed_on_disk
 from edge_agent.update.records import Installed, Records, Role, Switch, directory_of
+from edge_agent.update.transfer_part import BLOCK_BYTES
 from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseInfo
 
 __all__ = ["MAX_TRIES", "Installed", "Reverted", "SlotStore", "Switch"]
@@ -99,7 +100,7 @@ class SlotStore:
         """
         if self._quota_bytes:
             used = sum(
-                path.lstat().st_size
+                path.lstat().st_blocks * BLOCK_BYTES
                 for path in self._root.rglob("*")
                 if path.is_file() and not path.is_symlink()
             )
@@ -150,14 +151,17 @@ class SlotStore:
             self._files.sync_directory(slots)
             return slots / sha256
 
-    def tidy(self) -> None:
+    def tidy(self, model: str | None = None) -> None:
         """Remove slots that are neither current nor previous, as a crash may leave them.
 
         To be called when nothing is wanted that is not installed: a staged slot goes as well.
+
+        Args:
+            model: only its slots; None is every model.
         """
         with self._lock:
-            for model in self._directories():
-                self._collect(model)
+            for each in self._directories() if model is None else [model]:
+                self._collect(each)
 
     def discard(self, model: str, sha256: str) -> None:
         """Remove a staged bundle that is neither current nor previous."""

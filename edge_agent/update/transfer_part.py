@@ -27,6 +27,8 @@ from edge_agent.wire.manifest import Encoding
 DIGEST_BYTES: Final = 32
 SYNC_INTERVAL_BYTES: Final = 32 << 20
 SYNC_INTERVAL_S: Final = 2.0
+BLOCK_BYTES: Final = 512
+"""Unit of `st_blocks`: what a file with holes takes, whatever its length."""
 SUFFIXES: Final = (".part", ".map")
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -156,6 +158,15 @@ class Part:
             if descriptor >= 0:
                 os.close(descriptor)
         self._data = self._map = -1
+
+
+def kept_bytes(directory: Path, encoding: Encoding) -> int:
+    """What an earlier download of `encoding` takes on the disk already, in bytes."""
+    try:
+        kept = (directory / f"{encoding.sha256}.part").lstat().st_blocks * BLOCK_BYTES
+    except FileNotFoundError:
+        return 0
+    return min(kept, encoding.length)
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""What a disk that is full at a bad moment does to an update that was switched to already."""
+"""Updates on a disk that is full at a bad moment, or has room for one update and no more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from edge_agent.update.install import DISK_MARGIN_BYTES
 from edge_agent.update.ports import HealthSample
+from edge_agent.update.selftest import SelfTestResult
+from edge_agent.wire import topics
 from tests.update.conftest import DeviceUnderTest, World
 
 
@@ -83,3 +86,51 @@ def test_fault_24_starts_on_a_full_disk_with_a_pending_version_that_does_not_loa
         "activation_failed",
     )
     assert device.served_version() == 1
+
+
+def leave_room_for_one(device: DeviceUnderTest, length: int) -> None:
+    """A quota that holds what is there, and an update by a bundle of `length` bytes."""
+    update = device.directory / "update"
+    used = sum(path.stat().st_blocks * 512 for path in update.rglob("*") if path.is_file())
+    device.store._quota_bytes = used + 3 * length + DISK_MARGIN_BYTES + 65_536
+
+
+def test_what_is_here_of_a_download_needs_no_room_again(second, world, device) -> None:
+    leave_room_for_one(device, second.length)
+    replies: list[bytes] = []
+
+    def lose_all_but_three(topic: str, payload: bytes) -> bytes | None:
+        if topics.parse(topic).channel == "chunk/reply":
+            replies.append(payload)
+            return payload if len(replies) <= 3 else None
+        return payload
+
+    untouched, world.bus.tamper = world.bus.tamper, lose_all_but_three
+    twin = world.assign("dev-1", second, 2)
+    assert not device.apply(twin)
+    assert device.reports[-1].reason == "transfer_stalled"
+    world.bus.tamper = untouched
+    assert device.apply(twin)
+    assert device.served_version() == 2
+
+
+def test_what_was_staged_or_unpacked_for_another_assignment_makes_room(
+    second, world, device, weights
+) -> None:
+    third = world.release(3, world.bundle(3, weights(3)))
+    leave_room_for_one(device, third.length)
+    (device.directory / "update" / "downloads" / "left.bundle").write_bytes(bytes(200_000))
+    first_twin = world.assign("dev-1", second, 2)
+    newer = world.assign("dev-1", third, 3)
+    world.assign("dev-1", second, 2)
+
+    def superseded(slot: object) -> SelfTestResult:
+        device.updater.submit(newer)
+        return SelfTestResult(True, "", 0.0)
+
+    device.updater._selftest = superseded
+    assert device.apply(first_twin)
+    assert device.phases()[-1] == "superseded"
+    device.updater._selftest = lambda slot: device.selftest
+    assert device.apply(world.assign("dev-1", third, 3))
+    assert device.served_version() == 3
