@@ -34,8 +34,8 @@ class Damaged(sqlite3.DatabaseError):
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Whether an error of SQLite means that the file itself is bad."""
-    if isinstance(error, Damaged):
+    """Whether an error over a database means that the file itself is bad."""
+    if isinstance(error, Damaged | UnicodeDecodeError):  # even SQLite's message has such names
         return True
     if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.ProgrammingError):
         return False
@@ -52,7 +52,7 @@ def set_aside(path: Path, cause: BaseException) -> None:
         OSError: the disk refused.
     """
     aside = path.with_name(f"{path.name}.damaged")
-    log.error("database.set_aside kept=%s cause=%s", aside, cause)
+    log.error("database.set_aside kept=%s cause=%s", aside, " ".join(str(cause).split()))
     for suffix in _PARTS:
         part, kept = (each.with_name(each.name + suffix) for each in (path, aside))
         try:
@@ -77,7 +77,7 @@ def open_durable(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> s
     make_directories(path.parent)
     try:
         return _open(path, prepare)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if not is_damage(error):
             raise
         set_aside(path, error)

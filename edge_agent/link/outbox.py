@@ -105,7 +105,7 @@ class Outbox:
             (self._bytes,) = self._db.execute(
                 "SELECT coalesce(sum(length(payload)), 0) FROM rows"
             ).fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # a message of SQLite may be no text
             raise OutboxBroken(f"{path}: {error}") from error
 
     def close(self) -> None:
