@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from cloud.broker.connection import Connection
 from cloud.broker.mosquitto import Mosquitto
@@ -19,6 +22,9 @@ from fleet.enrolment.ca import CertificateAuthority
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+
+_BROKER_CRASHED = pytest.StashKey[bool]()
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ class Broker:
             answered=answered,
         )
 
+    def crashed(self) -> bool:
+        """Whether mosquitto ended by a fault of its own."""
+        child = self.process._process
+        return child is not None and child.poll() in (-signal.SIGABRT, -signal.SIGSEGV)
+
     def stop(self) -> None:
         self.process.stop()
 
@@ -127,17 +138,38 @@ def own_log_level() -> None:
 
 
 @pytest.fixture(autouse=True)
-def living_broker(request: pytest.FixtureRequest) -> None:
+def living_broker(request: pytest.FixtureRequest) -> Iterator[None]:
     """Start the broker again if it died under an earlier test, as the supervisor does.
 
     Debian's mosquitto 2.0.11 aborts now and then (`session_expiry__remove`: use after free when a
-    session with an expiry is taken over).  One such death must not fail every test behind it.
+    session with an expiry is taken over).  One such death must not fail every test behind it, nor
+    the test that it hits: see `pytest_runtest_protocol`.
     """
-    if "broker" in request.fixturenames:
-        broker: Broker = request.getfixturevalue("broker")
-        if not broker.process.alive():
-            broker.process.stop()
-            broker.process.start()
+    if "broker" not in request.fixturenames:
+        yield
+        return
+    broker: Broker = request.getfixturevalue("broker")
+    if not broker.process.alive():
+        broker.process.stop()
+        broker.process.start()
+    yield
+    if broker.crashed():
+        request.node.stash[_BROKER_CRASHED] = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Run a test a second time if it failed while its broker crashed, and say so."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if any(report.failed for report in reports) and item.stash.get(_BROKER_CRASHED, False):
+        sys.stderr.write(f"\n{item.nodeid}: mosquitto crashed under it; once more\n")
+        item._initrequest()  # type: ignore[attr-defined]  # as pytest's own plugins do
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 @pytest.fixture(scope="module")

@@ -247,7 +247,9 @@ class Mosquitto:
             except OSError:
                 time.sleep(POLL_S)
             else:
-                return
+                time.sleep(POLL_S)  # it listens before it has read its key
+                if self.alive():
+                    return
         self.stop()
         raise BrokerFailed(f"mosquitto did not listen on port {self.port} in {timeout_s:.0f} s")
 
