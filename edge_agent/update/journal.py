@@ -97,8 +97,9 @@ class Journal:
                     (report.model, report.generation, report.target, report.model_dump_json(), at),
                 )
                 database.execute(
-                    "DELETE FROM outcomes WHERE model = ?1 AND reported = 1 AND generation <= "
-                    "(SELECT max(generation) FROM outcomes WHERE model = ?1) - ?2",
+                    # by when they came: generations begin anew with a new control plane
+                    "DELETE FROM outcomes WHERE model = ?1 AND reported = 1 AND rowid NOT IN "
+                    "(SELECT rowid FROM outcomes WHERE model = ?1 ORDER BY rowid DESC LIMIT ?2)",
                     (report.model, _KEPT),
                 )
         return [

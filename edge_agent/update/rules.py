@@ -139,7 +139,9 @@ def check_assignments(
     for name in names:
         kind, _, rest = name.partition("/")
         model = rest.partition("/")[0]
-        if kind == "models" and model in models:
+        if kind != "models":
+            continue
+        if model in models:
             raise UntrustedMetadata(f"director: it names two releases of {model[:80]}")
         models.add(model)
 

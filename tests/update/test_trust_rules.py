@@ -125,6 +125,7 @@ def test_versions_never_go_back(versions, expected) -> None:
     [
         ("dev-1", [], False, None),
         ("dev-1", [TARGET, "models/faces/pi/1.bundle"], False, None),
+        ("dev-1", ["agent/digits/pi/1.bundle", TARGET], False, None),
         ("dev-2", [], False, WrongDevice),
         (None, [], False, WrongDevice),
         (["dev-1"], [], False, WrongDevice),
