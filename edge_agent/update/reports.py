@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -65,11 +65,11 @@ class Reporter:
             self.send(report)
         return not self._journal.unreported()
 
-    def forget(self, models: Sequence[str]) -> None:
-        """These are under way no more, although no outcome was reported now."""
+    def forget_others(self, wanted: Collection[str]) -> None:
+        """Nothing is under way but of `wanted` models: what waited for long may just go away."""
         with self._lock:
-            for model in models:
-                self._under_way.pop(model, None)
+            for model in self._under_way.keys() - set(wanted):
+                del self._under_way[model]
 
     def activity(self) -> dict[str, JsonValue]:
         """What is under way, and the last refusal, for `/status`."""

@@ -238,6 +238,7 @@ class Updater:
         """
         if self._orders.desired is None:
             self._orders.desired = desired
+        self._reporter.forget_others(desired.models)
         settled = True
         for unit in units(desired):
             if self._orders.stopping.is_set():

@@ -219,6 +219,15 @@ def test_the_status_tells_what_is_under_way(second, world, device) -> None:
     assert device.updater.status()["phase"] == "idle"
 
 
+def test_the_status_forgets_what_waited_and_is_wanted_no_more(second, world, device) -> None:
+    world.down = True
+    assert not device.apply(world.assign("dev-1", second, 2))
+    assert device.updater.status()["reason"] == "unreachable"
+    assert device.apply(Desired(version=3))
+    status = device.updater.status()
+    assert (status["phase"], status["reason"], status["targets"]) == ("idle", "", [])
+
+
 # ── by hand ──────────────────────────────────────────────────────────────────────────────────────
 
 
