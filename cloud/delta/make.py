@@ -16,7 +16,7 @@ import zstandard
 
 from cloud.delta import transforms
 from cloud.delta.layout import Piece, pair, pieces
-from cloud.delta.moved import moves
+from cloud.delta.moved import Move, moves
 from edge_agent.wire import delta as form
 from edge_agent.wire.delta import Kind
 
@@ -26,6 +26,8 @@ BSDIFF_BYTES: Final = 2 << 20
 """Files without tensors up to this size are searched for moved bytes."""
 MAX_MOVES: Final = 4096
 """More of them in one file tell that it was not moved but made anew."""
+BSDIFF_SHARE: Final = 0.25
+"""Of the time that is left, what the search in one file may take."""
 LOOSE_BYTES: Final = 1 << 18
 """Bytes between tensors, and files without any, travel in the small stream up to this size."""
 QUICK_LEVELS: Final = (1, 9)
@@ -66,7 +68,7 @@ def make_delta(base: bytes, target: bytes, *, budget_s: float = 60.0) -> Delta |
     """
     started_at = time.monotonic()
     script = _Script()
-    for _ in _fill(script, base, target):
+    for _ in _fill(script, base, target, started_at + budget_s):
         if time.monotonic() - started_at > budget_s:
             return None
     if len(script.ops) > form.MAX_OPS:
@@ -135,7 +137,7 @@ class _Script:
         return b"".join(base[offset : offset + length] for offset, length in self.ranges)
 
 
-def _fill(script: _Script, base: bytes, target: bytes) -> Iterator[None]:
+def _fill(script: _Script, base: bytes, target: bytes, end_at: float) -> Iterator[None]:
     """Write operations for all of `target`; yields now and then."""
     olds, news = pieces(base), pieces(target)
     paired = pair(olds, news)
@@ -157,7 +159,8 @@ def _fill(script: _Script, base: bytes, target: bytes) -> Iterator[None]:
             script.small += data
             script.add((Kind.SMALL, 1, []), new.length)
         else:
-            yield from _fill_loose(script, base, data, loose.get((new.file, new.whole)))
+            search_s = BSDIFF_SHARE * (end_at - time.monotonic())
+            yield from _fill_loose(script, base, data, loose.get((new.file, new.whole)), search_s)
         yield
 
 
@@ -177,15 +180,17 @@ def _fill_tensor(
         yield
 
 
-def _fill_loose(script: _Script, base: bytes, data: bytes, old: Piece | None) -> Iterator[None]:
+def _fill_loose(
+    script: _Script, base: bytes, data: bytes, old: Piece | None, search_s: float
+) -> Iterator[None]:
     """A long piece without tensors."""
-    if old is None or max(old.length, len(data)) > BSDIFF_BYTES:
-        same = old is not None and old.length == len(data)
+    before = b"" if old is None else base[old.start : old.start + old.length]
+    steps: list[Move] = []
+    if before and before != data and max(len(before), len(data)) <= BSDIFF_BYTES:
+        steps = list(moves(before, data, budget_s=search_s))
+    if old is None or not 0 < len(steps) <= MAX_MOVES:
+        same = len(before) == len(data)
         yield from _fill_tensor(script, base, data, old if same else None, 1)
-        return
-    steps = list(moves(base[old.start : old.start + old.length], data))
-    if len(steps) > MAX_MOVES:
-        yield from _fill_tensor(script, base, data, None, 1)
         return
     for step in steps:
         offset = old.start + step.offset

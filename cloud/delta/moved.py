@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import bz2
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import bsdiff4
-
 _HEADER_BYTES: Final = 32
 _SIGN: Final = 1 << 63
+_SEARCH: Final = (
+    "import bsdiff4, sys; data = sys.stdin.buffer.read(); size = int(sys.argv[1]); "
+    "sys.stdout.buffer.write(bsdiff4.diff(data[:size], data[size:]))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,26 @@ class Move:
     fresh: bytes
 
 
-def moves(base: bytes, target: bytes) -> Iterator[Move]:
-    """Steps that make `target` of `base`, front to back.
+def moves(base: bytes, target: bytes, *, budget_s: float) -> Iterator[Move]:
+    """Steps that make `target` of `base`, front to back; none when the search came to no end.
 
-    Takes some seconds a MiB and 17 bytes of memory a byte of the base.
+    Takes some seconds a MiB and 17 bytes of memory a byte of the base, but minutes where bytes
+    repeat for long: the search is a process of its own, which can be ended.
+
+    Args:
+        budget_s: how long the search may take, in seconds.
     """
-    patch = bsdiff4.diff(base, target)
+    try:
+        patch = subprocess.run(
+            [sys.executable, "-I", "-c", _SEARCH, str(len(base))],
+            input=base + target,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=max(budget_s, 0.0),
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return
     packed_control, packed_residual = struct.unpack_from("<QQ", patch, 8)
     middle = _HEADER_BYTES + packed_control
     control = bz2.decompress(patch[_HEADER_BYTES:middle])

@@ -101,6 +101,13 @@ def _text(body: bytes) -> str:
 
 
 def _path(*parts: str | int) -> str:
+    """
+    Raises:
+        ApiError: a part would be another path, or none: "no such page" would say nothing of it.
+    """
+    for part in map(str, parts):
+        if part in ("", ".", "..") or "/" in part:
+            raise ApiError(0, f"{part[:100]!r} is no name or id")
     return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
@@ -207,7 +214,8 @@ def reject(name: str, version: int, reason: str) -> Call[schemas.ModelDetail]:
 
 def publish(name: str, version: int, request: schemas.PublishIn) -> Call[schemas.ModelDetail]:
     path = _path("models", name, version, "publish")
-    return Call(method="POST", path=path, body=request, read=_MODEL, timeout_s=300.0)
+    # some minutes for each profile of a large model: compression, then a minute for deltas
+    return Call(method="POST", path=path, body=request, read=_MODEL, timeout_s=3600.0)
 
 
 def bundle(variant_id: int) -> Call[bytes]:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud.delta import Delta, make_delta
+from cloud.delta.make import BSDIFF_BYTES
 from edge_agent.update.delta import apply
 from edge_agent.wire import delta as form
 from tests.delta.samples import (
@@ -128,6 +129,15 @@ def test_openvino_weights_are_found_by_their_description() -> None:
 )
 def test_what_is_no_network_is_still_exact(old: bytes, new: bytes) -> None:
     made(old, new)
+
+
+def test_a_file_that_repeats_itself_for_long_does_not_take_all_the_time() -> None:
+    # the search for moved bytes takes minutes here
+    old, new = bytes(BSDIFF_BYTES), bytes(BSDIFF_BYTES - 5) + b"moved"
+    base, target = (bundle({"table.dat": data, "code.py": data[-9:]}) for data in (old, new))
+    delta = make_delta(base, target, budget_s=4)
+    assert delta is not None and len(delta.data) < 2000
+    assert applied(delta.data, base, len(target)) == target
 
 
 def test_no_delta_is_made_when_the_time_is_over() -> None:
