@@ -35,9 +35,7 @@ from edge_agent.update.errors import (
 from edge_agent.wire.base import describe
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import ReleaseInfo, target_path
-
-MAX_NUMBER: Final = 2**53 - 1
-"""Largest version, counter or generation: exact in JSON everywhere, and fits SQLite's integers."""
+from edge_agent.wire.messages import MAX_NUMBER
 
 MAX_BUNDLE_BYTES: Final = 32 << 30
 MAX_CHUNK_LIST_BYTES: Final = 16 << 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, JsonValue
 
@@ -76,6 +76,10 @@ class Inventory(WireModel):
     """Inference runtimes and their versions."""
 
 
+MAX_NUMBER: Final = 2**53 - 1
+"""Largest version, counter or generation: exact in JSON everywhere, and fits SQLite's integers."""
+
+
 class DesiredModel(WireModel):
     """A hint which release to look for.  The signed metadata decides, not this message.
 
@@ -84,9 +88,9 @@ class DesiredModel(WireModel):
     """
 
     target: str
-    version: int
-    counter: int
-    generation: int
+    version: int = Field(ge=0, le=MAX_NUMBER)
+    counter: int = Field(ge=0, le=MAX_NUMBER)
+    generation: int = Field(ge=0, le=MAX_NUMBER)
     rollout: str | None = None
     probation_s: float = 10.0
     group: Slug | None = None
