@@ -12,6 +12,7 @@ from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_
 from cloud.cli.output import as_json, console, errors, table, when
 from cloud.errors import UserError
 from cloud.services import write_secret
+from edge_agent.wire.ids import is_slug
 from fleet.client.calls import RolloutAction
 from fleet.client.schemas import ClaimIn, GroupIn, Role, RolloutDetail, RolloutIn, TokenIn, WaveIn
 
@@ -171,6 +172,8 @@ def assign_together(
     directory: DirectoryOption = DEFAULT_DIRECTORY,
 ) -> None:
     """Have one device install versions of several models, all or none."""
+    if not is_slug(device_id):
+        raise UserError(f"{device_id[:100]!r} is no device's id; see 'skerry devices list'")
     wanted = dict(split_version(version) for version in versions)
     if len(wanted) != len(versions) or len(wanted) < 2:
         raise UserError("name two models or more, each once; start a rollout for one")
