@@ -81,8 +81,10 @@ def new(
 ) -> None:
     """Create one encrypted key file, and its public half beside it, on any machine."""
     public_path = path.with_suffix(".pub")
-    if public_path.exists():
-        raise UserError(f"{public_path} is there already; choose another name")
+    if public_path.exists() or public_path == path:
+        raise UserError(
+            f"{public_path} is taken, or the name of a public half; choose another name"
+        )
     key = write_key(
         path, _ask("passphrase", f"passphrase for {path}", confirm=True).encode(), p256=p256
     )
@@ -357,8 +359,8 @@ def _signer(text: str) -> Signer:
             asked[name] = secrets(name)
         return asked[name]
 
-    uri, key = import_key(uri, once, Path("/"))
-    return open_signer(uri, key, once, Path("/"))
+    uri, key = import_key(uri, once, Path.cwd())
+    return open_signer(uri, key, once, Path.cwd())
 
 
 def _ask(name: str, prompt: str, *, confirm: bool = False) -> str:

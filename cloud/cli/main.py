@@ -8,6 +8,7 @@ import sys
 import httpx
 import typer
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from cloud.cli import (
     control,
@@ -80,6 +81,9 @@ def main() -> None:
     except OSError as error:  # a file or directory that cannot be read or written
         place = f"{error.filename}: " if error.filename else ""
         errors.print(f"skerry: {place}{error.strerror or error}", markup=False, soft_wrap=True)
+        code = 2
+    except DBAPIError as error:  # busy, away, or damaged
+        errors.print(f"skerry: the database cannot be used: {error.orig}", markup=False)
         code = 2
     except httpx.TransportError as error:
         errors.print(f"skerry: the control plane does not answer: {error}", markup=False)

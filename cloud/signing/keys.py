@@ -186,7 +186,7 @@ def init_keys(
         BadKeyFile: there is a set already and `elsewhere` would change it.
     """
     store = KeyStore(directory, passphrase, inventory)
-    if any(directory.glob("*.pem")):
+    if directory.is_dir() and (any(directory.glob("*.pem")) or store.inventory.listed()):
         if elsewhere:
             raise BadKeyFile(
                 f"{directory} has its keys already; change them by 'skerry keys rotate'"

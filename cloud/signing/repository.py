@@ -403,7 +403,9 @@ class SignedRepository:
 def _parts(pending: Pending) -> list[Pending]:
     """What may be published at once, the most first; then without the root, then one by one."""
     content = {role: metadata for role, metadata in pending.items() if role != "root"}
-    parts = [pending, content, *({role: metadata} for role, metadata in pending.items())]
+    # a delegation comes before what is published by its word
+    alone = sorted(pending, key=lambda role: role != "targets")
+    parts = [pending, content, *({role: pending[role]} for role in alone)]
     return [part for part in parts if part]
 
 

@@ -132,6 +132,33 @@ def test_a_rotation_that_breaks_off_keeps_the_key_that_its_root_names(plane, key
     assert key["place"].startswith("file:")
 
 
+def test_a_key_file_is_named_from_here_and_never_like_its_public_half(
+    plane, keys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "another name" in keys.refused("new", "alice.pub")
+    assert not (tmp_path / "alice.pub").exists()
+    keys.ok("new", "alice.pem")
+    keys.ok("rotate", "image", "root", "--key", "alice.pub", "--dir", plane, *_out(plane))
+    for path in (plane / "keys").glob("image-root-*"):
+        path.rename(tmp_path / path.name)
+    keys.ok("rotate", "image", "timestamp", "--dir", plane)
+    keys.ok("request", "-o", "request.json", "--dir", plane)
+    assert "signed 1 of 1" in keys.ok("sign", "request.json", "--yes", "--key", "file:alice.pem")
+
+
+def _out(plane: Path) -> tuple[str, str]:
+    root = json.loads((plane / "tuf" / "image" / "1.root.json").read_bytes())
+    return "--out", root["signed"]["roles"]["root"]["keyids"][0]
+
+
+def test_a_database_that_cannot_be_used_is_one_line(plane, keys, monkeypatch) -> None:
+    (plane / "skerry.db").write_bytes(b"no database" * 1000)
+    for path in plane.glob("skerry.db-*"):
+        path.unlink()
+    assert "database" in keys.refused("status", "--dir", plane)
+
+
 def test_bad_input_is_one_line(plane, keys, tmp_path) -> None:
     request = tmp_path / "request.json"
     assert "nothing waits" in keys.refused("request", "-o", request, "--dir", plane)

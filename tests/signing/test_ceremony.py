@@ -104,6 +104,16 @@ def test_several_releases_travel_together_and_a_new_model_with_its_delegation(of
         assert offline.image.state_of(target) == "published"
 
 
+def test_what_is_signed_is_published_with_its_delegation_although_another_release_waits(
+    offline,
+) -> None:
+    offline.publish(1, model="a-new-one")
+    request = carry(offline, "image-targets-1", "image-targets-2")
+    offline.publish(2)
+    assert apply_request(offline.repositories, request) == {"image": ["models/digits/p"]}
+    assert offline.image.state_of("models/a-new-one/p/1.bundle") == "published"
+
+
 def test_keys_that_come_back_publish_what_waits_with_the_next_release(offline) -> None:
     offline.publish(2)
     for path in offline.usb.glob("image-targets-*"):

@@ -8,6 +8,7 @@ import pytest
 
 from cloud.errors import OperatorError
 from cloud.signing import KeysMissing, KeyStore, WrongPassphrase, init_keys
+from cloud.signing.signers import InventoryKey
 
 
 def test_keys_are_encrypted_and_for_their_owner_only(tmp_path: Path) -> None:
@@ -58,6 +59,20 @@ def test_keys_are_made_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     keys = init_keys(tmp_path / "keys", "passphrase")
     assert len(list((tmp_path / "keys").iterdir())) == 14
     assert keys.signers("director", "timestamp")
+
+
+def test_a_start_makes_no_keys_where_all_are_elsewhere(tmp_path: Path) -> None:
+    inventory = tmp_path / "tuf" / "keys.json"
+    made = init_keys(tmp_path / "keys", "passphrase", inventory=inventory)
+    made.inventory.add(
+        InventoryKey.of(name, role, f"file:{tmp_path}/token/{path.name}", signer.public_key)
+        for name, role in (("director", "timestamp"), ("image", "timestamp"))
+        for path, signer in made._opened(name, role)
+    )
+    (tmp_path / "keys").rename(tmp_path / "token")
+    (tmp_path / "keys").mkdir()
+    init_keys(tmp_path / "keys", "passphrase", inventory=inventory)
+    assert not list((tmp_path / "keys").iterdir())
 
 
 def test_a_start_without_the_offline_keys_makes_no_new_ones(tmp_path: Path) -> None:
