@@ -248,7 +248,8 @@ class Delivery:
         """Length of a released blob in bytes, chunk lists included."""
         if sha256 not in self._released:
             with self._sessions() as session:
-                infos = session.scalars(select(Release.info)).all()
+                signed = select(Release.info).where(Release.awaiting.is_(False))
+                infos = session.scalars(signed).all()
             released: dict[str, int] = {}
             for info in map(ReleaseInfo.model_validate, infos):
                 for form in info.encodings:

@@ -191,6 +191,16 @@ def test_blobs_that_are_not_released_stay_private(ask, blobs: Blobs) -> None:
     assert header.status == "not_found"
 
 
+def test_a_release_that_awaits_signatures_stays_private_until_it_has_them(
+    ask, sessions: Sessions, release
+) -> None:
+    for awaiting, expected in ((True, "not_found"), (False, "ok")):
+        with sessions.begin() as session:
+            session.get_one(Release, release.target).awaiting = awaiting
+        ((header, _),) = ask(chunks(str(raw_form(release)["sha256"]), 0, "1"))
+        assert header.status == expected
+
+
 def test_a_chunk_beyond_the_end_is_not_found(ask, release) -> None:
     ((header, _),) = ask(chunks(str(raw_form(release)["sha256"]), 400, "1"))
     assert header.status == "not_found"
