@@ -33,28 +33,66 @@ _OPTIONS: Final = 1 | 2 | 4 | 8 | 0x80 | 0x100000  # sysgood, fork, vfork, clone
 _EVENT_SECCOMP: Final = 7
 # <sys/user.h>: offsets in struct user_regs_struct
 _RAX, _ORIG_RAX = 80, 120
-_ARGUMENTS: Final = (112, 104, 96, 56, 72, 44 * 0 + 64)  # rdi, rsi, rdx, r10, r8, r9
+_ARGUMENTS: Final = (112, 104, 96, 56, 72, 64)  # rdi, rsi, rdx, r10, r8, r9
 
-# asm/unistd_64.h.  f: a descriptor comes first; p: a path; a: a directory's descriptor and a path
-_CALLS: Final[dict[int, tuple[str, str]]] = {
-    1: ("write", "f"), 18: ("pwrite64", "f"), 20: ("writev", "f"), 296: ("pwritev", "f"),
-    328: ("pwritev2", "f"), 40: ("sendfile", "f"), 326: ("copy_file_range", "-"),
-    74: ("fsync", "f"), 75: ("fdatasync", "f"), 277: ("sync_file_range", "f"),
-    306: ("syncfs", "f"), 77: ("ftruncate", "f"), 285: ("fallocate", "f"),
-    76: ("truncate", "p"), 2: ("open", "p"), 85: ("creat", "p"), 257: ("openat", "a"),
-    437: ("openat2", "a"),
-    82: ("rename", "p"), 264: ("renameat", "a"), 316: ("renameat2", "a"),
-    86: ("link", "p"), 265: ("linkat", "a"), 88: ("symlink", "p"), 266: ("symlinkat", "-"),
-    87: ("unlink", "p"), 263: ("unlinkat", "a"), 84: ("rmdir", "p"),
-    83: ("mkdir", "p"), 258: ("mkdirat", "a"),
-}  # fmt: skip
-_UNMODELLED: Final = frozenset(
-    {
-        "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range", "fallocate", "truncate",
-        "creat", "openat2", "link", "linkat", "syncfs", "sync_file_range", "symlinkat",
-    }
-)  # fmt: skip
-"""Calls that the code under test does not make; a recording refuses them rather than miss them."""
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A system call, and which of its arguments say what; -1 is none.
+
+    `at` and `to_at` are descriptors of the directories that `path` and `to` begin in; the working
+    directory without one.
+    """
+
+    name: str
+    descriptor: int = -1
+    path: int = -1
+    at: int = -1
+    to: int = -1
+    to_at: int = -1
+    target: int = -1
+    flags: int = -1
+    offset: int = -1
+    modelled: bool = True
+
+
+def _unmodelled(name: str, **arguments: int) -> _Call:
+    """One that the code under test does not make: a recording refuses it rather than miss it."""
+    return _Call(name, modelled=False, **arguments)
+
+
+_CALLS: Final[dict[int, _Call]] = {  # asm/unistd_64.h
+    1: _Call("write", descriptor=0),
+    18: _Call("pwrite64", descriptor=0, offset=3),
+    74: _Call("fsync", descriptor=0),
+    75: _Call("fdatasync", descriptor=0),
+    77: _Call("ftruncate", descriptor=0, offset=1),
+    2: _Call("open", path=0, flags=1),
+    257: _Call("open", at=0, path=1, flags=2),
+    82: _Call("rename", path=0, to=1),
+    264: _Call("rename", at=0, path=1, to_at=2, to=3),
+    316: _Call("rename", at=0, path=1, to_at=2, to=3),
+    88: _Call("symlink", target=0, path=1),
+    266: _Call("symlink", target=0, at=1, path=2),
+    87: _Call("unlink", path=0),
+    263: _Call("unlink", at=0, path=1, flags=2),
+    84: _Call("rmdir", path=0),
+    83: _Call("mkdir", path=0),
+    258: _Call("mkdir", at=0, path=1),
+    20: _unmodelled("writev", descriptor=0),
+    296: _unmodelled("pwritev", descriptor=0),
+    328: _unmodelled("pwritev2", descriptor=0),
+    40: _unmodelled("sendfile", descriptor=0),
+    326: _unmodelled("copy_file_range", descriptor=2),
+    277: _unmodelled("sync_file_range", descriptor=0),
+    306: _unmodelled("syncfs", descriptor=0),
+    285: _unmodelled("fallocate", descriptor=0),
+    76: _unmodelled("truncate", path=0),
+    85: _unmodelled("creat", path=0),
+    437: _unmodelled("openat2", at=0, path=1),
+    86: _unmodelled("link", to=0, path=1),
+    265: _unmodelled("linkat", to_at=0, to=1, at=2, path=3),
+}
 _AT_REMOVEDIR: Final = 0x200
 _WRITING: Final = frozenset({"write", "pwrite64"})
 _OPENING: Final = frozenset({"open", "openat"})
@@ -243,56 +281,40 @@ class _Tracer:
         if verdict:
             _ptrace(_POKEUSER, task, _RAX, -verdict)
         elif result >= 0 and self._record is not None:
-            if operation.name in _UNMODELLED:
-                raise NotImplementedError(f"{operation} cannot be recorded")
             self._record(_with_result(operation, result))
 
     # ── what the call says ───────────────────────────────────────────────────────────────────────
 
     def _operation(self, task: int) -> Operation | None:
-        number = _ptrace(_PEEKUSER, task, _ORIG_RAX, 0)
-        if number not in _CALLS:
+        """What the call is about; None when it touches nothing below the watched directory."""
+        call = _CALLS.get(_ptrace(_PEEKUSER, task, _ORIG_RAX, 0))
+        if call is None:
             return None
-        name, kind = _CALLS[number]
         arguments = [_ptrace(_PEEKUSER, task, offset, 0) for offset in _ARGUMENTS]
-        first = ctypes.c_int(arguments[0]).value
-        other, flags, offset, data = "", 0, -1, b""
-        if kind == "f":
-            path = _link(task, f"fd/{first}")
-        elif kind == "p":
-            path = _at(task, _AT_FDCWD, _text(task, arguments[0]))
-            arguments.insert(0, 0)
-        elif kind == "a":
-            path = _at(task, first, _text(task, arguments[1]))
-        elif name == "symlinkat":
-            path = _at(task, ctypes.c_int(arguments[1]).value, _text(task, arguments[2]))
-        else:  # copy_file_range
-            path = _link(task, f"fd/{ctypes.c_int(arguments[2]).value}")
-        plain = name.removesuffix("2").removesuffix("at")
-        if plain == "symlink":
-            source, link = (0, 2) if name == "symlinkat" else (1, 2)
-            other = _text(task, arguments[source])
-            path = (
-                path if name == "symlinkat" else _at(task, _AT_FDCWD, _text(task, arguments[link]))
-            )
+        if call.descriptor >= 0:
+            path = _link(task, f"fd/{ctypes.c_int(arguments[call.descriptor]).value}")
+        else:
+            path = _named(task, arguments, call.at, call.path)
         if not f"{path}/".startswith(f"{self._watched}/"):
             return None
-        path = self._below(path)
-        if plain == "open":
-            flags = arguments[2]
-        elif plain == "rename":
-            where, to = (first, 3) if kind == "a" else (_AT_FDCWD, 2)
-            where = ctypes.c_int(arguments[2]).value if kind == "a" else where
-            other = self._below(_at(task, where, _text(task, arguments[to])))
-        elif plain == "unlink" and kind == "a" and arguments[2] & _AT_REMOVEDIR:
-            plain = "rmdir"
-        elif plain == "ftruncate":
-            offset = arguments[1]
-        elif plain in _WRITING:
-            offset = arguments[3] if plain == "pwrite64" else _position(task, first)
+        name, other, data = call.name, "", b""
+        flags = arguments[call.flags] if call.flags >= 0 else 0
+        offset = arguments[call.offset] if call.offset >= 0 else -1
+        if call.to >= 0:
+            other = self._below(_named(task, arguments, call.to_at, call.to))
+        elif call.target >= 0:
+            other = _text(task, arguments[call.target])
+        elif name == "unlink" and flags & _AT_REMOVEDIR:
+            name = "rmdir"
+        elif name in _WRITING:
+            if offset < 0:
+                offset = _position(task, arguments[0])
             if self._record is not None:
                 data = _memory(task, arguments[1], arguments[2])
-        return Operation(self._count + 1, plain, path, other, data, offset, flags)
+        operation = Operation(self._count + 1, name, self._below(path), other, data, offset, flags)
+        if self._record is not None and not call.modelled:
+            raise NotImplementedError(f"{operation} cannot be recorded")
+        return operation
 
     def _below(self, path: str) -> str:
         return path[len(self._watched) + 1 :]
@@ -313,8 +335,11 @@ def _link(task: int, name: str) -> str:
         return ""
 
 
-def _at(task: int, descriptor: int, path: str) -> str:
+def _named(task: int, arguments: list[int], at: int, name: int) -> str:
+    """The absolute path that a call names."""
+    path = _text(task, arguments[name])
     if not path.startswith("/"):
+        descriptor = ctypes.c_int(arguments[at]).value if at >= 0 else _AT_FDCWD
         directory = _link(task, "cwd" if descriptor == _AT_FDCWD else f"fd/{descriptor}")
         path = f"{directory}/{path}"
     head, _, tail = path.rstrip("/").rpartition("/")
