@@ -130,9 +130,12 @@ class SignedRepository:
             return sorted(left)
 
     def discard(self) -> list[str]:
-        """Give up what waits; returns the roles of which something was given up."""
+        """Give up what waits; returns the roles of which something was given up.
+
+        Nothing is signed for it, but a change that is half-way out is carried through.
+        """
         with self._locked():
-            left = self._advance(self._pending())  # a change half-way out is carried through
+            left = self._advance(self._pending(), sign=False)
             self._staging.replace({})
             return sorted(left)
 
@@ -154,17 +157,20 @@ class SignedRepository:
             self._follow_root(role, pending)
             return "root" not in self._advance(pending)
 
-    def _advance(self, pending: Pending, wanted: frozenset[str] = frozenset()) -> Pending:
+    def _advance(
+        self, pending: Pending, wanted: frozenset[str] = frozenset(), *, sign: bool = True
+    ) -> Pending:
         """Sign with the keys at hand, publish what is whole, stage the rest and return it.
 
         Args:
             wanted: roles to be published now; else nothing at all is changed.
+            sign: False adds no signature to those that the documents have.
 
         Raises:
             KeysMissing: something of `wanted` lacks signatures.
         """
         problems: list[str] = []
-        for role, metadata in pending.items():
+        for role, metadata in pending.items() if sign else ():
             keys = {k: v for need in self._needs(role, pending) for k, v in need.keys.items()}
             sign_at_hand(
                 self._keys, self.name, "root" if role == "root" else "targets",

@@ -163,6 +163,15 @@ def test_renewals_of_offline_roles_wait_and_are_said(offline, days) -> None:
     assert not offline.image.refresh_timestamp()
 
 
+def test_giving_up_signs_nothing_although_the_keys_have_come_back(offline) -> None:
+    offline.publish(2)
+    for path in offline.usb.iterdir():
+        path.rename(offline.keys_directory / path.name)
+    offline.open()
+    assert offline.image.discard() == ["models/digits/p"]
+    assert offline.image.state_of("models/digits/p/2.bundle") == "unknown"
+
+
 @pytest.mark.parametrize("name", ["image", "director"])
 def test_a_signed_root_whose_online_key_was_lost_waits_and_can_be_given_up(offline, name) -> None:
     repository = offline.repositories[name]
