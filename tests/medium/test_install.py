@@ -227,7 +227,7 @@ def test_numbers_that_nobody_signed_are_not_believed(
     path = stolen.stick / "desired" / f"{DEVICE}.json"
     twin = json.loads(path.read_text())
     for model in twin["models"].values():
-        model |= {"version": 99, "counter": 99, "generation": 2**60}
+        model |= {"version": 99, "counter": 99, "generation": 2**50}
     path.write_text(json.dumps(twin))
     assert install(stolen.directory, stolen.stick) == 0
     assert "tiny 1 is installed" in capsys.readouterr().out
