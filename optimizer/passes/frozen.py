@@ -86,10 +86,13 @@ def freeze(
         weight_limit: largest magnitude of a signed weight: 127, or 64 with a reduced range.
 
     Returns:
-        `None` where the two are not the same network: nothing was changed then.
+        `None` where the two are not the same network, or have nodes of another form: nothing was
+        changed then.
     """
     if _shape(model) != _shape(parent):
         return None
+    if any(n.op_type in (_QUANTIZE, _DEQUANTIZE) and len(n.input) != 3 for n in model.graph.node):
+        return None  # a zero point may be left out; this file was not written by onnxruntime
     return _Freezer(model, plain, parent, weight_limit).run()
 
 

@@ -240,3 +240,17 @@ def test_accuracy_comes_before_small_updates(tmp_path, task, monkeypatch) -> Non
     (candidate,) = optimize(only(again, "large", "ort-int8")).candidates
     assert candidate.verdict == "PASS", candidate.reason
     assert candidate.notes[-1].endswith("lost too much accuracy: new scales")
+
+
+def test_a_network_without_zero_points_is_left_as_it_is() -> None:
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["y"]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")
+    ]
+    scale = onnx.numpy_helper.from_array(np.asarray(0.1, np.float32), "s")
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [scale])
+    model = onnx.helper.make_model(graph)
+    assert freeze(model, {}, model, 127) is None
