@@ -21,6 +21,7 @@ UpdateError
     ├── IncompleteGroup       twin and director do not (yet) name the same group of releases
     ├── Paused                the operator of the device paused updates
     ├── OutsideWindow         ready; the switch waits for a maintenance window
+    ├── OnProbation           ready; the group that its model belongs to is being judged
     └── Interrupted           superseded, cancelled or stopping
 
 Every error has a `reason`: the slug that reports carry.
@@ -162,6 +163,12 @@ class OutsideWindow(NotYet):
     """Ready; the switch waits for a maintenance window."""
 
     reason = "outside_window"
+
+
+class OnProbation(NotYet):
+    """Ready; the group that its model belongs to is being judged."""
+
+    reason = "on_probation"
 
 
 class Interrupted(NotYet):

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.update.bundle import unpack
-from edge_agent.update.errors import BadBundle, Failed, OverQuota
+from edge_agent.update.errors import BadBundle, Failed, OnProbation, OverQuota
 from edge_agent.update.files import Files
 from edge_agent.update.reading import require_intact
 from edge_agent.update.rebuild import installed_on_disk
@@ -215,8 +215,8 @@ class SlotStore:
 
         Raises:
             BadBundle: one is not staged, or its manifest is another release's; nothing changed.
-            ValueError: two are of one model, or one is of a pending unit that has other models,
-                which would be torn apart.
+            OnProbation: one is of a pending unit that has other models, which would be torn apart.
+            ValueError: two are of one model.
             OSError: the disk refused; the versions before are current again.
         """
         models = [each.release.model for each in switches]
@@ -226,7 +226,8 @@ class SlotStore:
             variants = [self._require_staged(each).variant for each in switches]
             for model in models:
                 if torn := {each.model for each in self.unit(model)} - set(models):
-                    raise ValueError(f"{model} was switched together with {', '.join(torn)}")
+                    others = ", ".join(sorted(torn))
+                    raise OnProbation(f"{model} was switched together with {others}")
             with self._records.transaction():
                 for each, variant in zip(switches, variants, strict=True):
                     self._records.insert(each, variant, unit=min(models))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloud.publish import build_bundle
-from edge_agent.update.errors import BadBundle
+from edge_agent.update.errors import BadBundle, OnProbation
 from edge_agent.update.files import Files
 from edge_agent.update.store import MAX_TRIES, SlotStore, Switch
 from edge_agent.wire.manifest import Manifest, ModelSpec, ReleaseInfo, StepSpec
@@ -172,7 +172,7 @@ def test_a_pending_group_is_not_torn_apart(bundles, tmp_path: Path) -> None:
     store = SlotStore(tmp_path / "store")
     install(store, bundles, 1)
     store.switch_group(switches(store, bundles, 2))
-    with pytest.raises(ValueError, match="switched together with"):
+    with pytest.raises(OnProbation, match="switched together with"):
         store.switch_group(switches(store, bundles, 1, models=MODELS[:1]))
     with pytest.raises(ValueError, match="one bundle a model"):
         store.switch_group([])
