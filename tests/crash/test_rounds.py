@@ -106,6 +106,7 @@ def test_fault_23_killed_at_random_under_traffic_no_wrong_answer_is_served(
             agent.start()
             before = sum(traffic.answers.values())
             until(lambda b=before: sum(traffic.answers.values()) > b, what=agent.log())
+            assert not traffic.wrong
             if chance.random() < 0.3:
                 settled(agent)
                 traffic.allowed = {served(agent)["version"]}
