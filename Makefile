@@ -25,7 +25,7 @@ define need
 	command -v $(1) >/dev/null 2>&1 || { echo "$(2) is installed but $(1) is not on the path" >&2; exit 1; }
 endef
 
-.PHONY: help demo test check format bench crash clean install broker browser load clock tracer token
+.PHONY: help demo test check format bench crash clean install broker browser load clock token
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,10 +33,10 @@ help:  ## this list
 demo: install broker  ## the whole loop on real parts, about three minutes (KEEP=1 leaves it running)
 	@python -m examples.demo
 
-test: install broker browser clock tracer token  ## all tests, the demo and the browser among them
+test: install broker browser clock token  ## all tests, the demo and the browser among them
 	@python -m pytest tests $(PYTEST)
 
-check: install broker clock tracer token  ## format, lint, types, import contracts, fast tests
+check: install broker clock token  ## format, lint, types, import contracts, fast tests
 	@ruff format --check .
 	@ruff check .
 	@mypy
@@ -47,8 +47,9 @@ format: install  ## rewrite the code in the house's format
 	@ruff format .
 	@ruff check --fix .
 
-crash: install tracer  ## kill and cut the power of a device at every file operation of an update
+crash: install broker  ## a device killed, and its power cut, at every file operation of an update; then 200 kills under traffic
 	@python -m tests.crash.matrix
+	@CRASH_ROUNDS=200 python -m pytest tests/crash/test_rounds.py -q -s
 
 bench: install broker load  ## every benchmark; each prints a table and one JSON line
 	@for name in $(BENCHES); do echo "== bench.$$name"; python -m bench.$$name; done
@@ -76,9 +77,6 @@ broker:
 
 clock:
 	$(call need,faketime,faketime)
-
-tracer:
-	$(call need,strace,strace)
 
 token:
 	$(call need,softhsm2-util,softhsm2)
