@@ -47,6 +47,7 @@ def test_memory_and_time_of_applying_are_told(tmp_path: Path) -> None:
     assert found.seconds > 0
 
 
+@pytest.mark.timeout(400)  # fourteen processes start one after the other
 def test_a_pull_a_flood_and_ten_kills_over_a_real_broker(tmp_path: Path) -> None:
     with line.plane(tmp_path) as server:
         device = line.ask(server, "device", id=line.DEVICE, profile=bundles.PROFILE)

@@ -95,7 +95,7 @@ def tab(browser: Browser, console: Console) -> Iterator[Tab]:
         viewport={"width": 1280, "height": 860}, accept_downloads=True, locale="en-US"
     )
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     troubles: list[str] = []
     page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
     context.on(

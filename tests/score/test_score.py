@@ -414,8 +414,8 @@ def test_stopping_leaves_no_half_file(bundle, tmp_path, signum):
         [sys.executable, "-m", "edge_agent", "score", "--dir", str(bundle),
          "--input", str(pipe), "--output", str(tmp_path / "out.jsonl")],
         stderr=terminal, stdout=subprocess.PIPE,
-        # whoever runs the tests under nohup has it ignored
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        # whoever runs the tests under nohup, or in the background of a shell, has it ignored
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
     )  # fmt: skip
     os.close(terminal)
     shown = os.read(main, 1000).decode()  # its first progress line: it is at work
