@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 MetricName = Literal["accuracy", "macro_f1", "balanced_accuracy"]
+Preference = Literal["speed", "accuracy"]
 
 DEFAULT_PERCENTILE: Final = 0.99
 
@@ -38,6 +39,8 @@ class Budget(BaseModel):
             against the best unquantised member of the family.
         min_accuracy: floors by metric, 0..1.
         min_recall: floors by class label, 0..1.
+        replicas: processes with the variant that one device must hold side by side by its memory.
+        prefer: what decides between variants that all keep the bounds; see `preference`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +53,8 @@ class Budget(BaseModel):
     max_accuracy_drop_points: Annotated[float, Field(ge=0, le=100)] | None = None
     min_accuracy: dict[MetricName, Share] = Field(default_factory=dict)
     min_recall: dict[str, Share] = Field(default_factory=dict)
+    replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    prefer: Preference | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -58,6 +63,18 @@ class Budget(BaseModel):
         if self.latency_ms is None and self.percentile != DEFAULT_PERCENTILE:
             raise ValueError("percentile needs latency_ms")
         return self
+
+    @property
+    def preference(self) -> Preference:
+        """What decides between variants that keep every bound.
+
+        Without `prefer`: speed where a bound already says what accuracy is good enough, else
+        accuracy.
+        """
+        if self.prefer is not None:
+            return self.prefer
+        bounded = self.max_accuracy_drop_points is not None or self.min_accuracy or self.min_recall
+        return "speed" if bounded else "accuracy"
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,7 @@ class Facts:
         metrics: metrics of the variant, 0..1.
         baseline: the primary metric of the best unquantised member, 0..1.
         recall: recall by label; `nan` for a class the data does not have.
+        device_memory_mib: memory of one device that processes with the variant may share.
     """
 
     latency: Outcome | None = None
@@ -84,6 +102,14 @@ class Facts:
     primary: MetricName = "macro_f1"
     baseline: float | None = None
     recall: Mapping[str, float] = field(default_factory=dict)
+    device_memory_mib: float | None = None
+
+    @property
+    def replicas(self) -> int | None:
+        """Processes with the variant that one device holds by its memory."""
+        if self.memory_mib is None or self.device_memory_mib is None:
+            return None
+        return whole_replicas(self.device_memory_mib, self.memory_mib)
 
 
 @dataclass(frozen=True)
@@ -104,6 +130,19 @@ class Verdict:
         return "; ".join(self.reasons)
 
 
+def whole_replicas(device_memory_mib: float, memory_mib: float) -> int:
+    """Processes of `memory_mib` each that a device of `device_memory_mib` holds.
+
+    Each is counted with its own peak, since all may reach it at once.
+
+    Raises:
+        ValueError: `memory_mib` is not positive.
+    """
+    if not memory_mib > 0:
+        raise ValueError("the memory of a replica must be positive")
+    return int(device_memory_mib // memory_mib)
+
+
 def judge(budget: Budget, facts: Facts) -> Verdict:
     """Hold `facts` against every bound of `budget`.
 
@@ -119,6 +158,8 @@ def judge(budget: Budget, facts: Facts) -> Verdict:
             bench.measured(name, facts.server, facts.server_latency_ms, budget.latency_ms)
     bench.at_most("memory", facts.memory_mib, budget.memory_mib, "MiB")
     bench.at_most("bundle", facts.artifact_kib, budget.artifact_kib, "KiB")
+    if budget.replicas is not None:
+        bench.fitting(facts, budget.replicas)
     if budget.max_accuracy_drop_points is not None:
         value = facts.metrics.get(facts.primary)
         drop = None
@@ -163,6 +204,14 @@ class _Bench:
             self._miss(
                 f"{name} {value:.4g} {unit} > {bound:g} {unit}", (value - bound) / (bound or 1)
             )
+
+    def fitting(self, facts: Facts, wanted: int) -> None:
+        if facts.replicas is None:
+            self._unknown("number of replicas")
+        elif facts.replicas < wanted:
+            room = f"{facts.memory_mib:.4g} MiB each in {facts.device_memory_mib:g} MiB"
+            short = (wanted - facts.replicas) / wanted
+            self._miss(f"{facts.replicas} replicas < {wanted}: {room}", short)
 
     def at_least(self, name: str, value: float | None, floor: float) -> None:
         if value is None or value != value:

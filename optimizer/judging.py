@@ -63,7 +63,11 @@ class CandidateJudge:
             notes=self._measurer.notes(profile),
         )
         candidate = self._judged(blank, profile, reference, recipe, directory, parent)
-        if parent is not None and recipe.precision == "int8" and not self._accurate(candidate):
+        if (
+            parent is not None
+            and recipe.precision == "int8"
+            and not self._accurate(candidate, profile)
+        ):
             candidate = self._judged(blank, profile, reference, recipe, directory, None)
             candidate = candidate.model_copy(update={"notes": (*candidate.notes, _NEW_SCALES)})
         log.info(
@@ -142,21 +146,21 @@ class CandidateJudge:
                 "bundle_dir": directory,
             }
         )
-        return self._with_verdict(judged, budget)
+        return self._with_verdict(judged, budget, profile)
 
-    def _accurate(self, candidate: Candidate) -> bool:
+    def _accurate(self, candidate: Candidate, profile: HardwareProfile) -> bool:
         """Whether the candidate keeps those bounds of its budget that its scales bear upon."""
         budget = self._task.profiles[candidate.profile]
         apart: dict[str, None] = dict.fromkeys(
-            ("latency_ms", "qps", "memory_mib", "artifact_kib"), None
+            ("latency_ms", "qps", "memory_mib", "artifact_kib", "replicas"), None
         )
-        facts = self._facts(candidate)
+        facts = self._facts(candidate, profile)
         return (
             candidate.accuracy is not None
             and judge(budget.model_copy(update=apart), facts).verdict == "PASS"
         )
 
-    def _facts(self, candidate: Candidate) -> Facts:
+    def _facts(self, candidate: Candidate, profile: HardwareProfile) -> Facts:
         latency, server, accuracy = candidate.measurement, candidate.server, candidate.accuracy
         latency_ms = None if latency is None else _at_percentile(latency)
         return Facts(
@@ -174,10 +178,13 @@ class CandidateJudge:
                 for label, value in (accuracy.recall.items() if accuracy else ())
                 if value is not None
             },
+            device_memory_mib=profile.memory_mib.value if profile.memory_mib else None,
         )
 
-    def _with_verdict(self, candidate: Candidate, budget: Budget) -> Candidate:
-        facts = self._facts(candidate)
+    def _with_verdict(
+        self, candidate: Candidate, budget: Budget, profile: HardwareProfile
+    ) -> Candidate:
+        facts = self._facts(candidate, profile)
         verdict = judge(budget, facts)
         return candidate.model_copy(
             update={

@@ -189,6 +189,10 @@ def _budget(budget: Budget) -> list[str]:
         words.append(f"loss ≤ {budget.max_accuracy_drop_points:g} points")
     words += [f"{name.replace('_', '-')} ≥ {v:g}" for name, v in budget.min_accuracy.items()]
     words += [f"recall of {label} ≥ {v:g}" for label, v in budget.min_recall.items()]
+    if budget.replicas is not None:
+        words.append(f"{budget.replicas} replicas per device")
+    if budget.prefer is not None:
+        words.append(f"prefer {budget.prefer}")
     return words or ["no bounds"]
 
 

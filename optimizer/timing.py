@@ -138,7 +138,8 @@ class LocalMeasurer:
                     )
         finally:
             pipeline.close()
-        memory = None if budget.memory_mib is None else _memory_mib(directory)
+        weighed = budget.memory_mib is not None or budget.replicas is not None
+        memory = _memory_mib(directory) if weighed else None
         log.info(
             "cost.fitted variant=%s per_item_us=%.1f fixed_us=%.1f max_batch=%d reason=%r",
             manifest.variant, fit.cost.per_item_us, fit.cost.fixed_us, fit.cost.max_batch,

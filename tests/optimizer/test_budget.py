@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from optimizer.budget import Budget, Facts, judge
+from optimizer.budget import Budget, Facts, judge, whole_replicas
 
 GOOD = Facts(
     latency="PASS",
@@ -19,6 +19,7 @@ GOOD = Facts(
     metrics={"macro_f1": 0.97, "accuracy": 0.98},
     baseline=0.98,
     recall={"cat": 0.9, "dog": math.nan},
+    device_memory_mib=320.0,
 )
 
 ALL = Budget(
@@ -30,6 +31,7 @@ ALL = Budget(
     max_accuracy_drop_points=2,
     min_accuracy={"accuracy": 0.9},
     min_recall={"cat": 0.8},
+    replicas=4,
 )
 
 
@@ -43,7 +45,8 @@ def test_a_variant_within_every_bound_passes() -> None:
     [
         ({"latency": "FAIL", "latency_ms": 7.5}, "p95 latency 7.5 ms > 5 ms"),
         ({"server": "FAIL", "server_latency_ms": 6}, "p95 latency at 100 QPS 6 ms > 5 ms"),
-        ({"memory_mib": 120.0}, "memory 120 MiB > 100 MiB"),
+        ({"memory_mib": 120.0, "device_memory_mib": 480.0}, "memory 120 MiB > 100 MiB"),
+        ({"device_memory_mib": 319.9}, "3 replicas < 4: 80 MiB each in 319.9 MiB"),
         ({"artifact_kib": 300.0}, "bundle 300 KiB > 200 KiB"),
         ({"baseline": 0.995}, "loss of macro_f1 2.5 points > 2 points"),
         ({"metrics": {"macro_f1": 0.97, "accuracy": 0.5}}, "accuracy 0.5000 < 0.9"),
@@ -66,6 +69,7 @@ def test_each_bound_that_is_missed_fails_with_its_figures(
         {"server": None},
         {"memory_mib": None},
         {"artifact_kib": None},
+        {"device_memory_mib": None},
         {"baseline": None},
         {"metrics": {"macro_f1": 0.97}},
         {"recall": {}},
@@ -79,7 +83,7 @@ def test_a_bound_whose_fact_is_unknown_never_passes(change: dict[str, Any]) -> N
 
 
 def test_a_sure_miss_outweighs_what_is_open() -> None:
-    verdict = judge(ALL, replace(GOOD, latency="INVALID", memory_mib=120.0))
+    verdict = judge(ALL, replace(GOOD, latency="INVALID", artifact_kib=300.0))
     assert verdict.verdict == "FAIL"
     assert len(verdict.reasons) == 2
 
@@ -105,8 +109,36 @@ def test_a_gain_is_no_loss() -> None:
         {"latency_ms": math.inf},
         {"min_accuracy": {"auc": 0.5}},
         {"latency": 3},
+        {"replicas": 0},
+        {"replicas": 1.5},
+        {"prefer": "size"},
     ],
 )
 def test_a_budget_that_says_nothing_sound_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Budget.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "preference"),
+    [
+        ({}, "accuracy"),
+        ({"latency_ms": 5, "replicas": 2}, "accuracy"),
+        ({"max_accuracy_drop_points": 1}, "speed"),
+        ({"min_accuracy": {"accuracy": 0.9}}, "speed"),
+        ({"min_recall": {"cat": 0.5}}, "speed"),
+        ({"min_recall": {"cat": 0.5}, "prefer": "accuracy"}, "accuracy"),
+        ({"prefer": "speed"}, "speed"),
+    ],
+)
+def test_speed_decides_where_a_bound_says_what_is_accurate_enough(
+    fields: dict[str, Any], preference: str
+) -> None:
+    assert Budget.model_validate(fields).preference == preference
+
+
+def test_replicas_are_whole_and_each_has_memory_of_its_own() -> None:
+    assert whole_replicas(1000, 334) == 2
+    assert whole_replicas(100, 334) == 0
+    with pytest.raises(ValueError, match="must be positive"):
+        whole_replicas(1000, 0)
