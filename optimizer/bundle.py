@@ -44,8 +44,14 @@ REFERENCE_NAME: Final = "reference.npz"
 
 GOLDEN_ROWS: Final = 16
 GOLDEN_MARGIN: Final = 0.2
-GOLDEN_ATOL: Final[dict[Precision, float]] = {"fp32": 1e-3, "int8": 5e-2}
-"""int8 rounds to steps of its scale, and which way depends on the CPU's order of additions."""
+GOLDEN_ATOL: Final[dict[Precision, float]] = {
+    "fp32": 1e-3,
+    "fp16": 1e-2,
+    "bf16": 5e-2,
+    "int8": 5e-2,
+    "int4": 5e-2,
+}
+"""Low precision rounds to steps, and which way depends on the CPU's order of additions."""
 
 PROBATION_FACTOR: Final = 2.0
 """Probation allows the budget's latency times this: a device shares its cores, a lab does not."""

@@ -21,12 +21,15 @@ from onnx import numpy_helper
 from pydantic import Field
 
 from edge_agent.runtime import Tensors
+from edge_agent.wire.manifest import RuntimeName
 from optimizer.passes.frozen import freeze
 from optimizer.passes.registry import Artifact, PassContext, RecipeConfig, recipe
 
 log = logging.getLogger("skerry.optimizer")
 
 ENTRY: Final = "model.onnx"
+RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "openvino", "tensorrt")
+"""What opens ONNX files in fp32 and QDQ alike."""
 
 _FULL: Final = 127
 _REDUCED: Final = 64
@@ -51,14 +54,14 @@ class OrtInt8(RecipeConfig):
     exclude: tuple[str, ...] = ()
 
 
-@recipe("fp32", runtime="onnxruntime", precision="fp32", config=RecipeConfig)
+@recipe("fp32", runtimes=RUNTIMES, precision="fp32", config=RecipeConfig)
 def fp32(context: PassContext, config: RecipeConfig) -> Artifact:
     """The exported file as it is: ONNX Runtime fuses it when it opens it."""
     shutil.copyfile(context.source, context.directory / ENTRY)
-    return Artifact("onnxruntime", ENTRY, (ENTRY,), "fp32")
+    return Artifact(RUNTIMES, ENTRY, (ENTRY,), "fp32")
 
 
-@recipe("ort-int8", runtime="onnxruntime", precision="int8", config=OrtInt8)
+@recipe("ort-int8", runtimes=RUNTIMES, precision="int8", config=OrtInt8)
 def ort_int8(context: PassContext, config: OrtInt8) -> Artifact:
     """Static QDQ quantisation with calibration that streams.
 
@@ -98,7 +101,7 @@ def ort_int8(context: PassContext, config: OrtInt8) -> Artifact:
         "pass.ort_int8 profile=%s activations=%s reduce_range=%s",
         profile.name, "s8" if profile.is_arm else "u8", reduce_range,
     )  # fmt: skip
-    return Artifact("onnxruntime", ENTRY, (ENTRY,), "int8", notes)
+    return Artifact(RUNTIMES, ENTRY, (ENTRY,), "int8", notes)
 
 
 def _keep_scales(context: PassContext, prepared: Path, weight_limit: int) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class OpenVinoInt8(RecipeConfig):
     fast_bias_correction: bool = True
 
 
-@recipe("openvino-fp32", runtime="openvino", precision="fp32", config=RecipeConfig)
+@recipe("openvino-fp32", runtimes=("openvino",), precision="fp32", config=RecipeConfig)
 def openvino_fp32(context: PassContext, config: RecipeConfig) -> Artifact:
     """The network in OpenVINO's format, weights in 32 bits."""
     forbid_telemetry()
@@ -50,7 +50,7 @@ def openvino_fp32(context: PassContext, config: RecipeConfig) -> Artifact:
 
 @recipe(
     "openvino-int8",
-    runtime="openvino",
+    runtimes=("openvino",),
     precision="int8",
     config=OpenVinoInt8,
     packages=("nncf",),
@@ -90,4 +90,4 @@ def _save(
 
     # The default would store fp32 weights in 16 bits.
     openvino.save_model(model, str(context.directory / ENTRY), compress_to_fp16=False)
-    return Artifact("openvino", ENTRY, (ENTRY, WEIGHTS), precision)
+    return Artifact(("openvino",), ENTRY, (ENTRY, WEIGHTS), precision)

@@ -1,10 +1,10 @@
 """What a recipe is, and how it is found by name.
 
-    @recipe("ort-int8", runtime="onnxruntime", precision="int8", config=OrtInt8)
+    @recipe("ort-int8", runtimes=("onnxruntime", "openvino"), precision="int8", config=OrtInt8)
     def ort_int8(context: PassContext, config: OrtInt8) -> Artifact: ...
 
-A recipe turns the exported network into files of one runtime.  It judges nothing: whether they are
-worth having is found out by evaluating and measuring them.
+A recipe turns the exported network into files that one or more runtimes open.  It judges nothing:
+whether they are worth having is found out by evaluating and measuring them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from edge_agent.wire.manifest import RuntimeName
 from optimizer.errors import RecipeFailed, UnknownRecipe, did_you_mean
 from optimizer.profiles import HardwareProfile
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+"""Of the arithmetic, or of the weights where these alone are stored in fewer bits (int4)."""
 
 
 class RecipeConfig(BaseModel):
@@ -76,17 +77,23 @@ class Artifact:
     """What a recipe made.
 
     Attributes:
+        runtimes: what can open the files; the first is the one they were made for.
         entry: file name that the runtime opens.
         files: names of all files, the entry among them.
         precision: of the arithmetic that the files ask for.
         notes: what a reader of the report should know of how they were made.
     """
 
-    runtime: RuntimeName
+    runtimes: tuple[RuntimeName, ...]
     entry: str
     files: tuple[str, ...]
     precision: Precision
     notes: tuple[str, ...] = ()
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The runtime that the files were made for."""
+        return self.runtimes[0]
 
 
 C = TypeVar("C", bound=RecipeConfig)
@@ -95,13 +102,22 @@ Apply = Callable[[PassContext, C], Artifact]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A registered recipe with a config that fits it."""
+    """A registered recipe with a config that fits it.
+
+    Attributes:
+        runtimes: what can open its files; the first is the one they are made for.
+    """
 
     name: str
-    runtime: RuntimeName
+    runtimes: tuple[RuntimeName, ...]
     precision: Precision
     packages: tuple[str, ...]
     _apply: Callable[[PassContext], Artifact]
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The runtime that its files are made for."""
+        return self.runtimes[0]
 
     def apply(self, context: PassContext) -> Artifact:
         """Make the files.
@@ -124,7 +140,7 @@ _registry: Final[dict[str, Callable[[Mapping[str, JsonValue]], Recipe]]] = {}
 def recipe(
     name: str,
     *,
-    runtime: RuntimeName,
+    runtimes: tuple[RuntimeName, ...],
     precision: Precision,
     config: type[C],
     packages: Sequence[str] = (),
@@ -132,6 +148,7 @@ def recipe(
     """Register a recipe.
 
     Args:
+        runtimes: what opens its files, the one that they are made for first; at least one.
         packages: modules it imports beside the runtime; where one is missing it cannot be applied.
     """
 
@@ -142,7 +159,11 @@ def recipe(
             except ValidationError as error:
                 raise RecipeFailed(f"recipe '{name}': {describe(error)}") from error
             return Recipe(
-                name, runtime, precision, tuple(packages), lambda context: function(context, parsed)
+                name,
+                runtimes,
+                precision,
+                tuple(packages),
+                lambda context: function(context, parsed),
             )
 
         _registry[name] = configured

@@ -59,7 +59,7 @@ def test_scales_taken_from_the_batch_forbid_batches_whatever_another_cpu_may_do(
     """The known answers of int8 have a tolerance that would let it pass."""
     work = context(task, tmp_path / "bundle")
     quantize_dynamic(work.source, work.directory / "model.onnx")
-    artifact = Artifact("onnxruntime", "model.onnx", ("model.onnx",), "int8")
+    artifact = Artifact(("onnxruntime",), "model.onnx", ("model.onnx",), "int8")
     found = measured(task, artifact, work)
     assert found.cost is not None
     assert found.cost.max_batch == 1
