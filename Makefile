@@ -6,6 +6,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # further arguments of pytest for `make test`, as in: make test PYTEST='-k swap'
 PYTEST ?=
+# which tests `make test` takes, by their marks, as in: make test MARKS=slow
+MARKS ?= slow or not slow
+# many tests wait more than they compute
+WORKERS ?= $(shell expr `nproc` + 1)
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/usr/local/sbin
@@ -25,6 +29,15 @@ define need
 	command -v $(1) >/dev/null 2>&1 || { echo "$(2) is installed but $(1) is not on the path" >&2; exit 1; }
 endef
 
+# suite MARKS,ARGUMENTS: what may stand beside other tests, spread over workers, then the rest alone.
+# A test that failed in the crowd is asked once more, by itself.
+define suite
+	@python -m pytest tests -m "($(1)) and not alone" -n $(WORKERS) --dist loadfile $(2) \
+	  || { test $$? = 1 && echo "once more, by itself, what failed beside others" \
+	    && python -m pytest tests -m "($(1)) and not alone" --last-failed --last-failed-no-failures none $(2); }
+	@python -m pytest tests -m "($(1)) and alone" $(2)
+endef
+
 .PHONY: help demo test check format bench crash clean install broker browser load clock token
 
 help:  ## this list
@@ -34,14 +47,14 @@ demo: install broker  ## the whole loop on real parts, about three minutes (KEEP
 	@python -m examples.demo
 
 test: install broker browser clock token  ## all tests, the demo and the browser among them
-	@python -m pytest tests $(PYTEST)
+	$(call suite,$(MARKS),$(PYTEST))
 
 check: install broker clock token  ## format, lint, types, import contracts, fast tests
 	@ruff format --check .
 	@ruff check .
 	@mypy
 	@lint-imports --no-logo
-	@python -m pytest tests -q -m "not slow"
+	$(call suite,not slow,-q)
 
 format: install  ## rewrite the code in the house's format
 	@ruff format .

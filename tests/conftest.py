@@ -26,6 +26,44 @@ if TYPE_CHECKING:
 
 _BROKER_CRASHED = pytest.StashKey[bool]()
 
+ALONE = frozenset(
+    {
+        "agent/test_agent.py",
+        "agent/test_several_models.py",
+        "bench/test_bench_servers.py",
+        "bench/test_open_loop.py",
+        "bench/test_update_parts.py",
+        "crash/test_matrix.py",
+        "crash/test_rounds.py",
+        "e2e/test_demo.py",
+        "e2e/test_offline_serving.py",
+        "e2e/test_readme_path.py",
+        "e2e/test_unmet_budget.py",
+        "jobs/test_digits.py",
+        "jobs/test_workflows.py",
+        "measure/test_machine.py",
+        "optimizer/test_frozen.py",
+        "optimizer/test_search.py",
+        "optimizer/test_timing.py",
+        "runtime/test_memory.py",
+        "serve/test_hostile_stalls.py",
+        "serve/test_inference.py",
+        "serve/test_lane_times.py",
+        "serve/test_triton_grpc_server.py",
+        "update/test_transfer_over_the_broker.py",
+    }
+)
+"""Files whose tests time something, or use every core: nothing may run beside them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what must run alone, so that the rest can be spread over workers."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix() in ALONE:
+            item.add_marker(pytest.mark.alone)
+
 
 @dataclass(frozen=True)
 class DeviceFiles:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -94,7 +95,7 @@ class Show:
 
                 detail("")
                 self.stage.detail = detail
-                shown = act.play(self.stage)
+                shown = self._play(act)
                 done_s += act.usual_s
                 took = time.monotonic() - started
                 progress.console.print(
@@ -103,6 +104,21 @@ class Show:
                 for line in shown.splitlines():
                     progress.console.print(f"      {line}", highlight=False)
                 self.rows.append((act.title, shown, f"{took:.1f}"))
+
+    def _play(self, act: Act) -> str:
+        """What the act showed.
+
+        Raises:
+            DidNotHold: it did not hold, or something it needs failed; names the act.
+        """
+        try:
+            return act.play(self.stage)
+        except DidNotHold as error:
+            raise DidNotHold(f"{act.title}: {error}") from error
+        except Exception as error:  # whatever it is, the person is told which step it was
+            (self.stage.directory / "demo.log").write_text(traceback.format_exc(), encoding="utf-8")
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DidNotHold(f"{act.title}: {line}") from error
 
     def summary(self, total_s: float) -> None:
         table = Table(title="The loop, end to end", show_lines=False, header_style="bold")
@@ -138,9 +154,7 @@ def main() -> int:
         show.run()
         held = True
     except DidNotHold as error:
-        console.print(f"[red]✗[/red] {error}", soft_wrap=True)
-    except subprocess.TimeoutExpired as error:
-        console.print(f"[red]✗[/red] {error}", soft_wrap=True)
+        console.print(f"[red]✗[/red] {escape(str(error))}", soft_wrap=True)
     except KeyboardInterrupt:
         console.print("stopped")
         return 130

@@ -100,10 +100,23 @@ def outage(stage: Stage) -> str:
             f"{stream['received']} up to {stream['last_seq']}",
         )
         received += stream["received"]
+    samples = _samples_arrived(stage)
     return (
         f"{answered} predictions without a broker, {waiting} messages waited on disk; "
-        f"then {received} of {received} applied, none twice"
+        f"then {received} of {received} applied, {samples} samples among them: none lost or twice"
     )
+
+
+def _samples_arrived(stage: Stage) -> int:
+    """Samples in the cloud, which are as many as each device has written to its journal."""
+    written = {d.name: d.status()["sampling"].get("journalled", 0) for d in stage.devices.values()}
+    found = stage.client.collection(MODEL)
+    require(
+        {name: found.by_device.get(name, 0) for name in written} == written,
+        f"the devices journalled {written} samples, the cloud has {found.by_device}",
+    )
+    require(found.total > 0, "no sample was taken")
+    return found.total
 
 
 def _load_field(stage: Stage) -> None:

@@ -18,6 +18,8 @@ from fleet.client.client import Client
 from fleet.client.errors import ApiError
 from fleet.client.schemas import JobOut, RolloutDetail, RolloutIn, WaveIn
 
+AGAINST_THE_CHAMPION = {"non_inferiority", "field_improvement"}
+
 
 def learn(stage: Stage) -> str:
     rotated = rotate(stage.images[:FIELD_IMAGES], ROTATION_DEGREES)
@@ -52,15 +54,30 @@ def learn(stage: Stage) -> str:
         "gates: " + "; ".join(f"{g.gate} {g.verdict} {g.reason}" for g in detail.gates),
     )
     lines = [f"gate {gate.gate}: {gate.verdict}, {gate.reason}" for gate in verdicts.values()]
-    reason = str(job.params.get("reason", ""))
+    reason = _harm(stage)
+    champion = {gate.partition("/")[2] for gate in verdicts} & AGAINST_THE_CHAMPION
+    require(
+        champion == AGAINST_THE_CHAMPION,
+        f"no gate compared version 2 with the champion: {sorted(verdicts)}",
+    )
     return "\n".join(
         [
             f"drift {drifted}",
-            *([f"harm: {reason}"] if reason else []),
+            f"harm: {reason}",
             *lines,
             f"drift {drifted}; version 2 passed {len(lines)} gates against the champion",
         ]
     )
+
+
+def _harm(stage: Stage) -> str:
+    """Why the control plane retrains, in its own words: the labels must have confirmed harm."""
+    for entry in stage.client.audit():
+        if entry.action == "retrain.decided" and entry.detail.get("action") == "retrain":
+            reason = str(entry.detail.get("reason", ""))
+            require("accuracy in the field is at most" in reason, f"retraining began: {reason}")
+            return reason
+    raise DidNotHold("the audit log does not say why retraining began")
 
 
 def _accuracy(stage: Stage) -> float:
