@@ -59,6 +59,7 @@ class CandidateJudge:
             recipe=recipe.name,
             runtime=recipe.runtime,
             precision=recipe.precision,
+            threads=profile.model_threads,
             verdict="INVALID",
             notes=self._measurer.notes(profile),
         )
@@ -138,6 +139,9 @@ class CandidateJudge:
                 "precision": precision,
                 "accuracy": accuracy,
                 "measurement": measured.latency,
+                "measured_on": self._measurer.where(profile) if measured.latency else "",
+                "predicted": measured.predicted,
+                "max_qps": measured.max_qps,
                 "server": measured.server,
                 "cost": measured.cost,
                 "memory_mib": measured.memory_mib,

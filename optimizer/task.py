@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +18,10 @@ from edge_agent.wire.manifest import CostModel, ImageSpec, SamplingSpec, StepSpe
 from optimizer.budget import Budget, MetricName, Outcome
 from optimizer.errors import BudgetNotMet
 from optimizer.evaluate import Accuracy, EvalData
+from optimizer.space import Axes
+
+Fidelity = Literal["probe", "quick", "full"]
+"""How carefully a candidate was looked at: a few runs, some, or as a verdict needs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class OptimizeTask:
         recipes: names and configs; empty tries every registered recipe.
         parent_dir: unpacked bundles of the version that the members were retrained from, laid out
             like `out_dir`; quantisers keep their scales where they fit.
+        axes: what is varied beside recipes; `None` for everything, or in quick mode for nothing.
+        exhaustive: measure every point in full, to know what a search should have found.
+        time_limit_s: begin nothing more after that; what was found until then is judged.
+        cache_dir: keeps finished work between searches; `None` keeps it for this search only.
     """
 
     model: str
@@ -73,22 +82,38 @@ class OptimizeTask:
     recipes: tuple[StepSpec, ...] = ()
     seed: int = 0
     parent_dir: Path | None = None
+    axes: Axes | None = None
+    exhaustive: bool = False
+    time_limit_s: float | None = None
+    cache_dir: Path | None = None
 
 
 class Progress(BaseModel):
-    """How far a search is; `fraction` never falls."""
+    """How far a search is; `fraction` never falls.
+
+    Attributes:
+        left_s: seconds that are left, estimated; `None` while nothing can be said.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     fraction: float
     text: str
+    left_s: float | None = None
 
 
 class Candidate(BaseModel):
     """One variant on one profile: a point of the frontier.
 
     Attributes:
-        name: `MEMBER/RECIPE`.
+        name: see `optimizer.space`; always `MEMBER/…`.
+        threads: intra-op threads of each instance.
+        instances: requests that it runs at the same time.
+        fidelity: how carefully it was measured; only "full" can PASS.
+        predicted: the figures were not taken on a machine of the profile but foretold.
+        measured_on: the machine or device that the figures were taken on; empty if none.
+        max_qps: the highest rate at which the budget's latency holds, where it was sought.
+        parent: the candidate that this one was derived from; empty if none.
         precision: what the runtime reports; of the recipe where it was not opened.
         reason: which bounds are missed, or why the variant could not be judged; empty for PASS.
         notes: what the figures do not say, such as being taken on a faster CPU than the profile's.
@@ -106,6 +131,13 @@ class Candidate(BaseModel):
     recipe: str
     runtime: str
     precision: str
+    threads: int = 1
+    instances: int = 1
+    fidelity: Fidelity = "full"
+    predicted: bool = False
+    measured_on: str = ""
+    max_qps: float | None = None
+    parent: str = ""
     verdict: Outcome
     reason: str = ""
     notes: tuple[str, ...] = ()
@@ -130,6 +162,9 @@ class OptimizeResult(BaseModel):
         selected: name of the chosen variant by profile; a profile without one is missing.
         unmet: by profile without a chosen variant: one line that names the nearest miss.
         environment: versions and CPU flags of the machine that evaluated and measured.
+        points: different points of the search, those of the same files counted once.
+        measured: points that were measured in full.
+        duration_s: how long the search took.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -145,6 +180,14 @@ class OptimizeResult(BaseModel):
     selected: dict[str, str]
     unmet: dict[str, str]
     environment: dict[str, str]
+    points: int = 0
+    measured: int = 0
+    duration_s: float = 0.0
+
+    @property
+    def measured_fraction(self) -> float:
+        """Share of the points that were measured in full."""
+        return self.measured / self.points if self.points else 0.0
 
     def chosen(self, profile: str) -> Candidate:
         """The selected candidate of `profile`.

@@ -31,6 +31,7 @@ from edge_agent.pipeline import Pipeline, Tensors
 from edge_agent.wire.manifest import CostModel, Manifest
 from optimizer.budget import Budget
 from optimizer.profiles import VNNI_FLAGS, HardwareProfile, Host
+from optimizer.task import Fidelity
 
 log = logging.getLogger("skerry.optimizer")
 
@@ -45,6 +46,8 @@ class Measured:
     """What was found; `None` where it was not measured.
 
     Attributes:
+        max_qps: the highest rate at which the latency of the budget holds, where it was sought.
+        predicted: nothing was timed; the figures are foretold.
         notes: what must be known beside the figures, e.g. that batches change answers.
     """
 
@@ -52,6 +55,8 @@ class Measured:
     server: Measurement | None = None
     cost: CostModel | None = None
     memory_mib: float | None = None
+    max_qps: float | None = None
+    predicted: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -62,6 +67,10 @@ class Measurer(Protocol):
         """What must be said about figures that this measurer gives for `profile`."""
         ...
 
+    def where(self, profile: HardwareProfile) -> str:
+        """What it measures on for `profile`; empty if it cannot measure that profile."""
+        ...
+
     def measure(
         self,
         directory: Path,
@@ -70,8 +79,13 @@ class Measurer(Protocol):
         profile: HardwareProfile,
         budget: Budget,
         settings: MeasureSettings,
+        fidelity: Fidelity = "full",
     ) -> Measured:
         """Time the bundle in `directory`, issuing `samples` of one item each.
+
+        Args:
+            fidelity: "full" establishes what the budget asks for; below that a latency will do.
+                More than what is asked for does no harm.
 
         Raises:
             PipelineError, SessionError: the bundle cannot be opened or does not answer.
@@ -102,6 +116,9 @@ class LocalMeasurer:
             notes.append(f"{profile.model_threads} threads were measured on {host.cores} cores")
         return tuple(notes)
 
+    def where(self, profile: HardwareProfile) -> str:
+        return "this machine" if self._can_measure(profile) else ""
+
     def measure(
         self,
         directory: Path,
@@ -110,21 +127,17 @@ class LocalMeasurer:
         profile: HardwareProfile,
         budget: Budget,
         settings: MeasureSettings,
+        fidelity: Fidelity = "full",
     ) -> Measured:
         if not self._can_measure(profile):
             return Measured()
         pipeline = Pipeline.open(directory, manifest)
         try:
             with machine_lock():
+                if fidelity != "full":
+                    return Measured(_latency(pipeline, samples, budget, settings))
                 fit = fit_cost(pipeline, samples, max_batch_ms=budget.latency_ms)
-                latency = measure_pipeline(
-                    pipeline,
-                    samples,
-                    scenario="single_stream",
-                    settings=settings,
-                    target_latency_ms=budget.latency_ms,
-                    percentile=budget.percentile,
-                )
+                latency = _latency(pipeline, samples, budget, settings)
                 server = None
                 if budget.qps is not None:
                     server = measure_pipeline(
@@ -145,10 +158,23 @@ class LocalMeasurer:
             manifest.variant, fit.cost.per_item_us, fit.cost.fixed_us, fit.cost.max_batch,
             fit.reason,
         )  # fmt: skip
-        return Measured(latency, server, fit.cost, memory, (fit.note,) if fit.note else ())
+        return Measured(latency, server, fit.cost, memory, notes=(fit.note,) if fit.note else ())
 
     def _can_measure(self, profile: HardwareProfile) -> bool:
         return profile.machine == self._host.machine
+
+
+def _latency(
+    pipeline: Pipeline, samples: Sequence[Tensors], budget: Budget, settings: MeasureSettings
+) -> Measurement:
+    return measure_pipeline(
+        pipeline,
+        samples,
+        scenario="single_stream",
+        settings=settings,
+        target_latency_ms=budget.latency_ms,
+        percentile=budget.percentile,
+    )
 
 
 def _memory_mib(directory: Path) -> float | None:

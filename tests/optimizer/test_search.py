@@ -16,7 +16,7 @@ from optimizer.budget import Budget
 from optimizer.errors import BudgetNotMet, EvaluationFailed, OptimizerError, UnknownProfile
 from optimizer.profiles import HardwareProfile, Host
 from optimizer.search import optimize
-from optimizer.task import OptimizeTask, Progress
+from optimizer.task import Fidelity, OptimizeTask, Progress
 from optimizer.timing import LocalMeasurer, Measured
 
 ANYTHING = Budget(min_accuracy={"macro_f1": 0.5})
@@ -31,6 +31,9 @@ class Untimed:
     def notes(self, profile: HardwareProfile) -> tuple[str, ...]:
         return ()
 
+    def where(self, profile: HardwareProfile) -> str:
+        return "nowhere"
+
     def measure(
         self,
         directory: Path,
@@ -39,6 +42,7 @@ class Untimed:
         profile: HardwareProfile,
         budget: Budget,
         settings: MeasureSettings,
+        fidelity: Fidelity = "full",
     ) -> Measured:
         self.seen.append(directory)
         ticks = iter(range(10**9))
