@@ -3,24 +3,28 @@
 Two things tell that somebody else used the cores, and that a run is invalid rather than slow.  The
 canary is a fixed piece of work run between the queries: its time spreads when caches and clock are
 shared.  The scheduler counts how long we were ready and had to wait: the canary is too short to be
-interrupted often, so it does not see that.
+interrupted often, so it does not see that.  Where several of our own threads may have waited for
+one another, waiting alone proves nothing, and the time that others used the cores is asked too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from edge_agent.measure.errors import MeasureBusy
+from edge_agent.measure.results import MeasureSettings
+from edge_agent.runtime.cpu import cpu_flags
 
 if sys.platform != "win32":
     import fcntl
@@ -110,6 +114,79 @@ def waited_s() -> float:
         return int(fields[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def neighbours_s() -> float:
+    """Core-seconds that others used of the cores we may run on, other guests of the host included.
+
+    What counts are differences, which are good to a few hundredths of a second; 0 where unknown.
+
+    Source: Linux, proc_stat(5), lines `cpuN`.
+    """
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        ours = os.sched_getaffinity(0)
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return 0.0
+    used = 0
+    for line in lines:
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in ours:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            used += user + nice + system + irq + softirq + steal
+    own = os.times()
+    return used / ticks - (own.user + own.system + own.children_user + own.children_system)
+
+
+def disturbance(
+    canary_ratio: float,
+    waited_share: float,
+    settings: MeasureSettings,
+    *,
+    neighbours_share: float | None = None,
+) -> str:
+    """How somebody else disturbed a run, as one line; empty if nobody did.
+
+    Args:
+        neighbours_share: share of the cores that others used, where having waited may have been
+            for our own threads; None where it cannot.
+    """
+    if canary_ratio > settings.max_canary_ratio:
+        return (
+            f"the machine was disturbed: canary at {canary_ratio:.2f}× its fastest, "
+            f"allowed is {settings.max_canary_ratio:g}×"
+        )
+    allowed = settings.max_waited_share
+    if waited_share > allowed and (neighbours_share is None or neighbours_share > allowed):
+        return (
+            f"the machine was disturbed: {waited_share:.0%} of the time was spent "
+            f"waiting for a core, allowed is {allowed:.0%}"
+        )
+    return ""
+
+
+def provenance(given: Mapping[str, str]) -> dict[str, str]:
+    """What a figure of this machine depends on, and what is `given` of the system that was timed.
+
+    Instruction sets are told by flag, never by the name of a CPU, which promises nothing.
+    """
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": str(cores()),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cpu_flags": " ".join(cpu_flags()),
+        **given,
+    }
 
 
 def reset_peak_rss() -> bool:

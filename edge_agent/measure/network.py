@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.measure.errors import MemoryUnmeasured
-from edge_agent.measure.load import Measurement, MeasureSettings, Scenario, measure
+from edge_agent.measure.load import measure
+from edge_agent.measure.results import Measurement, MeasureSettings, Scenario
 from edge_agent.pipeline import Pipeline
 from edge_agent.runtime import Tensors
 

@@ -4,68 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
 
 import pytest
 
-from edge_agent.measure import Measurement, MeasureSettings, Scenario, measure, schedule
-
-SETTINGS = MeasureSettings(
-    min_duration_s=0, max_duration_s=30, min_queries=500, max_canary_ratio=1.3, attempts=1
-)
-
-
-class Machine:
-    """A virtual machine: work advances its clock, and so does every look at it, a little."""
-
-    def __init__(self, service_s: Callable[[int], float]) -> None:
-        self.now = 0.0
-        self.issued: list[int] = []
-        self.began: list[float] = []
-        self._service_s = service_s
-        self.waited_share = 0.0
-
-    def clock(self) -> float:
-        self.now += 1e-7
-        return self.now
-
-    def sleep(self, duration_s: float) -> None:
-        self.now += duration_s
-
-    def waited(self) -> float:
-        return self.waited_share * self.now
-
-    def issue(self, index: int) -> None:
-        self.issued.append(index)
-        self.began.append(self.now)
-        self.now += self._service_s(len(self.issued))
-
-    def measure(
-        self,
-        scenario: Scenario = "single_stream",
-        settings: MeasureSettings = SETTINGS,
-        *,
-        target_latency_ms: float | None = None,
-        percentile: float = 0.99,
-        qps: float | None = None,
-        samples: int = 10,
-    ) -> Measurement:
-        return measure(
-            self.issue,
-            scenario=scenario,
-            settings=settings,
-            target_latency_ms=target_latency_ms,
-            percentile=percentile,
-            qps=qps,
-            samples=samples,
-            clock=self.clock,
-            sleep=self.sleep,
-            waited=self.waited,
-        )
-
-
-def steady(service_ms: float) -> Machine:
-    return Machine(lambda _: service_ms / 1e3)
+from edge_agent.measure import MeasureSettings, Scenario, measure, schedule
+from tests.measure.virtual import SETTINGS, Machine, steady
 
 
 def test_a_fast_system_passes_after_the_fewest_queries() -> None:
