@@ -27,7 +27,7 @@ from edge_agent.wire.manifest import ImageSpec, RelativePath, SamplingSpec, Step
 from optimizer.budget import Budget, MetricName
 from optimizer.config_file import Document
 from optimizer.errors import ConfigError
-from optimizer.family import FunctionName, ModelFamily
+from optimizer.family import FunctionName, ModelFamily, TrainingSpec
 
 PROJECT_FILE: Final = "skerry.yaml"
 MAX_FILES: Final = 200
@@ -70,16 +70,6 @@ class FamilySpec(ModelFamily):
     """A model family and the names of the network's outputs."""
 
     outputs: tuple[str, ...] = Field(default=("logits",), min_length=1)
-
-
-class TrainingSpec(_Part):
-    """How each member is fitted: Adam on cross-entropy, the first output being the logits."""
-
-    epochs: int = Field(default=10, ge=1, le=10_000)
-    batch_size: int = Field(default=64, ge=1, le=65_536)
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    seed: int = 0
 
 
 class MetricsSpec(_Part):

@@ -6,6 +6,7 @@ OptimizerError            base of all of them; always one clear line
 ├── UnknownRecipe         no recipe of that name
 ├── ExportFailed          the trained network does not become a usable ONNX file
 ├── RecipeFailed          a recipe cannot be applied to this network
+├── TrainingFailed        a network cannot be trained: no finite loss, no logits, foreign weights
 ├── EvaluationFailed      the pipeline's answers cannot be judged (no scores, wrong count)
 └── BudgetNotMet          no variant of a profile meets its budget; names the nearest miss
 """
@@ -50,6 +51,10 @@ class ExportFailed(OptimizerError):
 
 class RecipeFailed(OptimizerError):
     """A recipe cannot be applied to this network."""
+
+
+class TrainingFailed(OptimizerError):
+    """A network cannot be trained, or not be found to train further."""
 
 
 class EvaluationFailed(OptimizerError):

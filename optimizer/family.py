@@ -1,7 +1,7 @@
-"""A model family: one function that builds networks, and the members it is called for.
+"""A model family: one function that builds networks, the members it is called for, how they learn.
 
-Owns the naming only.  Whoever trains calls the function with a member's parameters; the optimizer
-then treats every member as a point of the same frontier.
+Owns names and settings only.  Whoever trains calls the function with a member's parameters; the
+optimizer then treats every member as a point of the same frontier.
 """
 
 from __future__ import annotations
@@ -46,3 +46,15 @@ class ModelFamily(BaseModel):
     def all(self) -> tuple[Member, ...]:
         """The members in the order in which they are written."""
         return tuple(Member(name, params) for name, params in self.members.items())
+
+
+class TrainingSpec(BaseModel):
+    """How each member is fitted: Adam on cross-entropy, the first output being the logits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=10, ge=1, le=10_000)
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    seed: int = 0

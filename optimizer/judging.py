@@ -114,6 +114,8 @@ class CandidateJudge:
                 profile,
                 task.seed,
                 parent,
+                member=reference.member.name,
+                trainer=task.trainer,
             )
         )
         bundle.copy_code(task, directory)

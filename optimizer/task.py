@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,6 +20,9 @@ from optimizer.errors import BudgetNotMet
 from optimizer.evaluate import Accuracy, EvalData
 from optimizer.space import Axes
 
+if TYPE_CHECKING:
+    from optimizer.fine_tuning import Trainer
+
 Fidelity = Literal["probe", "quick", "full"]
 """How carefully a candidate was looked at: a few runs, some, or as a verdict needs."""
 
@@ -30,10 +33,16 @@ class TrainedMember:
 
     Attributes:
         onnx_path: fp32, with a free batch axis.
+        parent: member that this one was derived from; empty for one of the family itself.
+        checkpoint: its weights, where they are at hand.
+        notes: how it was derived; they go into the notes of its candidates.
     """
 
     name: str
     onnx_path: Path
+    parent: str = ""
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class OptimizeTask:
         exhaustive: measure every point in full, to know what a search should have found.
         time_limit_s: begin nothing more after that; what was found until then is judged.
         cache_dir: keeps finished work between searches; `None` keeps it for this search only.
+        trainer: trains members further, for the recipes that need it.
     """
 
     model: str
@@ -86,6 +96,7 @@ class OptimizeTask:
     exhaustive: bool = False
     time_limit_s: float | None = None
     cache_dir: Path | None = None
+    trainer: Trainer | None = None
 
 
 class Progress(BaseModel):

@@ -2,8 +2,7 @@
 
 TrainingError
 ├── BadFunction   a project's function is missing, or what it returns is not what it should be
-├── BadData       the loaded data does not fit the project file
-└── Diverged      the loss is no longer a finite number
+└── BadData       the loaded data does not fit the project file
 """
 
 from __future__ import annotations
@@ -19,7 +18,3 @@ class BadFunction(TrainingError):
 
 class BadData(TrainingError):
     """The data does not fit the project file."""
-
-
-class Diverged(TrainingError):
-    """Training does not converge: the loss is not finite."""

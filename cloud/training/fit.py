@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +9,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from cloud.project import Project, TrainingSpec, load_project
+from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
-from cloud.training.errors import BadData, BadFunction, Diverged
+from cloud.training.errors import BadData, BadFunction
 from cloud.training.functions import import_function
 from cloud.training.prepare import network_inputs
 from edge_agent.runtime.session import Tensors
 from optimizer.evaluate import score
+from optimizer.fine_tuning import LabelledRows, Training, predict
 
 Json = dict[str, Any]
 
@@ -45,24 +44,16 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     torch.manual_seed(project.training.seed)
     module = build_member(project, project_dir, str(request["member"]))
     warm = _warm_start(module, request.get("warm_start"))
-    train = rows.split == "train"
-    if not train.any():
+    train, judged = labelled(tensors, rows, "train"), labelled(tensors, rows, *JUDGED_ON)
+    if not len(train):
         raise BadData("no row is left to train on")
     _check_logits(module, tensors, project)
-    fit(
-        module,
-        {name: array[train] for name, array in tensors.items()},
-        rows.take(train),
-        project.training,
-        report,
-    )
+    Training(module, train, project.training).run(project.training.epochs, report)
     torch.save(module.state_dict(), directory / CHECKPOINT)
-    judged = np.isin(rows.split, JUDGED_ON)
-    if not judged.any():
+    if not len(judged):
         raise BadData("no row is held out to judge by; raise dataset.eval_share")
-    logits = predict(module, {name: array[judged] for name, array in tensors.items()})
-    answers = logits.argmax(axis=1).astype(np.int64)
-    accuracy = score(answers, rows.labels[judged], project.labels)
+    answers = predict(module, judged.tensors).argmax(axis=1).astype(np.int64)
+    accuracy = score(answers, judged.labels, project.labels)
     return {
         "metrics": accuracy.model_dump(mode="json", exclude={"predictions"}),
         "epochs": project.training.epochs,
@@ -86,59 +77,13 @@ def build_member(project: Project, project_dir: Path, member: str) -> nn.Module:
     return module
 
 
-def fit(
-    module: nn.Module,
-    tensors: Tensors,
-    rows: Rows,
-    spec: TrainingSpec,
-    report: Callable[[float, str], None],
-) -> None:
-    """Adam on the weighted cross-entropy of the first output.
-
-    Raises:
-        Diverged: the loss is not finite.
-    """
-    optimizer = torch.optim.Adam(
-        module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
+def labelled(tensors: Tensors, rows: Rows, *splits: str) -> LabelledRows:
+    """The rows of these splits as the training loop takes them."""
+    chosen = np.isin(rows.split, splits)
+    part = rows.take(chosen)
+    return LabelledRows(
+        {name: array[chosen] for name, array in tensors.items()}, part.labels, part.weight
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=spec.epochs)
-    generator = torch.Generator().manual_seed(spec.seed)
-    inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in tensors.values()]
-    labels, weight = torch.from_numpy(rows.labels), torch.from_numpy(rows.weight.astype(np.float32))
-    module.train()
-    for epoch in range(spec.epochs):
-        total = 0.0
-        for batch in torch.randperm(len(rows), generator=generator).split(spec.batch_size):
-            logits = _first(module(*(tensor[batch] for tensor in inputs)))
-            losses = nn.functional.cross_entropy(logits, labels[batch], reduction="none")
-            loss = (losses * weight[batch]).sum() / weight[batch].sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach()) * len(batch)
-        schedule.step()
-        if not math.isfinite(total):
-            raise Diverged(f"epoch {epoch + 1}: the loss is {total}; lower training.learning_rate")
-        report((epoch + 1) / spec.epochs, f"epoch {epoch + 1}, loss {total / len(rows):.4f}")
-
-
-def predict(module: nn.Module, tensors: Tensors, batch_rows: int = 1024) -> NDArray[np.float32]:
-    """Logits FP32 [n, classes] of all rows."""
-    module.eval()
-    inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in tensors.values()]
-    with torch.no_grad():
-        parts = [
-            _first(module(*(tensor[start : start + batch_rows] for tensor in inputs))).numpy()
-            for start in range(0, len(inputs[0]), batch_rows)
-        ]
-    return np.concatenate(parts)
-
-
-def _first(output: object) -> torch.Tensor:
-    first = output[0] if isinstance(output, tuple | list) else output
-    if not isinstance(first, torch.Tensor):
-        raise BadFunction(f"the network returns {type(first).__name__}, not a tensor of logits")
-    return first
 
 
 def _check_logits(module: nn.Module, tensors: Tensors, project: Project) -> None:

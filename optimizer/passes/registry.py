@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -22,6 +22,9 @@ from edge_agent.wire.base import describe
 from edge_agent.wire.manifest import RuntimeName
 from optimizer.errors import RecipeFailed, UnknownRecipe, did_you_mean
 from optimizer.profiles import HardwareProfile
+
+if TYPE_CHECKING:
+    from optimizer.fine_tuning import Trainer
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """Of the arithmetic, or of the weights where these alone are stored in fewer bits (int4)."""
@@ -45,6 +48,8 @@ class PassContext:
         seed: of every random choice.
         parent: files that the same recipe made of the network that this one was retrained from;
             quantisers keep its scales where they fit, so that the two have most bytes in common.
+        member: name of the network, by which the trainer knows it.
+        trainer: trains the network further; `None` where there is only its ONNX file.
     """
 
     source: Path
@@ -53,6 +58,8 @@ class PassContext:
     profile: HardwareProfile
     seed: int = 0
     parent: Path | None = None
+    member: str = ""
+    trainer: Trainer | None = None
 
     @property
     def calibration_rows(self) -> int:
