@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloud.blobs import Blobs
-from cloud.db.engine import open_sessions
+from cloud.db.engine import Sessions
 from cloud.jobs.cache import Result, StepCache, blobs_of, step_key
 
 
@@ -22,13 +22,8 @@ class Counting:
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "blobs").as_uri())
-
-
-@pytest.fixture
-def cache(tmp_path: Path, blobs: Blobs) -> StepCache:
-    return StepCache(open_sessions(f"sqlite:///{tmp_path / 'skerry.db'}"), blobs)
+def cache(sessions: Sessions, blobs: Blobs) -> StepCache:
+    return StepCache(sessions, blobs)
 
 
 def test_the_same_inputs_are_worked_on_once(cache: StepCache, blobs: Blobs) -> None:

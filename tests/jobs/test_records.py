@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from cloud.db.engine import Sessions, open_sessions
+from cloud.db.engine import Sessions
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.jobs.client import JobQueue
 from cloud.jobs.records import JobRecords
-
-
-@pytest.fixture
-def sessions(tmp_path: Path) -> Sessions:
-    return open_sessions(f"sqlite:///{tmp_path / 'skerry.db'}")
 
 
 @pytest.fixture

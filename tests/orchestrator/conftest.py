@@ -3,18 +3,17 @@ checks, at each desired twin it is given, what the director had signed by then."
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
 from cloud.broker.connection import NotConnected
-from cloud.db.engine import Sessions, open_engine, open_sessions
+from cloud.db.engine import Sessions
 from cloud.db.tables import (
     Assignment,
     AssignmentEvent,
@@ -213,23 +212,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyStore:
     return init_keys(tmp_path_factory.mktemp("keys"), "passphrase")
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database with the schema; migrating takes longer than copying."""
-    path = tmp_path_factory.mktemp("database") / "skerry.db"
-    open_sessions(f"sqlite:///{path}").kw["bind"].dispose()
-    return path
-
-
 @pytest.fixture
-def plane(tmp_path: Path, keys: KeyStore, migrated: Path) -> Plane:
-    shutil.copy(migrated, tmp_path / "skerry.db")
+def plane(tmp_path: Path, keys: KeyStore, sessions: Sessions, blobs: Blobs) -> Plane:
     director = CrashingDirector(tmp_path / "director", keys)
     return Plane(
-        sessions=sessionmaker(
-            open_engine(f"sqlite:///{tmp_path / 'skerry.db'}"), expire_on_commit=False
-        ),
-        blobs=Blobs((tmp_path / "blobs").as_uri()),
+        sessions=sessions,
+        blobs=blobs,
         director=director,
         image_repository=ImageRepository(tmp_path / "image", keys),
         publisher=RecordingPublisher(director),

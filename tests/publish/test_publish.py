@@ -7,14 +7,13 @@ import io
 import os
 import random
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from cloud.blobs import BlobMissing, Blobs
-from cloud.db.engine import Sessions, open_sessions, read_only
+from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Release
 from cloud.publish import (
     CHUNK_BYTES,
@@ -30,18 +29,6 @@ from cloud.publish import (
 )
 from cloud.signing import ImageRepository, init_keys
 from edge_agent.wire.manifest import Encoding, Manifest, ModelSpec, ReleaseInfo, StepSpec
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "blobs").as_uri())
-
-
-@pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[Sessions]:
-    sessions = open_sessions(f"sqlite:///{tmp_path / 'skerry.db'}")
-    yield sessions
-    sessions.kw["bind"].dispose()
 
 
 @pytest.fixture

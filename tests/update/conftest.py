@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.orm import sessionmaker
 
 from cloud.blobs import Blobs
-from cloud.db.engine import open_engine, open_sessions
+from cloud.db.engine import open_engine
 from cloud.db.tables import Device, Release
 from cloud.delivery import Delivery
 from cloud.publish import build_bundle, director_target, publish_release
@@ -281,14 +281,6 @@ class DeviceUnderTest:
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyStore:
     return init_keys(tmp_path_factory.mktemp("keys"), "passphrase")
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database with the newest schema; copying is faster than migrating."""
-    path = tmp_path_factory.mktemp("database") / "skerry.db"
-    open_sessions(f"sqlite:///{path}").kw["bind"].dispose()
-    return path
 
 
 @pytest.fixture
