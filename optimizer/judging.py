@@ -184,7 +184,7 @@ class CandidateJudge:
                 for label, value in (accuracy.recall.items() if accuracy else ())
                 if value is not None
             },
-            device_memory_mib=profile.memory_mib.value if profile.memory_mib else None,
+            device_memory_mib=profile.usable_mib,
         )
 
     def _with_verdict(

@@ -1,4 +1,4 @@
-"""`skerry check|apply|build|retrain|report|jobs|drift|profiles`."""
+"""`skerry check|apply|build|retrain|report|jobs|drift`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.output import as_json, console, errors, table, watch_job, when
-from cloud.errors import UserError
 from fleet.client.schemas import DriftOut, JobIn, JobOut
-from optimizer.profiles import Figure
 
 jobs = typer.Typer(no_args_is_help=True, help="Durable jobs: builds and retrainings.")
 drift = typer.Typer(no_args_is_help=True, help="Drift of the field's inputs.")
-profiles = typer.Typer(no_args_is_help=True, help="Hardware profiles.")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProjectArgument = Annotated[Path, typer.Argument(help="Directory with a skerry.yaml.")]
@@ -163,54 +160,3 @@ def _drift_table(reports: list[DriftOut]) -> None:
             for r in reports
         ],
     )  # fmt: skip
-
-
-@profiles.command("list")
-def list_all() -> None:
-    """Every hardware profile that ships with Skerry."""
-    from optimizer.profiles import list_profiles, load_profile
-
-    table(
-        "hardware profiles",
-        ("name", "title", "cores", "memory MiB", "runtimes"),
-        [
-            (p.name, p.title, _figure(p.cores), _figure(p.memory_mib), ", ".join(p.runtimes))
-            for p in map(load_profile, list_profiles())
-        ],
-    )
-
-
-def _figure(figure: Figure[int] | None) -> str:
-    return "–" if figure is None else str(figure.value)
-
-
-@profiles.command("show")
-def show(name: str) -> None:
-    """One profile with the source of each figure."""
-    from optimizer.profiles import load_profile
-
-    as_json(load_profile(name))
-
-
-@profiles.command("detect")
-def detect_here() -> None:
-    """The most specific profile that this machine matches."""
-    import platform
-
-    from edge_agent.runtime.cpu import cpu_flags
-    from optimizer.profiles import detect
-
-    found = detect(cpu_flags(), platform.machine())
-    if found is None:
-        raise UserError("this machine matches no profile; describe it in a YAML of your own")
-    console.print(f"{found.name}: {found.title}")
-
-
-@profiles.command("validate")
-def validate(path: Path) -> None:
-    """Check a profile's YAML file."""
-    from optimizer.config_file import load_yaml
-    from optimizer.profiles import HardwareProfile
-
-    profile = load_yaml(path, HardwareProfile)
-    console.print(f"{path}: profile {profile.name}: good")

@@ -18,6 +18,7 @@ from cloud.cli import (
     learning_commands,
     model_commands,
     parity,
+    profile_commands,
 )
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
@@ -50,7 +51,7 @@ app.command()(parity.parity)
 app.command()(export_commands.export_bundle)
 app.add_typer(learning_commands.jobs, name="jobs")
 app.add_typer(learning_commands.drift, name="drift")
-app.add_typer(learning_commands.profiles, name="profiles")
+app.add_typer(profile_commands.profiles, name="profiles")
 app.add_typer(model_commands.models, name="models")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(fleet_commands.claims, name="claims")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge_agent.runtime import available
 from edge_agent.runtime.cpu import cpu_flags
+from edge_agent.runtime.hardware import accelerators, board
 from edge_agent.wire.messages import Inventory
 
 
@@ -27,6 +28,8 @@ def collect(directory: Path) -> Inventory:
         disk_free_mib=shutil.disk_usage(directory).free >> 20,
         python=platform.python_version(),
         runtimes=available(),
+        board=board(),
+        accelerators=accelerators(),
     )
 
 

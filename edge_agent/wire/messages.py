@@ -74,6 +74,10 @@ class Inventory(WireModel):
     python: str
     runtimes: dict[str, str]
     """Inference runtimes and their versions."""
+    board: str = ""
+    """Model and compatible names of the device tree, or DMI's names; empty where there are none."""
+    accelerators: tuple[str, ...] = ()
+    """Names that the drivers give: `NVIDIA L4`, `Intel NPU`."""
 
 
 MAX_NUMBER: Final = 2**53 - 1
