@@ -7,11 +7,14 @@
 Beside them may stand "id" and "parameters".  Numbers must fit their datatype: nothing is rounded
 to an integer, wrapped, or cut off.  BYTES are strings, in UTF-8.
 
-It knows no transport and no model; steps are not its business either.
+More values than a request may hold are refused before they are decoded, and so are numbers that
+cannot make the items of an input.  It knows no transport and no model; steps are not its business
+either.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import GenericAlias
@@ -25,6 +28,7 @@ from edge_agent.pipeline.answers import answer
 from edge_agent.pipeline.errors import BadJson, nearest
 from edge_agent.pipeline.image_file import decode_image
 from edge_agent.pipeline.interface import Request, validate
+from edge_agent.pipeline.json_values import most_values, too_many_values
 from edge_agent.runtime.datatypes import numpy_dtype
 from edge_agent.runtime.session import Array, Tensors
 from edge_agent.wire.manifest import TensorSpec
@@ -37,13 +41,16 @@ _RawObject: TypeAlias = dict[str, msgspec.Raw]
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
     inputs: _RawObject | None = None
-    instances: list[msgspec.Raw] | None = None
+    instances: msgspec.Raw = msgspec.Raw(b"null")  # a list, which is not taken apart here
     id: str = ""
     parameters: dict[str, Any] = {}
 
 
 _body: Final = msgspec.json.Decoder(_Body)
+_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _object: Final = msgspec.json.Decoder(_RawObject)
+_FEW_VALUES: Final = 4096
+"""So many are simply decoded, and what is wrong with them is told more exactly."""
 
 
 def decode_json(body: bytes, specs: Sequence[TensorSpec]) -> Tensors:
@@ -63,16 +70,19 @@ def decode_request(body: bytes, specs: Sequence[TensorSpec]) -> Request:
         BadJson: it is no JSON, has another form, or a value does not fit its datatype.
         InputError: a tensor has another shape than its spec, or the items differ in number.
     """
+    if count := too_many_values(body, specs):
+        raise BadJson(_too_many(count, specs))
     try:
         parsed = _body.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadJson(f"the body is not understood: {_line(error)}") from None
-    if (parsed.inputs is None) == (parsed.instances is None):
+    instances = bytes(parsed.instances)
+    if (parsed.inputs is None) == (instances == b"null"):
         raise BadJson('the body needs either "inputs" or "instances"')
     if parsed.inputs is not None:
         tensors = tensors_from_values(parsed.inputs, specs)
     else:
-        tensors = _from_instances(cast(list[msgspec.Raw], parsed.instances), specs)
+        tensors = _from_instances(instances, specs)
     return Request(tensors, parsed.id, cast(dict[str, JsonValue], parsed.parameters))
 
 
@@ -98,16 +108,19 @@ def tensors_from_values(
     return tensors
 
 
-def _from_instances(instances: list[msgspec.Raw], specs: Sequence[TensorSpec]) -> Tensors:
-    if not instances:
+def _from_instances(raw: bytes, specs: Sequence[TensorSpec]) -> Tensors:
+    if not raw.startswith(b"["):
+        raise BadJson('"instances" must be a list')
+    within = raw[1:].lstrip()
+    if within.startswith(b"]"):
         raise BadJson('"instances" holds no items')
-    if not bytes(instances[0]).lstrip().startswith(b"{"):
+    if not within.startswith(b"{"):
         if len(specs) != 1:
             names = ", ".join(repr(spec.name) for spec in specs)
             raise BadJson(f"each of the instances must be an object with {names}")
-        return tensors_from_values({specs[0].name: _list(instances)}, specs)
+        return tensors_from_values({specs[0].name: raw}, specs)
     columns: dict[str, list[bytes | msgspec.Raw]] = {spec.name: [] for spec in specs}
-    for number, instance in enumerate(instances):
+    for number, instance in enumerate(_list.decode(raw)):
         try:
             row = _object.decode(instance)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -119,10 +132,10 @@ def _from_instances(instances: list[msgspec.Raw], specs: Sequence[TensorSpec]) -
         for name, column in columns.items():
             if len(column) != number + 1:
                 raise BadJson(f"instance {number}: input {name!r} is missing")
-    return tensors_from_values({name: _list(column) for name, column in columns.items()}, specs)
+    return tensors_from_values({name: _joined(column) for name, column in columns.items()}, specs)
 
 
-def _list(values: Sequence[bytes | msgspec.Raw]) -> bytes:
+def _joined(values: Sequence[bytes | msgspec.Raw]) -> bytes:
     return b"[" + b",".join(bytes(value) for value in values) + b"]"
 
 
@@ -135,6 +148,8 @@ def _tensor(raw: bytes, spec: TensorSpec) -> Array:
         wanted = f"{rank} for a batch" + (f", {rank - 1} for one item" if rank else "")
         raise BadJson(f"input {spec.name!r}: lists are nested {depth} deep, expected {wanted}")
     dtype = numpy_dtype(spec.datatype)
+    if len(raw) > _FEW_VALUES and dtype.kind != "O":
+        _check_count(raw.count(b",") + 1, spec, one_item=depth < rank)
     try:
         values = _decoder(dtype.kind, depth).decode(raw)
         if dtype.kind == "O":
@@ -151,6 +166,23 @@ def _tensor(raw: bytes, spec: TensorSpec) -> Array:
     ) as error:
         raise BadJson(f"input {spec.name!r}: {_line(error)}") from None
     return array if depth == rank else array[None]
+
+
+def _check_count(count: int, spec: TensorSpec, *, one_item: bool) -> None:
+    """Refuse numbers that cannot make items of `spec`, before they are decoded."""
+    if count > most_values((spec,)):
+        raise BadJson(f"input {spec.name!r}: {_too_many(count, (spec,))}")
+    inner = spec.shape[1:]
+    if count <= _FEW_VALUES or any(size < 0 for size in inner):
+        return
+    item = math.prod(inner)
+    if (count != item) if one_item else (not item or count % item):
+        many = "one item" if one_item else "items"
+        raise BadJson(f"input {spec.name!r}: {count} values do not make {many} of {list(inner)}")
+
+
+def _too_many(count: int, specs: Sequence[TensorSpec]) -> str:
+    return f"{count} values in JSON, at most {most_values(specs)}; send tensors as binary"
 
 
 def _bytes_array(values: object) -> Array:

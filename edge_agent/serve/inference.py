@@ -1,20 +1,23 @@
 """The routes that predict: tensors (`infer`), and JSON or an image for a task (`predict`).
 
-Both hand valid tensors to the data plane, and write the answer when it is there.
+Both hand valid tensors to the data plane, and write the answer when it is there.  What takes longer
+than a turn of the event loop may is done in a thread beside it: inflating, decoding images and long
+JSON, compressing.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from pydantic import JsonValue
 
-from edge_agent.pipeline import InputError
+from edge_agent.pipeline import InputError, Request
 from edge_agent.pipeline.image_file import decode_image
+from edge_agent.pipeline.interface import validate
 from edge_agent.pipeline.task import answer as answer_items
 from edge_agent.pipeline.task import decode_request
 from edge_agent.runtime import Tensors
@@ -26,11 +29,12 @@ from edge_agent.serve.http import HttpConnection
 from edge_agent.serve.http_messages import HttpRequest, HttpResponse, json_response
 from edge_agent.serve.json_plans import Cut, JsonForm, JsonPlan
 from edge_agent.serve.prediction import Prediction
+from edge_agent.wire.manifest import TensorSpec
 
 _BINARY: Final = b"application/octet-stream"
 _LEAST_COMPRESSED_BYTES: Final = 1024
 _LARGE_BYTES: Final = 64 * 1024
-"""From here on compressing takes longer than a hop to a thread."""
+"""From here on compressing, or decoding JSON, takes longer than a hop to a thread."""
 _MOST_INFLATED_ON_LOOP: Final = 2 * 1024
 """Bytes before inflating; they become a thousand times as many at most."""
 
@@ -59,6 +63,22 @@ class _KnownJson:
     plan: JsonPlan
     items: int
     form: JsonForm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the JSON of a tensor request said.  Made in a thread if the JSON is long.
+
+    Attributes:
+        known: the plan that read it; None where none did.
+        plan: for others of the same text, if it was not known before.
+    """
+
+    tensors: Tensors
+    ask: oip.Ask
+    known: _KnownJson | None = None
+    plan: JsonPlan | None = None
+    around: bytes = b""
 
 
 class Inference:
@@ -95,61 +115,47 @@ class Inference:
 
             def then(body: bytes) -> None:
                 # it took a while: the model of before may be closed
-                self._infer(request, connection, self._plane.model(name, version), body)
+                self._infer(request, connection, self._plane.model(name, version), version, body)
 
             self._inflated(request, connection, then)
         else:
-            self._infer(request, connection, model, request.body)
+            self._infer(request, connection, model, version, request.body)
 
     def _infer(
-        self, request: HttpRequest, connection: HttpConnection, model: ServedModel, body: bytes
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        model: ServedModel,
+        version: str | None,
+        body: bytes,
     ) -> None:
         head_length = _head_length(request)
         if head_length == 0:
             tensors, ask = oip.decode_raw(body, model.manifest.inputs)
-        elif head_length is not None:
+            items = model.pipeline.validate(tensors)
+            self._submit_tensors(request, connection, model, tensors, ask, items)
+            return
+        if head_length is not None:
             head = body[: oip.check_head_length(head_length, body)]
             known = model.memo.get(head)
-            if known is None:
+            if known is None and head_length < _LARGE_BYTES:
                 known = self._understand(model, head, body)
             if isinstance(known, _Known):
-                prediction = Prediction(
-                    known.plan.ask.id or self._plane.new_id(),
-                    model.manifest,
-                    known.plan.read(body),
-                    known.items,
-                    request.arrived_s,
-                    _Reply(self, request, connection, known.plan.ask, known),
-                )
-                self._submit(model, prediction, connection, known.plan.ask)
+                ask, tensors = known.plan.ask, known.plan.read(body)
+                self._submit_tensors(request, connection, model, tensors, ask, known.items, known)
                 return
-            tensors, ask = oip.decode(body, head_length, model.manifest.inputs)
-        else:
-            self._infer_json(request, connection, model, body)
-            return
-        prediction = Prediction(
-            ask.id or self._plane.new_id(),
-            model.manifest,
-            tensors,
-            model.pipeline.validate(tensors),
-            request.arrived_s,
-            _Reply(self, request, connection, ask),
-        )
-        self._submit(model, prediction, connection, ask)
+        self._infer_json(request, connection, model, version, body, head_length)
 
-    def _infer_json(
-        self, request: HttpRequest, connection: HttpConnection, model: ServedModel, body: bytes
+    def _submit_tensors(
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        model: ServedModel,
+        tensors: Tensors,
+        ask: oip.Ask,
+        items: int,
+        known: _Known | _KnownJson | None = None,
     ) -> None:
-        cut = Cut.of(body)
-        met = None if cut is None else model.memo.get(cut.around)
-        known = met if isinstance(met, _KnownJson) else None
-        tensors = known.plan.read(cut.data) if cut is not None and known is not None else None
-        if tensors is None or known is None:
-            tensors, ask = oip.decode(body, None, model.manifest.inputs)
-            items = model.pipeline.validate(tensors)
-            known = None if cut is None else self._understand_json(model, cut, tensors, ask, items)
-        else:
-            ask, items = known.plan.ask, known.items
         prediction = Prediction(
             ask.id or self._plane.new_id(),
             model.manifest,
@@ -160,16 +166,40 @@ class Inference:
         )
         self._submit(model, prediction, connection, ask)
 
-    def _understand_json(
-        self, model: ServedModel, cut: Cut, tensors: Tensors, ask: oip.Ask, items: int
-    ) -> _KnownJson | None:
-        """The plan of a text that was not met before, remembered."""
-        plan = JsonPlan.of(tensors, ask, model.manifest.inputs[0].datatype, cut)
-        if plan is None:
-            return None
-        known = _KnownJson(plan, items)
-        self._remember(model, cut.around, known)
-        return known
+    def _infer_json(
+        self,
+        request: HttpRequest,
+        connection: HttpConnection,
+        model: ServedModel,
+        version: str | None,
+        body: bytes,
+        head_length: int | None,
+    ) -> None:
+        """Answer a request of which an input stands in the JSON."""
+        cut = Cut.of(body) if head_length is None else None
+        met = None if cut is None else model.memo.get(cut.around)
+        known = met if isinstance(met, _KnownJson) else None
+        work = partial(_read_json, body, head_length, cut, known, model.manifest.inputs)
+
+        def submit(read: _Read, current: ServedModel) -> None:
+            ask, tensors, known = read.ask, read.tensors, read.known
+            if known is not None and current is model:
+                items = known.items
+            else:
+                items, known = current.pipeline.validate(tensors), None
+                if read.plan is not None:
+                    known = _KnownJson(read.plan, items)
+                    self._remember(current, read.around, known)
+            self._submit_tensors(request, connection, current, tensors, ask, items, known)
+
+        if (head_length or len(body)) < _LARGE_BYTES:
+            submit(work(), model)
+            return
+
+        def go_on(read: _Read) -> None:
+            submit(read, self._plane.model(model.name, version))  # decoding took a while
+
+        self._aside(self._side, connection, work, go_on)
 
     def _remember(self, model: ServedModel, text: bytes, known: object) -> None:
         if len(model.memo) >= oip.MAX_KEPT_PLANS:
@@ -262,12 +292,20 @@ class Inference:
     ) -> None:
         model = self._plane.model(name, version)
         if not _is_image(request, body):
-            asked = decode_request(body, model.manifest.inputs)
-            if len(asked.id) > oip.MAX_ID_CHARS:
-                raise BadRequest(f"id: longer than {oip.MAX_ID_CHARS} characters")
-            timeout_s = oip.timeout_s_of(asked.parameters.get("timeout"))
-            ask = oip.Ask(asked.id, timeout_s=timeout_s)
-            self._submit_task(request, connection, model, asked.tensors, ask)
+
+            def ask(asked: Request) -> None:
+                if len(asked.id) > oip.MAX_ID_CHARS:
+                    raise BadRequest(f"id: longer than {oip.MAX_ID_CHARS} characters")
+                timeout_s = oip.timeout_s_of(asked.parameters.get("timeout"))
+                current = self._plane.model(name, version)
+                wanted = oip.Ask(asked.id, timeout_s=timeout_s)
+                self._submit_task(request, connection, current, asked.tensors, wanted)
+
+            decode = partial(decode_request, body, model.manifest.inputs)
+            if len(body) < _LARGE_BYTES:
+                ask(decode())
+            else:
+                self._aside(self._side, connection, decode, ask)
             return
         image = model.manifest.image
         if image is None:
@@ -404,6 +442,26 @@ class _Reply:
 
     def __call__(self, prediction: Prediction) -> None:
         self._inference.reply(self._request, self._connection, self._ask, self._known, prediction)
+
+
+def _read_json(
+    body: bytes,
+    head_length: int | None,
+    cut: Cut | None,
+    known: _KnownJson | None,
+    inputs: Sequence[TensorSpec],
+) -> _Read:
+    """The tensors of a body with numbers in its JSON: by a plan that is known, or as a whole."""
+    if cut is not None and known is not None:
+        tensors = known.plan.read(cut.data)
+        if tensors is not None:
+            return _Read(tensors, known.plan.ask, known)
+    tensors, ask = oip.decode(body, head_length, inputs)
+    if cut is None:
+        return _Read(tensors, ask)
+    validate(tensors, inputs)
+    plan = JsonPlan.of(tensors, ask, inputs[0].datatype, cut)
+    return _Read(tensors, ask, None, plan, cut.around)
 
 
 def _compressed(parts: list[bytes], coding: str) -> bytes:

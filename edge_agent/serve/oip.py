@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from edge_agent.pipeline.json_values import too_many_values
 from edge_agent.runtime import Array, Tensors, datatype_of
 from edge_agent.serve import tensors as forms
 from edge_agent.serve.errors import BadRequest, BodyTooLarge
@@ -238,7 +239,7 @@ def plan(head: bytes, length: int, inputs: Sequence[TensorSpec] = ()) -> Plan | 
         BadRequest: the request is malformed.
         InputError: an input is not of the interface.
     """
-    request = _parse(head)
+    request = _parse(head, inputs)
     _check_announced(request, inputs)
     parts: dict[str, Part] = {}
     offset = len(head)
@@ -267,7 +268,7 @@ def decode(
         InputError: an input is not of the interface.
     """
     end = len(body) if head_length is None else check_head_length(head_length, body)
-    request = _parse(memoryview(body)[:end])
+    request = _parse(body if end == len(body) else body[:end], inputs)
     _check_announced(request, inputs)
     tensors: Tensors = {}
     offset = end
@@ -388,7 +389,9 @@ def _datatype(name: str, array: Array, specs: Sequence[TensorSpec]) -> str:
         raise BadRequest(f"output {name!r}: {error}") from None
 
 
-def _parse(head: bytes | memoryview) -> _Request:
+def _parse(head: bytes, inputs: Sequence[TensorSpec]) -> _Request:
+    if count := too_many_values(head, inputs):
+        forms.check_json_values(count, inputs)
     try:
         request = _REQUEST.decode(head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

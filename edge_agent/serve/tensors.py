@@ -18,6 +18,7 @@ import numpy as np
 
 from edge_agent.pipeline import InputError
 from edge_agent.pipeline.interface import validate
+from edge_agent.pipeline.json_values import most_values
 from edge_agent.runtime import (
     Array,
     Tensors,
@@ -33,9 +34,6 @@ from edge_agent.wire.manifest import TensorSpec
 MAX_RANK: Final = 8
 MAX_BYTES_ELEMENTS: Final = 65_536
 """Elements of a BYTES tensor: each is an object of its own, and made one by one."""
-
-MAX_JSON_VALUES: Final = 524_288
-"""Values in the JSON of a request, unless one item of the model has more."""
 
 ONLY_BINARY: Final = ("FP16", "BF16")
 """Types that JSON does not carry."""
@@ -113,14 +111,11 @@ def check_json_values(count: int, inputs: Sequence[TensorSpec]) -> None:
     """Refuse more values in JSON than can be read without holding everybody up.
 
     Raises:
-        BadRequest: they are more than `MAX_JSON_VALUES`, and than one item of the model has.
+        BadRequest: they are more than `most_values`.
     """
-    if count > MAX_JSON_VALUES:
-        item = sum(math.prod(size for size in spec.shape if size >= 0) for spec in inputs)
-        if count > item:
-            raise BadRequest(
-                f"{count} values in JSON, at most {max(item, MAX_JSON_VALUES)}; send them as binary"
-            )
+    most = most_values(inputs)
+    if count > most:
+        raise BadRequest(f"{count} values in JSON, at most {most}; send them as binary")
 
 
 def check_shape(name: str, shape: tuple[int, ...]) -> None:

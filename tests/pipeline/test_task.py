@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.pipeline import InputError
 from edge_agent.pipeline.errors import BadJson, TaskError
-from edge_agent.pipeline.task import decode_json, decode_request
+from edge_agent.pipeline.task import decode_json, decode_request, tensors_from_values
 from edge_agent.wire.manifest import Datatype, TensorSpec
 
 
@@ -122,7 +122,8 @@ def test_values_that_do_not_fit_are_refused(datatype: Datatype, text: str) -> No
         (b'{"inputs": {"grid": ' + b"[" * 100_000, "recursion"),
         (b"{}", 'needs either "inputs" or "instances"'),
         (b'{"inputs": {}, "instances": []}', 'needs either "inputs" or "instances"'),
-        (b'{"instances": []}', "holds no items"),
+        (b'{"instances": [ ]}', "holds no items"),
+        (b'{"instances": 1}', '"instances" must be a list'),
         (b'{"input": {}}', "unknown field `input`"),
         (b'{"inputs": {}}', "input 'grid' is missing"),
         (b'{"inputs": {"gird": 1}}', "unknown input 'gird'; did you mean 'grid'?"),
@@ -153,6 +154,54 @@ def test_a_wrong_shape_is_the_interface_s_error() -> None:
 def test_bare_instances_of_a_model_with_several_inputs_are_refused() -> None:
     with pytest.raises(BadJson, match="must be an object with 'grid', 'flag'"):
         decode_json(b'{"instances": [[1]]}', (GRID, FLAG))
+
+
+ZEROS = b",".join([b"0"] * 600_000)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs": {"x": [%b]}}' % ZEROS,
+        b'{"instances": [%b]}' % ZEROS,
+        b'{"instances": [%b]}' % ZEROS.replace(b"0", b"{}"),
+        b'{"inputs": {"x": 1}, "parameters": {"a": [%b]}}' % ZEROS,
+    ],
+    ids=["input", "instances", "objects", "parameters"],
+)
+def test_more_values_than_a_request_may_hold_are_refused(body: bytes) -> None:
+    with pytest.raises(BadJson, match=r"60000[01] values in JSON, at most 524288"):
+        decode_json(body, (spec("x", "FP32", -1),))
+
+
+def test_one_item_may_hold_more_values_than_a_request_of_others() -> None:
+    wide = spec("x", "UINT8", -1, 600_000)
+    assert decode_json(b'{"inputs": {"x": [%b]}}' % ZEROS, (wide,))["x"].shape == (1, 600_000)
+
+
+def test_commas_in_texts_are_no_values() -> None:
+    text = spec("text", "BYTES", -1)
+    words = ["," * 600_000, '\\" ,' * 3]
+    tensors = decode_json(inputs(text=words), (text,))
+    assert tensors["text"].tolist() == [word.encode() for word in words]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"[%b]" % ZEROS[:20_001], "10001 values do not make one item of [100, 100]"),
+        (b"[%b, [0, 0" % ZEROS[:20_001], "10003 values do not make one item of [100, 100]"),
+    ],
+)
+def test_numbers_that_make_no_item_are_refused_before_they_are_decoded(
+    value: bytes, message: str
+) -> None:
+    """The second is no JSON at all, which would be the error had it been read."""
+    square = spec("x", "FP32", -1, 100, 100)
+    for text, many in ((b"[%b]" % value, "one item"), (b"[[%b]]" % value, "items")):
+        with pytest.raises(BadJson) as caught:
+            tensors_from_values({"x": text}, (square,))
+        assert message.replace("one item", many) in str(caught.value)
 
 
 _json = st.recursive(

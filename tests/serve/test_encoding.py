@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_agent.pipeline import InputError
 from edge_agent.pipeline.interface import validate
+from edge_agent.pipeline.json_values import MAX_JSON_VALUES
 from edge_agent.runtime import Array, Tensors, numpy_dtype
 from edge_agent.serve import oip
 from edge_agent.serve import tensors as forms
@@ -329,10 +330,23 @@ def test_elements_of_bytes_are_bounded() -> None:
 
 
 def test_values_in_json_are_bounded_by_a_limit_or_one_item() -> None:
-    count = forms.MAX_JSON_VALUES + 2
+    count = MAX_JSON_VALUES + 2
     data = "[" + ",".join("0" * count) + "]"
     with pytest.raises(BadRequest, match="send them as binary"):
         oip.decode(json_body(FLOATS, [count // 2, 2], data), None, (FLOATS,))
     wide = TensorSpec(name="x", datatype="FP32", shape=(-1, count))
     tensors, _ = oip.decode(json_body(wide, [1, count], data), None, (wide,))
     assert tensors["x"].shape == (1, count)
+
+
+@pytest.mark.parametrize("place", ["shape", "parameters", "id"])
+def test_values_beside_the_data_are_bounded_before_they_are_decoded(place: str) -> None:
+    many = b"[" + b",".join([b"0"] * 600_000) + b"]"
+    rest = b'"%b": %b' % (place.encode(), many)
+    entry = b'{"name": "x", "datatype": "FP32", "data": [1, 2], %b}'
+    entry %= rest if place == "shape" else b'"shape": [1, 2]'
+    body = b'{"inputs": [%b]%b}' % (entry, b"" if place == "shape" else b", " + rest)
+    with pytest.raises(BadRequest, match="values in JSON, at most 524288"):
+        oip.decode(body, None, (FLOATS,))
+    with pytest.raises(BadRequest, match="values in JSON, at most 524288"):
+        oip.plan(body, len(body), (FLOATS,))

@@ -251,6 +251,69 @@ def test_decoding_an_image_holds_up_nobody(looking: Running, tmp_path: Path) -> 
     check(looking, replies[0], picture()[None])
 
 
+LONG = 400
+"""Items whose JSON is longer than is decoded on the event loop."""
+
+
+def long_body(path: str) -> bytes:
+    values = images(LONG)
+    tensor = {
+        "name": "image",
+        "shape": list(values.shape),
+        "datatype": "FP32",
+        "data": values.ravel().tolist(),
+    }
+    body = {"inputs": [tensor]} if path == INFER else {"instances": values.tolist()}
+    return json.dumps(body).encode()
+
+
+def labels(reply: Reply) -> list[str]:
+    assert reply.status == 200, reply.body
+    if "predictions" in reply.json:
+        return [each["label"] for each in reply.json["predictions"]]
+    [found] = [each["data"] for each in reply.json["outputs"] if each["name"] == "label"]
+    return [LABELS[index] for index in found]
+
+
+@pytest.mark.parametrize("coding", ["plain", "gzip"])
+@pytest.mark.parametrize("path", [PREDICT, INFER])
+def test_decoding_long_json_holds_up_nobody(path: str, coding: str, looking: Running) -> None:
+    """While a long body waits to be decoded others are answered; a version may be replaced."""
+    side = looking.server._routes._inference._side
+    replies: list[Reply] = []
+    body, headers = long_body(path), {"Content-Type": "application/json"}
+    if coding == "gzip":
+        body, headers = gzip.compress(body), {**headers, "Content-Encoding": "gzip"}
+    expected = labels(looking.ask("POST", path, body, headers))
+    go_on = threading.Event()
+    side._executor.submit(go_on.wait, 10)
+    client = threading.Thread(
+        target=lambda: replies.append(looking.ask("POST", path, body, headers))
+    )
+    client.start()
+    until(lambda: side.waiting == 1)
+    for _ in range(3):
+        assert looking.ask("POST", INFER, json_request()).status == 200
+    looking.plane.revert("digits")
+    go_on.set()
+    client.join()
+    assert len(expected) == LONG
+    assert labels(replies[0]) != expected, "the version that came meanwhile has other weights"
+    assert replies[0].json["model_version"] == "1"
+    assert labels(looking.ask("POST", path, body, headers)) == labels(replies[0])
+
+
+@pytest.mark.parametrize("path", [PREDICT, INFER])
+def test_what_is_wrong_with_long_json_is_told_all_the_same(
+    path: str, quick_serving: Running
+) -> None:
+    body = long_body(path)
+    for damaged in (body[:-1], body[: body.rindex(b"]")] + b', "a"]}'):
+        reply = quick_serving.ask("POST", path, damaged, {"Content-Type": "application/json"})
+        assert reply.status == 400
+        assert reply.error
+
+
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────
 
 
