@@ -266,6 +266,7 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
                     inventory=json.loads(request.inventory.model_dump_json()),
                     certificate_serial=certificate.serial,
                     certificate_expires_at=certificate.expires_at,
+                    certificate_pem=certificate.pem,
                     enrolled_at=now,
                     reported={},
                     desired={},

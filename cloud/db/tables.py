@@ -4,7 +4,7 @@ One schema for SQLite (WAL) and PostgreSQL.  Times are seconds since the epoch, 
 JSON columns hold what pydantic models dump; the rooms that own a table parse them back.
 
 Append-only tables (never updated, never deleted): `inbox`, `promotions`, `labels`, `audit`,
-`assignment_events`, `gate_decisions`.
+`assignment_events`, `gate_decisions`, `predictor_points`.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class Variant(Base):
     accuracy: Mapped[Json]
     bundle_sha: Mapped[str | None]  # blob of its bundle; every candidate can be downloaded
     bundle_length: Mapped[int] = mapped_column(default=0)
+    predicted: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Never measured on its profile: its latency is an estimate."""
     __table_args__ = (Index("variants_of", "model", "version", "profile"),)
 
 
@@ -186,6 +188,8 @@ class Device(Base):
     inventory: Mapped[Json]
     certificate_serial: Mapped[str]
     certificate_expires_at: Mapped[float]
+    certificate_pem: Mapped[str] = mapped_column(default="", server_default="")
+    """As issued; empty for devices that were enrolled before it was kept."""
     enrolled_at: Mapped[float]
     revoked: Mapped[bool] = mapped_column(default=False)
     online: Mapped[bool] = mapped_column(default=False)
@@ -268,6 +272,57 @@ class AssignmentEvent(Base):
     device: Mapped[str] = mapped_column(index=True)
     rollout: Mapped[str | None]
     report: Mapped[Json]  # edge_agent.wire.messages.UpdateReport
+    at: Mapped[float]
+
+
+# ── measuring on devices ─────────────────────────────────────────────────────────────────────────
+
+
+class LabBlob(Base):
+    """A bundle or samples that lab devices may be ordered to fetch; the bytes are blobs."""
+
+    __tablename__ = "lab_blobs"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]  # bundle | samples
+    profile: Mapped[str]  # of a bundle; empty for samples
+    length: Mapped[int]
+    info: Mapped[Json]  # edge_agent.wire.lab.LabInfo
+    created_at: Mapped[float]
+
+
+class LabOrder(Base):
+    """One measurement on one device.  A row in a final state never changes again."""
+
+    __tablename__ = "lab_orders"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str] = mapped_column(index=True)
+    profile: Mapped[str]
+    state: Mapped[str]  # sent | accepted | downloading | measuring, or final: done | failed |
+    # refused | aborted | expired | cancelled
+    order: Mapped[bytes]  # the exact bytes whose digest the director signs
+    order_sha256: Mapped[str]
+    blobs: Mapped[list[Any]]  # digests of every `LabBlob` that it names
+    detail: Mapped[str] = mapped_column(default="")
+    result: Mapped[Json]  # edge_agent.wire.lab.MeasureResult, once verified
+    signature: Mapped[str] = mapped_column(default="")
+    created_by: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class PredictorPoint(Base):
+    """Append-only: what a variant was predicted to take on a profile, and what a device took."""
+
+    __tablename__ = "predictor_points"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    profile: Mapped[str] = mapped_column(index=True)
+    runtime: Mapped[str]
+    precision: Mapped[str]
+    variant: Mapped[str]
+    device: Mapped[str]
+    scaled_ms: Mapped[float]  # the local latency, scaled by the profiles' figures alone
+    measured_ms: Mapped[float]
     at: Mapped[float]
 
 

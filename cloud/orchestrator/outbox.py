@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Device, Outbox
 from cloud.errors import OperatorError
+from cloud.lab.assigning import lab_assignments
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.twins import director_targets
 from cloud.signing import SigningError
@@ -62,18 +63,23 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
 
 
 def _sign(sessions: Sessions, director: Signer, row: Outbox) -> bool:
-    """For a desired twin: sign the device's set as it is in the database now.
+    """For a desired twin or a measure order: sign the device's set as it is in the database now.
 
     Returns:
         False for a twin that a newer one has replaced: it must not leave.
     """
     parsed = topics.parse(row.topic) if row.topic.startswith(f"{topics.PREFIX}/d/") else None
-    if parsed is None or parsed.channel != "desired":
+    if parsed is None or parsed.channel not in ("desired", "lab"):
         return True
     with read_only(sessions)() as session:
         device = session.get(Device, parsed.device)
         targets = director_targets(session, device) if device is not None else []
-    if device is not None and Desired.decode(row.payload).version < device.desired_version:
+        measured = lab_assignments(session, parsed.device)
+    if (
+        parsed.channel == "desired"
+        and device is not None
+        and Desired.decode(row.payload).version < device.desired_version
+    ):
         return False
-    director.assign(parsed.device, targets)
+    director.assign(parsed.device, targets, measured)
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from cloud.signing import DirectorTarget
+from cloud.signing import DirectorTarget, LabAssignment
 
 
 class Publisher(Protocol):
@@ -23,7 +23,12 @@ class Publisher(Protocol):
 class Signer(Protocol):
     """The director: `cloud.signing.Director`."""
 
-    def assign(self, device_id: str, targets: Sequence[DirectorTarget]) -> None:
+    def assign(
+        self,
+        device_id: str,
+        targets: Sequence[DirectorTarget],
+        lab: Sequence[LabAssignment] = (),
+    ) -> None:
         """Replace the whole signed set of a device."""
         ...
 

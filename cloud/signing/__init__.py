@@ -10,7 +10,7 @@ Rules:
     * Nothing here decides what is released or to whom.
 """
 
-from cloud.signing.director import Director, DirectorTarget
+from cloud.signing.director import Director, DirectorTarget, LabAssignment
 from cloud.signing.errors import (
     BadKeyFile,
     BadRequest,
@@ -37,6 +37,7 @@ __all__ = [
     "ImageRepository",
     "KeyStore",
     "KeysMissing",
+    "LabAssignment",
     "SignerUnavailable",
     "SigningError",
     "StaleRequest",

@@ -20,6 +20,7 @@ from cloud.signing.keys import KeyStore, RoleName
 from cloud.signing.repository import ONLINE_LIFETIME, Clock, SignedRepository, file_name, meta_of
 from cloud.signing.staging import Pending
 from edge_agent.wire.ids import is_slug
+from edge_agent.wire.lab import LabInfo, LabTarget
 from edge_agent.wire.manifest import ReleaseInfo
 
 RENEWAL_SCAN_INTERVAL_S: Final = 3600.0
@@ -48,6 +49,20 @@ class DirectorTarget:
     group: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LabAssignment:
+    """A blob that a device may fetch for measurements, and for no other end.
+
+    Attributes:
+        info: exactly as the image repository signed it.
+        orders: digests of the bytes of every order that names it.
+    """
+
+    target: LabTarget
+    info: LabInfo
+    orders: tuple[str, ...]
+
+
 class Director(SignedRepository):
     """One directory of signed files.  Safe between threads and processes."""
 
@@ -62,13 +77,22 @@ class Director(SignedRepository):
             if not any(directory.glob("*.root.json")):
                 self._create_root()
 
-    def assign(self, device_id: str, targets: Sequence[DirectorTarget]) -> None:
+    def assign(
+        self,
+        device_id: str,
+        targets: Sequence[DirectorTarget],
+        lab: Sequence[LabAssignment] = (),
+    ) -> None:
         """Replace the whole set of a device; assigning the same set again signs nothing new.
+
+        Args:
+            lab: what the device is to measure.
 
         Raises:
             ValueError: `device_id` is not a slug.
         """
         entries = {target.path: _entry(target) for target in targets}
+        entries |= {each.target.target: _lab_entry(each) for each in lab}
         with self._locked():
             directory = self.device_directory(device_id)
             directory.mkdir(parents=True, exist_ok=True)
@@ -189,3 +213,12 @@ def _entry(target: DirectorTarget) -> TargetFile:
     if target.group is not None:
         custom["group"] = target.group
     return TargetFile(target.length, {"sha256": target.sha256}, target.path, {"custom": custom})
+
+
+def _lab_entry(each: LabAssignment) -> TargetFile:
+    return TargetFile(
+        each.target.length,
+        {"sha256": each.target.sha256},
+        each.target.target,
+        {"custom": {"lab": each.info.model_dump(mode="json"), "orders": list(each.orders)}},
+    )

@@ -2,13 +2,19 @@
 
 Top-level targets delegate `models/NAME/PROFILE/*` to a role `models/NAME/PROFILE` each (same keys,
 same threshold), so a device fetches the list of its own releases only.
+
+`lab/*` is delegated to a role with one key that is online, once somebody measures candidates on
+devices (docs/adr/0010): it takes the targets keys to begin that, and none of them for each
+candidate.  What is named there can be installed by nobody.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, TargetFile, Targets
 
@@ -24,7 +30,10 @@ from cloud.signing.repository import (
 )
 from cloud.signing.staging import Need, Pending, bare, need_of, read_metadata
 from edge_agent.wire.ids import is_slug
+from edge_agent.wire.lab import LabInfo, LabTarget
 from edge_agent.wire.manifest import ReleaseInfo, target_path
+
+LAB_ROLE: Final = "lab"
 
 TargetState = Literal["published", "staged", "unknown"]
 
@@ -91,6 +100,51 @@ class ImageRepository(SignedRepository):
                 wanted.add("targets")
             self._edit(role, pending).targets[target] = entry
             return role not in self._advance(pending, frozenset() if stage else frozenset(wanted))
+
+    def open_lab(self) -> bool:
+        """Delegate `lab/*` to an online key of its own; nothing happens when it is done already.
+
+        Returns:
+            Whether candidates can be named now; False when targets keys must sign it first.
+        """
+        with self._locked():
+            if LAB_ROLE in self._snapshot_roles():
+                return True
+            pending = self._pending()
+            if LAB_ROLE not in pending:
+                if not self._keys.files(self.name, LAB_ROLE):
+                    self._keys.create(self.name, LAB_ROLE)
+                self._delegate_lab(pending)
+                self._edit(LAB_ROLE, pending)
+            return LAB_ROLE not in self._advance(pending)
+
+    def name_candidates(self, candidates: Mapping[str, tuple[LabTarget, LabInfo]]) -> None:
+        """Have the lab's role name exactly these, by target; the same set again signs nothing.
+
+        Raises:
+            KeysMissing: `lab/*` is not delegated yet, or its key is not at hand.
+        """
+        entries = {
+            name: TargetFile(
+                target.length,
+                {"sha256": target.sha256},
+                name,
+                {"custom": info.model_dump(mode="json")},
+            )
+            for name, (target, info) in candidates.items()
+        }
+        with self._locked():
+            if LAB_ROLE not in self._snapshot_roles():
+                raise KeysMissing(
+                    "lab: targets keys must allow measuring on devices first; "
+                    "go on with 'skerry keys request -o request.json'"
+                )
+            known = self._targets(LAB_ROLE)
+            if known.targets == entries and not self._due([known], ONLINE_LIFETIME):
+                return
+            pending = self._pending()
+            self._edit(LAB_ROLE, pending).targets = entries
+            self._advance(pending, frozenset({LAB_ROLE}))
 
     def state_of(self, target: str) -> TargetState:
         """Whether devices can have a target, or it waits for signatures."""
@@ -174,7 +228,7 @@ class ImageRepository(SignedRepository):
         metadata = self._working(role, pending)
         targets: Targets = metadata.signed if metadata is not None else self._empty_targets()
         targets.version = self._snapshot_roles().get(role, 0) + 1
-        targets.expires = self._expiry(OFFLINE_TARGETS_LIFETIME)
+        targets.expires = self._expiry(_lifetime(role))
         pending[role] = bare(targets)
         return targets
 
@@ -195,11 +249,27 @@ class ImageRepository(SignedRepository):
         )
         targets.delegations.keys.update({keyid: root.keys[keyid] for keyid in held.keyids})
 
+    def _delegate_lab(self, pending: Pending) -> None:
+        """Delegate `lab/*` to the keys that are here for it."""
+        targets = self._edit("targets", pending)
+        if targets.delegations is None:
+            targets.delegations = Delegations(keys={}, roles={})
+        if targets.delegations.roles is None:
+            raise TypeError("targets delegate by hash bins, not by name")
+        keys = self._keys.public(self.name, LAB_ROLE)
+        targets.delegations.roles[LAB_ROLE] = DelegatedRole(
+            name=LAB_ROLE, keyids=sorted(keys), threshold=1, terminating=True, paths=["lab/*"]
+        )
+        targets.delegations.keys.update(keys)
+
+    def _key_role(self, role: str) -> RoleName:
+        return LAB_ROLE if role == LAB_ROLE else super()._key_role(role)
+
     def _renewal_due(self, role: str, pending: Pending) -> bool:
         """Whether a role is past half of its life; its next version is then among `pending`."""
-        if not self._due([self._targets(role)], OFFLINE_TARGETS_LIFETIME):
+        if not self._due([self._targets(role)], _lifetime(role)):
             return False
-        if role not in pending or self._due([pending[role].signed], OFFLINE_TARGETS_LIFETIME):
+        if role not in pending or self._due([pending[role].signed], _lifetime(role)):
             self._edit(role, pending)
         return True
 
@@ -247,15 +317,29 @@ class ImageRepository(SignedRepository):
         if role != "targets":
             return
         targets = self._edit("targets", pending)
-        roles = sorted(self._known_roles(pending) - {"targets"})
+        roles = sorted(self._known_roles(pending) - {"targets", LAB_ROLE})
+        lab = _lab_of(targets)
         if targets.delegations is not None:
-            targets.delegations = Delegations(keys={}, roles={})
+            targets.delegations = lab or Delegations(keys={}, roles={})
         for each in roles:
             self._delegate(pending, each)
         for each in roles:  # signatures of keys that stay go on to count
             metadata = self._working(each, pending)
             if metadata is not None and self._needs(each, {**pending, each: metadata})[0].missing:
                 self._edit(each, pending)
+
+
+def _lifetime(role: str) -> timedelta:
+    return ONLINE_LIFETIME if role == LAB_ROLE else OFFLINE_TARGETS_LIFETIME
+
+
+def _lab_of(targets: Targets) -> Delegations | None:
+    """The delegation to the lab alone: its keys are its own, whoever signs targets."""
+    held = targets.delegations
+    if held is None or held.roles is None or LAB_ROLE not in held.roles:
+        return None
+    role = held.roles[LAB_ROLE]
+    return Delegations({keyid: held.keys[keyid] for keyid in role.keyids}, {LAB_ROLE: role})
 
 
 def _with_root(pending: Pending) -> Pending:

@@ -21,7 +21,9 @@ from cloud.signing.key_files import read_key, write_key
 from cloud.signing.signers import Inventory, InventoryKey, open_signer, secrets_from
 
 RepositoryName = Literal["image", "director"]
-RoleName = Literal["root", "targets", "snapshot", "timestamp"]
+RoleName = Literal["root", "targets", "snapshot", "timestamp", "lab"]
+"""Roles that keys are kept for.  "lab" is no role of a root: targets delegate to it, once somebody
+measures on devices."""
 
 INVENTORY_NAME: Final = "keys.json"
 
@@ -129,6 +131,13 @@ class KeyStore:
     def files(self, repository: RepositoryName, role: RoleName) -> dict[str, Path]:
         """Key files of a role by key id, those that metadata no longer lists too."""
         return {signer.public_key.keyid: path for path, signer in self._opened(repository, role)}
+
+    def public(self, repository: RepositoryName, role: RoleName) -> dict[str, Key]:
+        """Public keys by key id, of the files of a role."""
+        return {
+            signer.public_key.keyid: signer.public_key
+            for signer in self._files(repository, role).values()
+        }
 
     def create(self, repository: RepositoryName, role: RoleName) -> SSlibKey:
         """Make a further key file of a role; returns its public key.

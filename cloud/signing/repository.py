@@ -172,10 +172,7 @@ class SignedRepository:
         problems: list[str] = []
         for role, metadata in pending.items() if sign else ():
             keys = {k: v for need in self._needs(role, pending) for k, v in need.keys.items()}
-            sign_at_hand(
-                self._keys, self.name, "root" if role == "root" else "targets",
-                metadata, keys, problems,
-            )  # fmt: skip
+            sign_at_hand(self._keys, self.name, self._key_role(role), metadata, keys, problems)
         if wanted and not any(
             wanted <= part.keys() and self._whole(part) for part in _parts(pending)
         ):
@@ -192,6 +189,10 @@ class SignedRepository:
                 left = {role: metadata for role, metadata in left.items() if role not in part}
         self._staging.replace(left)
         return left
+
+    def _key_role(self, role: str) -> RoleName:
+        """Whose keys sign a document."""
+        return "root" if role == "root" else "targets"
 
     def _whole(self, part: Pending) -> bool:
         """Whether clients would accept everything, were `part` published now."""
@@ -232,7 +233,7 @@ class SignedRepository:
         role, need = max(needs, key=lambda each: each[1].missing)
         if "root" in pending and (offline := self._offline(pending["root"].signed)):
             return offline
-        role = "root" if role == "root" else "targets"
+        role = self._key_role(role)
         text = (
             f"{self.name} {role}: {len(need.signed)} of {need.threshold} needed keys "
             f"are in {self._keys.directory}"

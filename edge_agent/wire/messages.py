@@ -60,6 +60,8 @@ class DeviceState(WireModel):
     desired_version: int = 0
     """Last desired twin that the device has seen."""
     at: float = 0.0
+    lab: bool = False
+    """Whether the device's operator lets it measure candidates (`edge_agent.wire.lab`)."""
 
 
 class Inventory(WireModel):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.wire.base import WireModel, pack_frame, unpack_frame
+from edge_agent.wire.lab import LabInfo, MeasureHeader, MeasureOrder, MeasureResult
 from edge_agent.wire.messages import (
     Ack,
     ChunkReply,
@@ -40,15 +41,20 @@ MESSAGES: dict[str, type[WireModel]] = {
     "enrol_request": EnrolRequest,
     "event": DeviceEvent,
     "fetch_request": FetchRequest,
+    "lab_info": LabInfo,
+    "measure_order": MeasureOrder,
+    "measure_result": MeasureResult,
     "metrics": MetricsReport,
     "report": UpdateReport,
     "state_birth": DeviceState,
+    "state_birth_lab": DeviceState,
     "state_will": DeviceState,
 }
 
 FRAMES: dict[str, tuple[type[WireModel], bytes]] = {
     "chunk_reply": (ChunkReply, b"chunk"),
     "fetch_reply": (FetchReply, b"metadata"),
+    "measure": (MeasureHeader, b"result"),
     "sample": (SampleHeader, b"zstd"),
     "uplink": (UplinkHeader, b"message"),
 }
