@@ -22,7 +22,13 @@ PUBLISHABLE = frozenset({"approved", "published", "champion"})
 
 
 def encode_version(
-    session: Session, blobs: Blobs, model: str, version: int, *, variant_ids: Mapping[str, int]
+    session: Session,
+    blobs: Blobs,
+    model: str,
+    version: int,
+    *,
+    variant_ids: Mapping[str, int],
+    allow_predicted: bool = False,
 ) -> dict[str, Forms]:
     """What `publish_version` would have to encode, by bundle; to be called before its transaction.
 
@@ -32,7 +38,7 @@ def encode_version(
     Raises:
         As `publish_version`.
     """
-    chosen = _publishable(session, model, version, variant_ids)
+    chosen = _publishable(session, model, version, variant_ids, allow_predicted)
     return {
         bundle: forms_of(session, blobs, bundle, bases_of(session, model, variant.profile))
         for variant, bundle in chosen
@@ -49,6 +55,7 @@ def publish_version(
     variant_ids: Mapping[str, int],
     actor: str,
     forms: Mapping[str, Forms],
+    allow_predicted: bool = False,
 ) -> list[Release]:
     """Publish `version`; the first version of a model ever published becomes its champion.
 
@@ -58,14 +65,16 @@ def publish_version(
     Args:
         variant_ids: profile → variant to publish instead of the selected one.
         forms: from `encode_version`.
+        allow_predicted: publish what was never measured on its profile too; the audit shows it.
 
     Raises:
         NotFound: no such version or variant.
-        Conflict: the version is not approved, or nothing of it can be published.
+        Conflict: the version is not approved, nothing of it can be published, or a variant was
+            never measured on its profile and `allow_predicted` is not set.
         UserError: a named variant belongs to another version or profile.
     """
     releases = []
-    for variant, bundle in _publishable(session, model, version, variant_ids):
+    for variant, bundle in _publishable(session, model, version, variant_ids, allow_predicted):
         release = publish_release(
             session,
             blobs,
@@ -82,7 +91,13 @@ def publish_version(
             actor,
             "release.staged" if release.awaiting else "release.published",
             release.target,
-            {"variant": variant.name, "sha256": release.bundle_sha, "version": version},
+            {
+                "variant": variant.name,
+                "sha256": release.bundle_sha,
+                "version": version,
+                # said only where somebody allowed it
+                **({"predicted": True} if variant.predicted else {}),
+            },
         )
         state = "staged" if release.awaiting else "published"
         log.info("release.%s target=%s variant=%s", state, release.target, variant.name)
@@ -144,7 +159,11 @@ def note_published(session: Session, model: str, version: int, actor: str) -> No
 
 
 def _publishable(
-    session: Session, model: str, version: int, variant_ids: Mapping[str, int]
+    session: Session,
+    model: str,
+    version: int,
+    variant_ids: Mapping[str, int],
+    allow_predicted: bool,
 ) -> list[tuple[Variant, str]]:
     """The variants to publish, each with its bundle."""
     row = session.get(ModelVersion, (model, version))
@@ -156,7 +175,15 @@ def _publishable(
             f"('skerry models approve {model}:{version}')"
         )
     chosen = []
-    for variant in _choose(session, model, version, variant_ids):
+    variants = _choose(session, model, version, variant_ids)
+    if not allow_predicted and (foretold := [each for each in variants if each.predicted]):
+        named = ", ".join(f"{each.name} on {each.profile}" for each in foretold)
+        raise Conflict(
+            f"{model}:{version}: {named} was never measured on its profile, its latency is "
+            "predicted; measure it on a device of the profile "
+            "('skerry optimize --on device:ID'), or publish with --allow-predicted"
+        )
+    for variant in variants:
         if variant.bundle_sha is None:
             raise Conflict(f"{variant.name} on {variant.profile} has no bundle")
         chosen.append((variant, variant.bundle_sha))

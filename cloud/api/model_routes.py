@@ -65,8 +65,9 @@ def publish(
     services = context.services
     with context.readers() as session:
         forms = releases.encode_version(
-            session, services.blobs, model, version, variant_ids=body.variants
-        )
+            session, services.blobs, model, version,
+            variant_ids=body.variants, allow_predicted=body.allow_predicted,
+        )  # fmt: skip
     with context.writers.begin() as session:
         releases.publish_version(
             session,
@@ -75,6 +76,7 @@ def publish(
             model,
             version,
             variant_ids=body.variants,
+            allow_predicted=body.allow_predicted,
             actor=caller.name,
             forms=forms,
         )

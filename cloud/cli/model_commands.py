@@ -60,7 +60,8 @@ def print_detail(detail: ModelDetail) -> None:
         ("id", "profile", "variant", "verdict", "macro-F1", "p99 ms", "KiB", "reason"),
         [
             (
-                v.id, v.profile, ("→ " if v.selected else "  ") + v.name, v.verdict,
+                v.id, v.profile, ("→ " if v.selected else "  ") + v.name,
+                v.verdict + (" predicted" if v.predicted else ""),
                 f"{v.accuracy.get('macro_f1', float('nan')):.4f}",
                 f"{v.measurement.get('p99_ms') or float('nan'):.3f}",
                 f"{v.bundle_length / 1024:.0f}", v.reason,
@@ -119,6 +120,13 @@ def publish(
         list[int] | None,
         typer.Option(help="Publish this candidate (its id) instead of the selected one."),
     ] = None,
+    allow_predicted: Annotated[
+        bool,
+        typer.Option(
+            "--allow-predicted",
+            help="Publish variants too that were never measured on their profile.",
+        ),
+    ] = False,
     directory: DirectoryOption = DEFAULT_DIRECTORY,
 ) -> None:
     """Sign and publish an approved version: one release for each profile."""
@@ -130,7 +138,9 @@ def publish(
             raise typer.BadParameter(
                 f"{version} has no candidate {min(unknown)} of its own profile"
             )
-        detail = api.publish(model, number, PublishIn(variants=chosen))
+        detail = api.publish(
+            model, number, PublishIn(variants=chosen, allow_predicted=allow_predicted)
+        )
     console.print(f"{version} is {detail.state}")
     for release in detail.releases:
         waits = "  awaits signatures" if release.get("awaiting") else ""

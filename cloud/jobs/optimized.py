@@ -123,4 +123,5 @@ def _stored(desk: Desk, candidate: Candidate) -> dict[str, JsonValue]:
         "accuracy": accuracy,
         "bundle_sha": bundle_sha,
         "bundle_length": length,
+        "predicted": candidate.predicted,
     }

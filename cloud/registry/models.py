@@ -54,6 +54,7 @@ class VariantRecord:
         verdict: "PASS", "FAIL", "INCONCLUSIVE" or "INVALID".
         measurement, accuracy: dumps of the optimiser's `Measurement` and `Accuracy`.
         bundle_sha: blob of the bundle, a tar; its length in bytes is `bundle_length`.
+        predicted: it was never measured on its profile; its latency is an estimate.
     """
 
     profile: str
@@ -66,6 +67,7 @@ class VariantRecord:
     accuracy: Mapping[str, JsonValue] = field(default_factory=dict)
     bundle_sha: str | None = None
     bundle_length: int = 0
+    predicted: bool = False
 
 
 def subject(model: str, version: int) -> str:
@@ -161,6 +163,7 @@ def register_candidate(
                 accuracy=dict(variant.accuracy),
                 bundle_sha=variant.bundle_sha,
                 bundle_length=variant.bundle_length,
+                predicted=variant.predicted,
             )
         )
     record_gates(session, subject(model, version), gates, at=now)

@@ -122,6 +122,8 @@ class VariantOut(ApiModel):
     accuracy: Json
     bundle_sha: str | None
     bundle_length: int
+    predicted: bool = False
+    """Never measured on its profile: its latency is an estimate."""
 
 
 class GateOut(ApiModel):
@@ -162,6 +164,8 @@ class PublishIn(ApiRequest):
 
     variants: dict[str, RowNumber] = Field(default_factory=dict)
     """Profile → variant id."""
+    allow_predicted: bool = False
+    """Publish variants that were never measured on their profile too; the audit shows it."""
 
 
 class ExportIn(ApiRequest):

@@ -25,7 +25,14 @@ from cloud.db.tables import (
 )
 from cloud.orchestrator import Orchestrator, command_rollout, create_rollout
 from cloud.publish import publish_release
-from cloud.signing import Director, DirectorTarget, ImageRepository, KeyStore, init_keys
+from cloud.signing import (
+    Director,
+    DirectorTarget,
+    ImageRepository,
+    KeyStore,
+    LabAssignment,
+    init_keys,
+)
 from edge_agent.wire import topics
 from edge_agent.wire.messages import Desired, Phase, UpdateReport
 from fleet.client.schemas import RolloutIn, WaveIn
@@ -198,12 +205,17 @@ class CrashingDirector(Director):
     crash_on: str | None = None
     after: bool = False
 
-    def assign(self, device_id: str, targets: Sequence[DirectorTarget]) -> None:
+    def assign(
+        self,
+        device_id: str,
+        targets: Sequence[DirectorTarget],
+        lab: Sequence[LabAssignment] = (),
+    ) -> None:
         if device_id != self.crash_on:
-            super().assign(device_id, targets)
+            super().assign(device_id, targets, lab)
             return
         if self.after:
-            super().assign(device_id, targets)
+            super().assign(device_id, targets, lab)
         raise KeyboardInterrupt  # as a killed process: nothing catches it
 
 
