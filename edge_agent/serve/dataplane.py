@@ -42,6 +42,7 @@ from edge_agent.serve.errors import Expired, ModelNotServed, NotServable, Overlo
 from edge_agent.serve.lanes import Batch, Lane
 from edge_agent.serve.metrics import MetricsWindow, ModelMetrics, Snapshot
 from edge_agent.serve.prediction import Prediction
+from edge_agent.serve.replaced import ReplacedVersions
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.manifest import CostModel, Manifest, TensorSpec
 
@@ -192,6 +193,7 @@ class DataPlane:
         self._queue_s = queue_s
         self._observe = observe
         self._clock = clock
+        self._replaced = ReplacedVersions()
         self._lock = threading.Lock()
         self._id_prefix = os.urandom(5).hex()
         self._ids = itertools.count(1)
@@ -209,6 +211,7 @@ class DataPlane:
         """Serve `model` under `name` from the next request on; the one before stays loaded."""
         with self._lock:
             before = self.models.get(name)
+            self._count_on(name, model, before)
             self.models = {**self.models, name: model}
             dropped = self.previous.pop(name, None)
             if before is not None and before is not model:
@@ -224,6 +227,7 @@ class DataPlane:
             if previous is None:
                 return False
             failed = self.models[name]
+            self._count_on(name, previous, failed)
             self.models = {**self.models, name: previous}
         failed.retire(self._loop)
         log.info("model.reverted model=%s version=%d", name, previous.version)
@@ -235,6 +239,8 @@ class DataPlane:
             remaining = dict(self.models)
             model = remaining.pop(name, None)
             self.models = remaining
+            if model is not None:
+                self._replaced.keep(name, model.version, model.metrics, self._clock())
             previous = self.previous.pop(name, None)
         for each in (model, previous):
             if each is not None:
@@ -346,14 +352,29 @@ class DataPlane:
         return model.metrics.window(reader, model.version, self._clock())
 
     def snapshots(self) -> list[tuple[str, int, Snapshot]]:
-        """Counts of all models that serve, for exposition."""
+        """Model, version and counts of all that serve."""
         now = self._clock()
         return [
             (name, model.version, model.metrics.snapshot(now, model.waiting))
             for name, model in sorted(self.models.items())
         ]
 
+    def replaced_snapshots(self) -> list[tuple[str, int, Snapshot]]:
+        """The same of versions that served a short while ago."""
+        with self._lock:
+            return list(self._replaced.snapshots(self._clock()))
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _count_on(self, name: str, model: ServedModel, before: ServedModel | None) -> None:
+        """Have `model` count on where its version stopped, and keep what `before` counted."""
+        now = self._clock()
+        if before is not None and before is not model:
+            self._replaced.keep(name, before.version, before.metrics, now)
+        counts = self._replaced.take_back(name, model.version)
+        if counts is not None and counts is not model.metrics:
+            model.metrics = counts
+            counts.restart(now)
 
     def _open_lane(self, model: ServedModel, idle: Callable[[], None]) -> Lane:
         return Lane(

@@ -96,6 +96,11 @@ class ModelMetrics:
         self._start = Snapshot(at, 0, {}, 0.0, tuple(self._buckets))
         self._readers: dict[str, Snapshot] = {}
 
+    def restart(self, at: float) -> None:
+        """Begin the windows of all readers anew at `at`; the counts go on."""
+        self._start = self.snapshot(at)
+        self._readers = {}
+
     def predicted(self, latency_us: float) -> None:
         self._buckets[bucket_of(latency_us)] += 1
         self._sum_us += latency_us

@@ -266,7 +266,8 @@ class Routes:
         return error_response(503, "no model is installed yet", _RETRY_AFTER_S)
 
     def _metrics(self) -> HttpResponse:
-        text = metrics.prometheus(self._plane.snapshots(), self._plane.refusals)
+        models = [*self._plane.snapshots(), *self._plane.replaced_snapshots()]
+        text = metrics.prometheus(models, self._plane.refusals)
         return HttpResponse(200, [text.encode(errors="replace")], _TEXT)
 
     # ── corrections and status ───────────────────────────────────────────────────────────────────

@@ -167,17 +167,39 @@ def serve(
     queue_s: float = 1.0,
     **settings: Any,
 ) -> Iterator[Running]:
+    """The digits bundle, version 1, on `loop`."""
     write_bundle(tmp_path / "slot-1", cost_us=50)
+    yield from serve_bundle(
+        tmp_path / "slot-1",
+        loop,
+        unix_path=tmp_path / "agent.sock",
+        max_waiting=max_waiting,
+        queue_s=queue_s,
+        **settings,
+    )
+
+
+def serve_bundle(
+    directory: Path,
+    loop: asyncio.AbstractEventLoop | None = None,
+    *,
+    unix_path: Path | None = None,
+    max_waiting: int = 1024,
+    queue_s: float = 1.0,
+    **settings: Any,
+) -> Iterator[Running]:
+    """The bundle in `directory`, as the model "digits"."""
+    loop = loop or uvloop.new_event_loop()
     observed: list[Prediction] = []
     feedback: list[tuple[str, str, str]] = []
     plane = DataPlane(observe=observed.extend, max_waiting=max_waiting, queue_s=queue_s)
-    plane.install("digits", ServedModel.load(tmp_path / "slot-1"))
+    plane.install("digits", ServedModel.load(directory))
 
     def take(model: str, prediction_id: str, label: str) -> bool:
         feedback.append((model, prediction_id, label))
         return any(prediction.prediction_id == prediction_id for prediction in observed)
 
-    unix_path = tmp_path / "agent.sock"
+    unix_path = unix_path or directory / "agent.sock"
     server = Server(
         plane,
         admin_path=unix_path,
