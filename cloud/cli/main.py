@@ -18,6 +18,7 @@ from cloud.cli import (
     learning_commands,
     model_commands,
     parity,
+    plan_commands,
     profile_commands,
 )
 from cloud.cli.output import errors
@@ -45,6 +46,7 @@ app.command()(learning_commands.apply)
 app.command()(learning_commands.build)
 app.command()(learning_commands.retrain)
 app.command()(learning_commands.report)
+app.command()(plan_commands.plan)
 app.command()(fleet_commands.status)
 app.command()(fleet_commands.audit)
 app.command()(parity.parity)
