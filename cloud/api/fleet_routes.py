@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import ValidationError
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
@@ -18,7 +20,7 @@ from cloud.errors import Conflict, NotFound, UserError
 from cloud.orchestrator import together
 from cloud.registry import audit
 from edge_agent.wire.ids import is_slug
-from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
+from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest, Inventory
 from fleet.client.schemas import (
     LABEL_KEY_PATTERN,
     AssignedOut,
@@ -32,6 +34,8 @@ from fleet.client.schemas import (
 )
 from fleet.enrolment import claims
 from fleet.enrolment.errors import ClaimRefused
+from optimizer.detection import Traits, check
+from optimizer.errors import OptimizerError
 from optimizer.profiles import load_profile
 
 log = logging.getLogger("skerry.api")
@@ -94,6 +98,7 @@ def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
         return DeviceDetail(
             **_device_out(row).model_dump(),
             inventory=row.inventory,
+            profile_gaps=_gaps(row.profile, row.inventory),
             reported=row.reported,
             desired=row.desired,
             certificate_expires_at=row.certificate_expires_at,
@@ -272,12 +277,18 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
                     desired={},
                 )
             )
+            gaps = _gaps(claim.profile, request.inventory.model_dump())
+            if gaps:
+                log.warning(
+                    "device.unlike_profile device=%s profile=%s lacks=%r",
+                    device_id, claim.profile, gaps,
+                )  # fmt: skip
             audit.append(
                 session,
                 f"device:{device_id}",
                 "device.enrolled",
                 device_id,
-                {"claim": request.claim_id},
+                {"claim": request.claim_id, "profile_gaps": [*gaps]},
             )
             return EnrolReply(
                 device_id=device_id,
@@ -288,3 +299,15 @@ def enrol(request: EnrolRequest, context: ContextDep) -> EnrolReply:
             )
     # outside the transaction: the refusal's audit entry is kept
     raise ClaimRefused(f"enrolment refused: {refusal}")
+
+
+def _gaps(profile: str, inventory: Mapping[str, Any]) -> list[str]:
+    """What the rule of `profile` asks for and a device lacks; the claim decides nevertheless."""
+    try:
+        found = load_profile(profile)
+        traits = Traits.of(Inventory.model_validate(inventory))
+    except (OptimizerError, ValidationError):  # the file has changed since, or nothing was told
+        return []
+    if found.live or found.match is None:
+        return []
+    return list(check(traits, found, found.match).missing)

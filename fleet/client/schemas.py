@@ -78,6 +78,8 @@ class DeviceOut(ApiModel):
 
 class DeviceDetail(DeviceOut):
     inventory: Json
+    profile_gaps: list[str] = Field(default_factory=list)
+    """What the hardware profile asks for and the inventory does not have."""
     reported: Json
     desired: Json
     certificate_expires_at: float

@@ -54,6 +54,16 @@ def test_a_claim_makes_a_device_with_a_certificate_in_its_name(api: Client) -> N
     assert not device.online
 
 
+def test_a_device_unlike_its_profile_enrols_and_the_gaps_are_told(api: Client) -> None:
+    file = claim(api)
+    assert api.device(api.enrol(request_for(file)).device_id).profile_gaps == []
+    [file] = api.create_claims(ClaimIn(profile="x86-64-vnni"))
+    gaps = ["flag avx512f", "flag avx512_vnni"]
+    assert api.device(api.enrol(request_for(file, name="old")).device_id).profile_gaps == gaps
+    [entry] = [each for each in api.audit() if each.subject == "old"]
+    assert entry.detail["profile_gaps"] == gaps
+
+
 def test_a_claim_is_good_once(api: Client) -> None:
     file = claim(api)
     api.enrol(request_for(file))
