@@ -93,7 +93,7 @@ def export_onnx(
                 external_data=False,
                 verbose=False,
             )
-        model = _without_traces(program.model_proto)
+        model = without_traces(program.model_proto)
         path.write_bytes(model.SerializeToString(deterministic=True))
         interface = read_interface(path)
         _require_same(module, rows, path, interface)
@@ -137,7 +137,7 @@ def _spec(path: Path, item: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=item.name, datatype=datatype, shape=shape)
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` without doc strings and metadata, in place."""
     del model.metadata_props[:]
     model.doc_string = ""

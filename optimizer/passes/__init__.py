@@ -9,19 +9,12 @@ openvino-int8   OpenVINO, quantised by NNCF
 from __future__ import annotations
 
 from optimizer.passes import ort, ov
-from optimizer.passes.registry import (
-    Artifact,
-    PassContext,
-    Precision,
-    Recipe,
-    RecipeConfig,
-    find,
-    recipe,
-    recipes,
-)
+from optimizer.passes.context import Artifact, Batches, PassContext, Precision, RecipeConfig
+from optimizer.passes.registry import Recipe, find, recipe, recipes
 
 __all__ = [
     "Artifact",
+    "Batches",
     "PassContext",
     "Precision",
     "Recipe",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field
 
 from edge_agent.runtime.telemetry import forbid_telemetry
-from optimizer.passes.registry import Artifact, PassContext, RecipeConfig, recipe
+from optimizer.passes.context import Artifact, PassContext, RecipeConfig
+from optimizer.passes.registry import recipe
 
 if TYPE_CHECKING:
     import openvino
@@ -73,7 +74,7 @@ def openvino_int8(context: PassContext, config: OpenVinoInt8) -> Artifact:
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         quantised = nncf.quantize(
             model,
-            nncf.Dataset(rows),
+            nncf.Dataset(list(rows)),
             preset=nncf.QuantizationPreset(config.preset),
             subset_size=len(rows),
             target_device=nncf.TargetDevice.CPU,

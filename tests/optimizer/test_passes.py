@@ -115,7 +115,7 @@ def test_a_file_that_is_no_network_is_one_clear_line(tmp_path, digits) -> None:
 
 
 def test_names_and_configs_are_checked() -> None:
-    assert recipes() == ["fp32", "ort-int8", "openvino-fp32", "openvino-int8"]
+    assert {"fp32", "ort-int8", "openvino-fp32", "openvino-int8"} <= set(recipes())
     with pytest.raises(UnknownRecipe, match="did you mean 'ort-int8'"):
         find("ort-int")
     with pytest.raises(RecipeFailed, match="recipe 'ort-int8': rows: Input should be greater"):
