@@ -39,6 +39,7 @@ MESSAGES: dict[str, type[WireModel]] = {
     "desired": Desired,
     "enrol_reply": EnrolReply,
     "enrol_request": EnrolRequest,
+    "enrol_request_hardware": EnrolRequest,
     "event": DeviceEvent,
     "fetch_request": FetchRequest,
     "lab_info": LabInfo,

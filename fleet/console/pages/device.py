@@ -42,7 +42,7 @@ async def page(view: View, device_id: str) -> None:
         live.part(lambda device: _history(view, device), of=lambda device: device.history)
     live.part(
         lambda device: _inventory(view, device),
-        of=lambda device: (device.inventory, device.certificate_expires_at),
+        of=lambda device: (device.inventory, device.profile_gaps, device.certificate_expires_at),
     )
     await live.start()
 
@@ -186,6 +186,8 @@ def _inventory(view: View, device: DeviceDetail) -> None:
             facts(
                 [
                     (view.t("Machine"), f"{found.get('machine', '')} · {found.get('system', '')}"),
+                    (view.t("Board"), str(found.get("board") or "")),
+                    (view.t("Accelerators"), ", ".join(found.get("accelerators") or ())),
                     (view.t("Cores"), str(found.get("cores", ""))),
                     (view.t("Memory"), formats.size(memory * mebibyte) if memory else ""),
                     (view.t("Free disk"), formats.size(disk * mebibyte) if disk else ""),
@@ -196,6 +198,7 @@ def _inventory(view: View, device: DeviceDetail) -> None:
                     ),
                     (view.t("Python"), str(found.get("python", ""))),
                     (view.t("Agent"), device.agent_version),
+                    (view.t("Lacks for its profile"), ", ".join(device.profile_gaps)),
                 ],
                 mono=(view.t("CPU flags"),),
             )
