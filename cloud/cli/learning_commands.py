@@ -25,7 +25,7 @@ def check(directory: ProjectArgument = Path()) -> None:
     project = load_project(directory)
     console.print(
         f"{directory / 'skerry.yaml'}: project {project.name}, model {project.model}, "
-        f"{len(project.family.members)} members, profiles {', '.join(project.profiles)}: good"
+        f"{len(project.family.all())} members, profiles {', '.join(project.profiles)}: good"
     )
 
 

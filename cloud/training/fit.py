@@ -69,7 +69,7 @@ def build_member(project: Project, project_dir: Path, member: str) -> nn.Module:
     Raises:
         BadFunction: the family's function does not return a network.
     """
-    module = import_function(project_dir, project.family.build)(**project.family.members[member])
+    module = import_function(project_dir, project.family.build)(**project.family.params(member))
     if not isinstance(module, nn.Module):
         raise BadFunction(
             f"{project.family.build} must return a torch.nn.Module, not {type(module).__name__}"
