@@ -7,6 +7,7 @@ OptimizerError            base of all of them; always one clear line
 ├── ExportFailed          the trained network does not become a usable ONNX file
 ├── RecipeFailed          a recipe cannot be applied to this network
 ├── TrainingFailed        a network cannot be trained: no finite loss, no logits, foreign weights
+├── DeriveFailed          no further member can be derived from this one
 ├── EvaluationFailed      the pipeline's answers cannot be judged (no scores, wrong count)
 └── BudgetNotMet          no variant of a profile meets its budget; names the nearest miss
 """
@@ -55,6 +56,10 @@ class RecipeFailed(OptimizerError):
 
 class TrainingFailed(OptimizerError):
     """A network cannot be trained, or not be found to train further."""
+
+
+class DeriveFailed(OptimizerError):
+    """No further member can be derived from this one."""
 
 
 class EvaluationFailed(OptimizerError):

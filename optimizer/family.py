@@ -135,8 +135,8 @@ def grid(search: Mapping[str, JsonValue]) -> tuple[Member, ...]:
     if count > MAX_MEMBERS:
         raise ValueError(f"{count} combinations are more than the {MAX_MEMBERS} that are allowed")
     found: dict[str, Member] = {}
-    for values in itertools.product(*choices.values()):
-        params = dict(zip(choices, values, strict=True))
+    for point in itertools.product(*choices.values()):
+        params = dict(zip(choices, point, strict=True))
         name = "-".join(_text(key) + _text(params[key]) for key in varied)
         if not is_slug(name):
             raise ValueError(f"'{name}' cannot be the name of a member; write the members instead")
