@@ -137,6 +137,7 @@ class Agent:
             deactivate=self._models.deactivate,
             report=self._report,
             health=self._models.health,
+            event=self._event,
             recheck=self._models.recheck,
             windows=[windows.parse(text) for text in settings.update_windows],
             quota_mib=settings.update_quota_mib,
@@ -340,7 +341,7 @@ class Agent:
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
 
     def _report(self, report: UpdateReport) -> None:
-        self._outbox.append("report", report.encode())
+        self._outbox.append("report", report.encode(), once=report.model)
         self._twin.reported(report)
         self._twin_changed.set()
 
@@ -354,7 +355,7 @@ class Agent:
         try:
             desired = Desired.decode(payload)
         except WireError as error:
-            log.warning("desired.dropped cause=%s", error)
+            self._updater.refuse(payload, error)
             return
         self._twin.saw_desired(desired.version)
         self._updater.submit(desired)

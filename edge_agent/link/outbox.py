@@ -10,12 +10,15 @@ Rules:
     * A row is known by (stream, seq) for ever, and `seq` counts the rows of a stream from 1.  Each
       opening draws a new stream for its new rows: a power cut may take rows that were sent already,
       and their numbers must not come again.
+    * What is appended again because a crash came before its writer knew, is journalled once, also
+      when the control plane has it already: the digest of the last row of each name is kept.
 
 Thread-safe.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import threading
 import time
@@ -48,6 +51,7 @@ CREATE TABLE IF NOT EXISTS rows (
     UNIQUE (stream, seq)
 );
 CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id);
+CREATE TABLE IF NOT EXISTS last (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);
 """
 
 
@@ -130,8 +134,11 @@ class Outbox:
         """
         return int(self._select("SELECT count(*) FROM rows")[0][0])
 
-    def append(self, kind: UplinkKind, payload: bytes) -> int:
-        """Journal `payload`; returns its sequence number.
+    def append(self, kind: UplinkKind, payload: bytes, *, once: str | None = None) -> int:
+        """Journal `payload`; returns its sequence number, 0 when it was journalled before.
+
+        Args:
+            once: a name; nothing is done when the last payload of this name was the same.
 
         Raises:
             MessageTooLarge: it could never be sent.
@@ -147,6 +154,9 @@ class Outbox:
                 self._db.execute(f"PRAGMA synchronous={level}")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
+                    if once is not None and not self._is_new(once, payload):
+                        self._db.execute("ROLLBACK")
+                        return 0
                     freed = self._make_room(kind, len(payload))
                     self._db.execute(
                         "INSERT INTO rows (stream, seq, kind, created_at, payload) "
@@ -155,7 +165,8 @@ class Outbox:
                     )
                     self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
                 raise OutboxBroken(f"the journal cannot be written: {error}") from error
@@ -165,6 +176,16 @@ class Outbox:
         for listener in self._listeners:
             listener()
         return seq
+
+    def _is_new(self, name: str, payload: bytes) -> bool:
+        """Whether the last payload of `name` was another one; this is the last one from here on."""
+        sha256 = hashlib.sha256(payload).hexdigest()
+        row = self._db.execute(
+            "INSERT INTO last VALUES (?1, ?2) "
+            "ON CONFLICT DO UPDATE SET sha256 = ?2 WHERE sha256 != ?2 RETURNING 1",
+            (name, sha256),
+        ).fetchone()
+        return row is not None
 
     def _make_room(self, kind: UplinkKind, length: int) -> int:
         """Drop what may go before `kind`, oldest first; returns the bytes freed."""

@@ -85,13 +85,12 @@ class Attempt:
 
         return report
 
-    def report(
-        self, phase: Phase, model: str, reason: str = "", detail: str = "", *, aloud: bool = True
-    ) -> None:
-        """Report a step of `model`; only remembered here when not `aloud`."""
-        made = self._made(phase, model, reason, detail)
-        if aloud:
-            self._reporter.send(made)
+    def report(self, phase: Phase, model: str, reason: str = "", detail: str = "") -> None:
+        """Report a step of `model`."""
+        newest = self._newest.get(model)
+        if not reason and newest is not None and newest.phase == phase:
+            return  # the same step still; why it takes longer is not forgotten over that
+        self._reporter.send(self._made(phase, model, reason, detail))
 
     def settle(
         self,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from edge_agent.update.errors import (
 )
 from edge_agent.update.install import Installer, Progress
 from edge_agent.update.medium import Medium
-from edge_agent.update.ports import Fetch, TransferError
+from edge_agent.update.ports import Event, Fetch, TransferError
 from edge_agent.update.store import SlotStore
 from edge_agent.update.transfer import Transfer
 from edge_agent.update.trust import Assigned, Trust
@@ -39,9 +39,6 @@ from edge_agent.update.updater import Updater
 from edge_agent.wire.messages import Desired, UpdateReport
 
 log = logging.getLogger("skerry.update")
-
-Event = Callable[[str, Mapping[str, JsonValue]], None]
-"""Journals an event for the control plane, by name."""
 
 
 class Busy(Exception):

@@ -14,6 +14,7 @@ UpdateError
 │   └── OverQuota             there is no room for it within `update_quota_mib`
 └── NotYet                try again later
     ├── Unreachable           no answer from the control plane
+    ├── MalformedTwin         the desired twin cannot be read; the one before it stands
     ├── BadMedium             what was given to install from is no sound export for this device
     ├── TransferStalled       chunks come too slowly; what came is kept
     ├── ExpiredMetadata       the signed metadata needs renewal; installs wait, serving goes on
@@ -113,6 +114,12 @@ class Unreachable(NotYet):
     """No answer from the control plane."""
 
     reason = "unreachable"
+
+
+class MalformedTwin(NotYet):
+    """The desired twin cannot be read; the one before it stands."""
+
+    reason = "malformed_twin"
 
 
 class BadMedium(NotYet):

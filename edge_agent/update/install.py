@@ -10,7 +10,6 @@ Temporary files are removed once the slot stands, and kept for resuming when it 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,8 +24,6 @@ from edge_agent.update.transfer_part import kept_bytes
 from edge_agent.update.trust import Assigned
 from edge_agent.wire.manifest import Encoding, ReleaseInfo
 from edge_agent.wire.messages import Phase
-
-log = logging.getLogger("skerry.update")
 
 DISK_MARGIN_BYTES: Final = 16 << 20
 
@@ -128,12 +125,6 @@ class Installer:
                     self._fetch_and_decode(encoding, assigned, raw, progress, interrupted, base)
                 except (BadBundle, TransferFailed) as error:
                     self._distrusted.add(encoding.sha256)
-                    log.warning(
-                        "update.delta_failed model=%s base=%s cause=%s",
-                        assigned.release.model,
-                        encoding.base_sha256,
-                        error,
-                    )
                     progress("downloading", "delta_failed", str(error))
                 else:
                     return
@@ -158,7 +149,6 @@ class Installer:
             base = _open_base(slots.pop(encoding.base_sha256), encoding.base_sha256)
             if base is not None:
                 return encoding, base
-            log.warning("update.base_damaged model=%s base=%s", release.model, encoding.base_sha256)
             detail = f"{encoding.base_sha256} is not what it was when it was installed"
             progress("downloading", "delta_base_damaged", detail)
         return None

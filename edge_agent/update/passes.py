@@ -34,7 +34,7 @@ from edge_agent.update.ports import Clock
 from edge_agent.update.reports import Reporter, report_of_installed
 from edge_agent.update.selftest import SelfTestResult
 from edge_agent.update.serving import Serving
-from edge_agent.update.store import Installed, SlotStore, Switch
+from edge_agent.update.store import Installed, Reverted, SlotStore, Switch
 from edge_agent.update.trust import Assigned
 from edge_agent.update.watch import Watch
 from edge_agent.wire.messages import Phase, UpdateReport
@@ -80,15 +80,9 @@ class Passes:
         self._selftest = selftest
         self._clock = clock
         self._tries: dict[tuple[object, str], int] = {}
-        self._said: set[tuple[object, str]] = set()
         self._ready: set[object] = set()  # units that wait for a window only
         self._condemned: dict[object, tuple[str, Unhealthy]] = {}
         """Pending units that failed, while the disk does not let the store go back."""
-
-    def forget_waiting(self, reason: str) -> None:
-        """What waits for `reason` is to be reported again."""
-        # from another thread: the copy is one step
-        self._said = {said for said in self._said.copy() if said[1] != reason}
 
     def restore(self) -> list[Installed]:
         """Bring back what was served before the last stop; needs no network, and no room on disk.
@@ -97,8 +91,7 @@ class Passes:
             What is served now.
         """
         try:
-            abandoned = [each.abandoned for each in self._store.recover()]
-            self._reporter.settle([_crashed(each) for each in abandoned])
+            self._reporter.settle([_given_up(each) for each in self._store.recover()])
             self._reporter.send_again()
         except Exception:
             # a disk that takes no writes is no reason to stop serving
@@ -300,20 +293,21 @@ class Passes:
         self._condemned[_key(unit)] = blame, Unhealthy(reason, detail)
         try:
             self._store.revert(unit[0].model)
-        except OSError as error:
-            # the database has reverted; the next start mends the link
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and self._store.unit(unit[0].model):
+                for each in unit:
+                    self._serving.before(each.model)
+                raise
+            # the database has reverted, be it that the disk refused only after its commit; the
+            # next start mends the link
             log.error("update.link_not_reverted model=%s error=%s", unit[0].model, error)
-        except sqlite3.Error:
-            for each in unit:
-                self._serving.before(each.model)
-            raise
         del self._condemned[_key(unit)]
         elapsed_s = 0.0 if started_at is None else self._clock() - started_at
         reports = []
         for each in unit:
             why = end_of(each.model, blame, reason, detail)
             log.warning(
-                "model.reverted model=%s version=%d reason=%s", each.model, each.version, why[0]
+                "model.reverted model=%s version=%d reason=%s: %s", each.model, each.version, *why
             )
             self._serving.back(each.model)
             reports.append(report_of_installed(each, "rolled_back", *why, elapsed_s))
@@ -343,14 +337,8 @@ class Passes:
                 self._end(attempt, phase, error.reason, str(error))
                 return True
         phase = "staged" if isinstance(error, OutsideWindow) else "downloading"
-        said = key in self._said
-        if not said:
-            self._said.add(key)
-            log.warning(
-                "update.waiting model=%s reason=%s: %s", min(attempt.wants), error.reason, error
-            )
         for model in attempt.wants:
-            attempt.report(phase, model, error.reason, str(error), aloud=not said)
+            attempt.report(phase, model, error.reason, str(error))
         return False
 
     def _failed(self, attempt: Attempt, error: Exception) -> bool:
@@ -370,6 +358,8 @@ class Passes:
             )
         if attempt.awaits_probation(self._store):
             return False  # it is switched to, so its probation has the last word
+        if all(self._has(model, want.target) for model, want in attempt.wants.items()):
+            return False  # the disk refused only after the commit
         if reason is None:
             reason, detail = "internal_error", f"{type(error).__name__}: {error}"
         else:
@@ -401,6 +391,15 @@ def _key(unit: Sequence[Installed]) -> object:
     return tuple(sorted((each.model, each.sha256, each.generation) for each in unit))
 
 
-def _crashed(installed: Installed) -> UpdateReport:
-    detail = f"{installed.tries + 1} starts without passing probation"
-    return report_of_installed(installed, "rolled_back", "crashed", detail)
+def _given_up(reverted: Reverted) -> UpdateReport:
+    """Logs it, and makes its report."""
+    abandoned = reverted.abandoned
+    if reverted.lost:
+        reason, detail = "io_error", f"the disk lost the slot of {reverted.lost}"
+    else:
+        reason, detail = "crashed", f"{abandoned.tries + 1} starts without passing probation"
+    why = end_of(abandoned.model, reverted.lost or None, reason, detail)
+    log.warning(
+        "model.reverted model=%s version=%d reason=%s: %s", abandoned.model, abandoned.version, *why
+    )
+    return report_of_installed(abandoned, "rolled_back", *why)

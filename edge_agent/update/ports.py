@@ -7,10 +7,12 @@ root" must come from the control plane and not from a broken line.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from pydantic import JsonValue
 
 from edge_agent.wire.messages import ChunkReply, ChunkRequest, UpdateReport
 
@@ -82,3 +84,6 @@ Deactivate = Callable[[str], None]
 
 Report = Callable[[UpdateReport], None]
 """Journal a report; returns when it is durable."""
+
+Event = Callable[[str, Mapping[str, JsonValue]], None]
+"""Journals an event for the control plane, by name."""

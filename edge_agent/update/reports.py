@@ -1,11 +1,14 @@
 """What the updater says: reports to the control plane, and the device's own view of an update.
 
-Every outcome is journalled before it is reported; a report that cannot be made now is made up for.
+Every outcome is journalled before it is reported, and so is each reason for which an assignment
+waits or takes longer: it is told once, over restarts too.  The log has it once a start.  A report
+that cannot be made now is made up for.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -35,20 +38,50 @@ class Reporter:
         self._report = report
         self._lock = threading.Lock()
         self._under_way: dict[str, UpdateReport] = {}
+        self._logged: set[tuple[str, int, str, str]] = set()
 
     def send(self, report: UpdateReport) -> None:
-        """Report; what fails here is logged, and made up for by `send_again` if it is final."""
+        """Report; what fails here is logged, and made up for by `send_again` if it has a reason.
+
+        A reason that was told of this assignment is not told again.
+        """
+        final = report.phase in FINAL_PHASES
         with self._lock:
-            if report.phase in FINAL_PHASES:
+            if final:
                 self._under_way.pop(report.model, None)
+                self._logged = {each for each in self._logged if each[0] != report.model}
             else:
                 self._under_way[report.model] = report
+        if final or not report.reason or self._is_news(report):
+            self._tell(report)
+
+    def _is_news(self, report: UpdateReport) -> bool:
+        """Log why an assignment waits; whether it is to be reported."""
+        key = (report.model, report.generation, report.target, report.reason)
+        with self._lock:
+            if key in self._logged:
+                return False
+            self._logged.add(key)
+        log.warning(
+            "update.waiting model=%s phase=%s reason=%s: %s",
+            report.model,
+            report.phase,
+            report.reason,
+            report.detail,
+        )
+        try:
+            return self._journal.keep_wait(report)
+        except sqlite3.Error as error:
+            log.error("update.not_kept reason=%s error=%s", report.reason, error)
+            return True
+
+    def _tell(self, report: UpdateReport) -> None:
         try:
             self._report(report)
         except Exception as error:
             log.error("update.not_reported phase=%s error=%s", report.phase, error)
             return
-        if report.phase in FINAL_PHASES:
+        if report.reason or report.phase in FINAL_PHASES:
             self._journal.mark_reported(report)
 
     def settle(self, reports: Sequence[UpdateReport]) -> None:
@@ -60,10 +93,15 @@ class Reporter:
             self.send(report)
 
     def send_again(self) -> bool:
-        """Make up for reports of outcomes that were not made; whether none is left."""
+        """Make up for reports that were not made; whether none is left."""
         for report in self._journal.unreported():
-            self.send(report)
+            self._tell(report)
         return not self._journal.unreported()
+
+    def forget_waiting(self, reason: str) -> None:
+        """What waits for `reason` is to be logged again."""
+        with self._lock:
+            self._logged = {each for each in self._logged if each[3] != reason}
 
     def forget_others(self, wanted: Collection[str]) -> None:
         """Nothing is under way but of `wanted` models: what waited for long may just go away."""

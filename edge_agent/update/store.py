@@ -47,10 +47,15 @@ MAX_TRIES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Reverted:
-    """A pending version that `recover` gave up."""
+    """A pending version that `recover` gave up.
+
+    Attributes:
+        lost: the model of its unit whose slot is gone; empty when it was started too often.
+    """
 
     abandoned: Installed
     restored: Installed | None
+    lost: str = ""
 
 
 class SlotStore:
@@ -329,15 +334,13 @@ class SlotStore:
     def _recover_unit(self, unit: list[Installed]) -> list[Reverted]:
         with self._records.transaction():
             self._records.count_try([each.model for each in unit])
-        whole = all(self.slot(each.model, each.sha256) is not None for each in unit)
-        if whole and all(each.tries < MAX_TRIES for each in unit):
+        lost = [each.model for each in unit if self.slot(each.model, each.sha256) is None]
+        if not lost and all(each.tries < MAX_TRIES for each in unit):
             for each in unit:
                 self._link(each.model, each.sha256)
             return []
         self.revert(unit[0].model)
-        for each in unit:
-            log.warning("update.reverted model=%s version=%d", each.model, each.version)
-        return [Reverted(each, self.current(each.model)) for each in unit]
+        return [Reverted(each, self.current(each.model), "".join(lost[:1])) for each in unit]
 
     def _require_staged(self, switch: Switch) -> Manifest:
         slot = self.slot(switch.release.model, switch.sha256)

@@ -38,15 +38,26 @@ from edge_agent.update.install import Installer, Obtain
 from edge_agent.update.journal import Journal
 from edge_agent.update.orders import Orders
 from edge_agent.update.passes import Passes
-from edge_agent.update.ports import Activate, ChunkPort, Clock, Deactivate, Fetch, Health, Report
+from edge_agent.update.ports import (
+    Activate,
+    ChunkPort,
+    Clock,
+    Deactivate,
+    Event,
+    Fetch,
+    Health,
+    Report,
+)
 from edge_agent.update.reports import Reporter
 from edge_agent.update.selftest import SelfTestResult, run_selftest
 from edge_agent.update.serving import ActivateAll, Serving
 from edge_agent.update.store import Installed, SlotStore
 from edge_agent.update.transfer import Pace, Transfer
 from edge_agent.update.trust import Trust
+from edge_agent.update.unread import UnreadTwins
 from edge_agent.update.watch import Recheck, Watch
 from edge_agent.update.windows import Window
+from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import Desired, UpdateReport
 
 log = logging.getLogger("skerry.update")
@@ -69,6 +80,7 @@ class Updater:
         activate: Activate,
         report: Report,
         health: Health,
+        event: Event = lambda name, fields: None,
         deactivate: Deactivate | None = None,
         activate_all: ActivateAll | None = None,
         selftest: SelfTest | None = None,
@@ -86,6 +98,7 @@ class Updater:
             activate: serves the bundle in a directory under a model's name; raises if it cannot.
             report: journals a report for the control plane.
             health: serving figures of a model since the last call by this updater.
+            event: journals an event for the control plane, as of a twin that cannot be read.
             deactivate: stops serving a model whose first version failed.
             activate_all: `activate` of a group, so that its versions change at the same time;
                 raises if one cannot.  Without it they change one after the other.
@@ -111,6 +124,7 @@ class Updater:
         self._wait = wait or self._orders.stopping.wait
         self._turn = threading.RLock()  # one pass at a time, on whichever thread
         self._reporter = Reporter(journal, lambda made: self._report_out(made))
+        self._unread = UnreadTwins(journal, event, time.time)
         self._passes = Passes(
             store=store,
             journal=journal,
@@ -131,7 +145,18 @@ class Updater:
 
     def submit(self, desired: Desired) -> None:
         """Set the newest desired twin and wake the thread; interrupts what it supersedes."""
+        self._unread.came_well()
         self._orders.desired = desired
+        self._woken.set()
+
+    def refuse(self, payload: bytes, cause: WireError) -> None:
+        """The newest desired twin cannot be read; the thread tells so, and the one before stands.
+
+        Args:
+            payload: as it came.
+            cause: what is wrong with it.
+        """
+        self._unread.came(payload, cause)
         self._woken.set()
 
     def wake(self) -> None:
@@ -170,7 +195,7 @@ class Updater:
         self._journal.set_paused(False)
         self._orders.paused = False
         log.info("update.resumed")
-        self._passes.forget_waiting(Paused.reason)
+        self._reporter.forget_waiting(Paused.reason)
         self._woken.set()
 
     def status(self) -> dict[str, JsonValue]:
@@ -182,6 +207,7 @@ class Updater:
         targets       what is under way
         progress      share of the download that is here, 0 to 1; null outside of downloads
         last_refusal  model, version, target, phase, reason, detail, at (UTC); null without one
+        twin_refused  reason, detail, at (UTC) of a desired twin that cannot be read; null otherwise
         paused        whether the operator paused updates
         window        open: whether versions may be switched now; opens_at: local time or null
         """
@@ -191,6 +217,7 @@ class Updater:
         return {
             **activity,
             "progress": self._share_done() if downloading and self._share_done else None,
+            "twin_refused": self._unread.status(),
             "paused": self._orders.paused,
             "window": {
                 "open": opens_at is None,
@@ -204,6 +231,7 @@ class Updater:
         while not self._orders.stopping.is_set():
             try:
                 with self._turn:
+                    self._unread.settle()
                     self.finish_probations()
                     desired = self._orders.desired
                     settled = desired is None or self.apply(desired)
@@ -306,6 +334,7 @@ def open_updater(
     activate: Activate,
     report: Report,
     health: Health,
+    event: Event = lambda name, fields: None,
     deactivate: Deactivate | None = None,
     activate_all: ActivateAll | None = None,
     selftest: SelfTest | None = None,
@@ -345,6 +374,7 @@ def open_updater(
         activate=activate,
         report=report,
         health=health,
+        event=event,
         deactivate=deactivate,
         activate_all=activate_all,
         selftest=selftest,

@@ -159,7 +159,7 @@ class Device:
         self.serving.pop(model, None)
 
     def _report(self, report: UpdateReport) -> None:
-        self.outbox.append("report", report.encode())
+        self.outbox.append("report", report.encode(), once=report.model)
         line = f"{report.model} {report.version} {report.generation} {report.phase}\n"
         descriptor = os.open(self._said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(descriptor, line.encode())

@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,15 +121,18 @@ def finished(device: Device, want: Versions) -> None:
 
 
 def told_once(device: Device, stage: Stage, finals: list[str]) -> None:
-    """Each assignment has one outcome in the journal of reports, however often it is told."""
+    """Each assignment has one outcome, and each reason is there once, in the journal of reports."""
     for model in stage.desired.models:
-        outcomes = {
-            report.phase
+        told = [
+            (report.phase, report.reason)
             for report in device.reports()
             if report.model == model
             and report.generation == stage.desired.version
-            and report.phase in FINAL_PHASES
-        }
+            and (report.reason or report.phase in FINAL_PHASES)
+        ]
+        twice = [each for each, times in Counter(told).items() if times > 1]
+        _require(not twice, f"{model}: told more than once: {twice}")
+        outcomes: set[str] = {phase for phase, _ in told if phase in FINAL_PHASES}
         # what was told from memory, while the disk took no writes, is in no journal
         for line in finals:
             of, _, generation, phase = line.split()

@@ -98,3 +98,17 @@ def test_a_journal_that_cannot_be_read_says_so(tmp_path):
     for read in (outbox.pending, outbox.count):
         with pytest.raises(OutboxBroken):
             read()
+
+
+def test_what_is_appended_again_under_its_name_is_there_once_even_when_it_was_delivered(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    seq = outbox.append("report", b"failed", once="digits")
+    outbox.acknowledge(Ack(stream=outbox.stream, seqs=(seq,)))
+    outbox.close()
+    outbox = Outbox(tmp_path / "outbox.db")
+    assert outbox.append("report", b"failed", once="digits") == 0
+    assert outbox.count() == 0 and outbox.used_bytes == 0
+    assert outbox.append("report", b"failed", once="letters") == 1
+    assert outbox.append("report", b"again", once="digits") == 2
+    assert outbox.append("report", b"failed", once="digits") == 3, "another one came between"
+    outbox.close()

@@ -21,7 +21,7 @@ from cloud.publish import build_bundle, director_target, publish_release
 from cloud.signing import Director, ImageRepository, KeyStore, init_keys
 from edge_agent.update.install import Installer
 from edge_agent.update.journal import Journal
-from edge_agent.update.ports import HealthSample, NotFound, TransferError
+from edge_agent.update.ports import Event, HealthSample, NotFound, TransferError
 from edge_agent.update.selftest import SelfTestResult
 from edge_agent.update.store import SlotStore
 from edge_agent.update.transfer import Transfer
@@ -186,6 +186,7 @@ class DeviceUnderTest:
     """Digests of bundles that raise when they are activated."""
     profile: str = PROFILE
     roots: tuple[str, str] | None = None
+    event: Event = lambda name, fields: None
 
     def __post_init__(self) -> None:
         self.chunks = Chunks(self.world, self.id)
@@ -221,6 +222,7 @@ class DeviceUnderTest:
             deactivate=lambda model: self.serving.pop(model) and None,
             report=self.reports.append,
             health=lambda model: self.health.pop(0) if self.health else None,
+            event=self.event,
             selftest=lambda slot: self.selftest,
             clock=lambda: self.ticks,
             wait=self._wait,

@@ -282,6 +282,19 @@ def test_attack_20_a_group_one_of_which_is_withdrawn_is_not_switched(fleet, devi
     assert fleet.versions() == (1, 1)
 
 
+def test_what_would_tear_a_group_on_probation_apart_waits_and_says_so_once(fleet, device) -> None:
+    device.updater._wait = lambda seconds: True  # its probation comes to no end
+    device.apply(fleet.assign(fleet.releases(2), 2))
+    twin = fleet.assign([fleet.release("digits", 3)], 3, group=None)
+    for _ in range(2):
+        assert not device.apply(twin)
+    assert [(r.phase, r.reason) for r in device.reports if r.reason] == [
+        ("downloading", "on_probation")
+    ]
+    assert device.updater.status()["reason"] == "on_probation"
+    assert fleet.versions() == (2, 2)
+
+
 # ── the rules themselves ─────────────────────────────────────────────────────────────────────────
 
 

@@ -67,6 +67,44 @@ def test_fault_24_a_version_that_failed_is_not_tried_again_while_the_disk_is_ful
     assert device.store.current("digits").version == 1
 
 
+def test_fault_24_the_old_version_serves_when_the_disk_refuses_right_after_going_back(
+    second, world, device
+) -> None:
+    revert = device.store.revert
+
+    def full_after(model: str) -> None:
+        device.store.revert = revert
+        revert(model)
+        full()
+
+    device.store.revert = full_after
+    device.health = [HealthSample(0, 0), HealthSample(100, 100)]
+    assert device.apply(world.assign("dev-1", second, 2))
+    assert (device.reports[-1].phase, device.reports[-1].reason) == (
+        "rolled_back",
+        "health_errors",
+    )
+    assert device.served_version() == 1
+
+
+def test_fault_24_a_commit_whose_directory_could_not_be_synced_is_no_failure(
+    second, world, device
+) -> None:
+    commit = device.store.commit
+
+    def full_after(model: str) -> None:
+        device.store.commit = commit
+        commit(model)
+        full()
+
+    device.store.commit = full_after
+    twin = world.assign("dev-1", second, 2)
+    assert not device.apply(twin)
+    assert device.apply(twin)
+    assert device.phases()[-1] == "healthy" and "failed" not in device.phases()
+    assert device.served_version() == 2
+
+
 def test_fault_24_starts_on_a_full_disk_with_a_pending_version_that_does_not_load(
     second, world, device
 ) -> None:
