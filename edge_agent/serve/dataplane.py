@@ -182,7 +182,7 @@ class DataPlane:
                 answered; must be cheap.
             max_waiting: requests that may wait for one model before it is overloaded.
             queue_s: a request without a time-out of its own is refused when its answer would take
-                longer than this.
+                longer than this, or than the version's own limit.
             clock: seconds, for windows of metrics.
         """
         self.models: dict[str, ServedModel] = {}

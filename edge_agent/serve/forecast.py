@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from edge_agent.wire.manifest import CostModel
+from edge_agent.wire.manifest import CostModel, Limits
 
 _SMOOTHING: Final = 0.1
 _SLOWEST: Final = 50.0
@@ -87,6 +87,22 @@ class Forecast:
     def calm(self) -> None:
         """Nothing is left to do: forget by how much answers were late."""
         self._late_s = 0.0
+
+
+def patience_s(cost: CostModel, limits: Limits, most_s: float) -> float:
+    """How long an answer may take to a request without a time-out of its own, before it is refused.
+
+    That is the latency that the version is held to: one that let requests wait for longer would
+    fail by its queue, not by its network.  Two of the largest batches always fit, the one that runs
+    and the next.
+
+    Args:
+        most_s: what the device's settings allow in any case, and all there is without a limit.
+    """
+    if limits.latency_p99_ms is None:
+        return most_s
+    batch_us = cost.fixed_us + cost.per_item_us * cost.max_batch
+    return min(most_s, max(limits.latency_p99_ms / 1e3, 2 * batch_us / 1e6))
 
 
 def waiting_us(cost: CostModel, requests: int, items: int, max_items: int) -> float:

@@ -32,7 +32,7 @@ import numpy as np
 from edge_agent.pipeline import InputError, Pipeline, PipelineError, Request
 from edge_agent.runtime import Tensors
 from edge_agent.serve.errors import Expired, Overloaded
-from edge_agent.serve.forecast import Forecast, waiting_us
+from edge_agent.serve.forecast import Forecast, patience_s, waiting_us
 from edge_agent.serve.prediction import Prediction
 from edge_agent.wire.manifest import CostModel, Manifest
 
@@ -81,7 +81,7 @@ class Lane:
 
         Args:
             max_waiting: requests that may wait.
-            queue_s: a request without a deadline is refused when it would take longer than this.
+            queue_s: longest that a request without a deadline may take, see `patience_s`.
             finished: called on the event loop with each batch, every one answered or in error, and
                 the items of the runs that it took.
             idle: called on the event loop whenever nothing is left to do.
@@ -90,6 +90,7 @@ class Lane:
         self._pipeline = pipeline
         self._max_waiting = max_waiting
         self._queue_s = queue_s
+        self._patience_s = patience_s(cost, manifest.limits, queue_s)
         self._finished = finished
         self._idle = idle
         self._loop = asyncio.get_running_loop()
@@ -187,7 +188,7 @@ class Lane:
         if deadline_s is None:
             if alone:
                 return None  # however long it takes, nobody else waits for it
-            deadline_s = prediction.arrived_s + self._queue_s
+            deadline_s = prediction.arrived_s + self._patience_s
         if not alone:
             left_s = deadline_s - prediction.arrived_s
             deadline_s -= left_s * _WAY_SHARE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.serve.forecast import Forecast, waiting_us
-from edge_agent.wire.manifest import CostModel
+from edge_agent.serve.forecast import Forecast, patience_s, waiting_us
+from edge_agent.wire.manifest import CostModel, Limits
 
 COST = CostModel(per_item_us=10_000, fixed_us=50_000, max_batch=16)
 
@@ -92,3 +92,15 @@ def test_an_idle_model_forgets_it_at_once() -> None:
     late(forecast, 400, 0.02)
     forecast.calm()
     assert forecast.allowance_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("limit_ms", "most_s", "patience"),
+    [(None, 1.0, 1.0), (900.0, 5.0, 0.9), (900.0, 0.3, 0.3), (100.0, 5.0, 0.42)],
+    ids=["no limit", "the limit", "the device's cap", "two batches of 16"],
+)
+def test_patience_is_the_version_s_own_limit(
+    limit_ms: float | None, most_s: float, patience: float
+) -> None:
+    limits = Limits(latency_p99_ms=limit_ms)
+    assert patience_s(COST, limits, most_s) == pytest.approx(patience)

@@ -16,7 +16,7 @@ import pytest
 
 from edge_agent.pipeline import Rejected, StepFailed
 from edge_agent.serve import DataPlane, Expired, Overloaded, Prediction
-from edge_agent.wire.manifest import CostModel, StepSpec
+from edge_agent.wire.manifest import CostModel, Limits, StepSpec
 from tests.runtime.networks import deep_spec, write_deep
 
 from .asking import (
@@ -215,6 +215,26 @@ def test_an_idle_model_takes_a_request_without_a_timeout_however_long_it_takes()
         answers = await settled(tasks)
         assert doubled(answers[:1]) == [[200]]
         assert isinstance(answers[1], Overloaded)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("limit_ms", [None, 450.0])
+def test_without_a_timeout_no_request_waits_for_longer_than_its_version_may_take(
+    limit_ms: float | None,
+) -> None:
+    """200 ms a batch, and no sharing: the third would take 600 ms, and a second is allowed."""
+    network = Doubling(held=True)
+
+    async def work() -> None:
+        model = doubling(network, cost=CostModel(per_item_us=0, fixed_us=200_000))
+        limits = Limits(latency_p99_ms=limit_ms)
+        model.manifest = model.manifest.model_copy(update={"limits": limits})
+        tasks = await held_back(planed(model), network, 1.0, 2.0)
+        network.open.set()
+        answers = await settled(tasks)
+        doubled(answers[:2])
+        assert isinstance(answers[2], Overloaded) is (limit_ms is not None)
 
     asyncio.run(work())
 
