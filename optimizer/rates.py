@@ -81,7 +81,9 @@ def of_report(result: OptimizeResult) -> dict[str, Replica]:
     return found
 
 
-def of_stored(variant: str, runtime: str, facts: Mapping[str, Any]) -> Replica | None:
+def of_stored(
+    variant: str, runtime: str, facts: Mapping[str, Any], *, predicted: bool
+) -> Replica | None:
     """From what the registry keeps of a candidate's measurement; `None` where it was not timed.
 
     Args:
@@ -95,7 +97,7 @@ def of_stored(variant: str, runtime: str, facts: Mapping[str, Any]) -> Replica |
     percentile = facts.get("percentile", 0.99)
     tail = {0.5: "p50_ms", 0.9: "p90_ms", 0.95: "p95_ms"}.get(percentile, "p99_ms")
     return Replica(
-        origin="predicted" if facts.get("predicted") else "measured",
+        origin="predicted" if predicted else "measured",
         service_ms=facts["p50_ms"],
         variant=variant,
         tail_ms=facts.get(tail) or None,

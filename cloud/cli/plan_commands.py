@@ -107,7 +107,9 @@ def _of_registry(version: str, directory: Path) -> dict[str, Replica]:
     found = {}
     for variant in detail.variants:
         if variant.selected:
-            replica = of_stored(variant.name, variant.runtime, variant.measurement)
+            replica = of_stored(
+                variant.name, variant.runtime, variant.measurement, predicted=variant.predicted
+            )
             if replica is not None:
                 found[variant.profile] = replica
     return found

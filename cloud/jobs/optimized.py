@@ -119,7 +119,6 @@ def _stored(desk: Desk, candidate: Candidate) -> dict[str, JsonValue]:
             "artifact_kib": candidate.artifact_kib,
             "threads": candidate.threads,
             "instances": candidate.instances,
-            "predicted": candidate.predicted,
             "max_qps": candidate.max_qps,
             "on_frontier": candidate.on_frontier,
             "notes": list(candidate.notes),

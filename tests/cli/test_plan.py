@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from cloud.registry.models import VariantRecord, register_candidate
+from edge_agent.wire.manifest import CostModel
+from optimizer.budget import Budget
+from optimizer.task import Candidate, OptimizeResult
+from tests.api.conftest import Plane, plane
+
+__all__ = ["plane"]  # fixture
+
 COST = ("--cost-us", "9000,1000", "--memory-mib", "200")
 
 
@@ -37,6 +45,54 @@ def test_scripts_get_json_and_code_1_where_nothing_keeps_the_limits(command) -> 
     planning = json.loads(done.out)
     assert planning["ranked"][0]["over"] == ["price"]
     assert planning["ranked"][0]["replica"]["origin"] == "given"
+
+
+def test_a_report_of_the_optimizer_gives_the_figures(command, tmp_path: Path) -> None:
+    candidate = Candidate(
+        profile="raspberry-pi-5", name="small/ort-int8", member="small", recipe="ort-int8",
+        runtime="onnxruntime", precision="int8", verdict="PASS", selected=True, memory_mib=80.0,
+        threads=4, cost=CostModel(per_item_us=9000, fixed_us=1000), notes=("measured without x",),
+    )  # fmt: skip
+    result = OptimizeResult(
+        model="digits", version=1, primary="accuracy", quick=False, seed=0, baselines={},
+        budgets={"raspberry-pi-5": Budget()}, candidates=(candidate,), unmet={}, environment={},
+        selected={"raspberry-pi-5": candidate.name},
+    )  # fmt: skip
+    path = tmp_path / "report.json"
+    path.write_text(result.model_dump_json())
+    done = command("plan", "--qps", 100, "--report", path, "--profile", "raspberry-pi-5")
+    assert done.code == 0, done.err
+    assert "measured small/ort-int8" in done.out
+    assert "2 → 140/s, $160" in done.out
+    assert "raspberry-pi-5: measured without x" in done.out
+
+
+def test_a_version_of_the_registry_gives_them_too(
+    command, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with plane.services.sessions.begin() as session:
+        register_candidate(
+            session, model="planned", version=1, project="p", dataset="d", code_sha="c", job="j",
+            metrics={}, environment={},
+            variants=[
+                VariantRecord(
+                    profile=profile, name="small/fp32", runtime="onnxruntime", verdict="PASS",
+                    selected=True, measurement={"p50_ms": 10.0, "threads": 4, "memory_mib": memory},
+                    predicted=predicted,
+                )
+                for profile, memory, predicted in (
+                    ("raspberry-pi-5", 80.0, False), ("raspberry-pi-4", None, True),
+                )
+            ],
+        )  # fmt: skip
+    monkeypatch.setenv("SKERRY_URL", plane.url)
+    monkeypatch.setenv("SKERRY_TOKEN", plane.admin_token)
+    done = command("plan", "--qps", 100, "--model", "planned:1")
+    assert done.code == 0, done.err
+    assert "measured small/fp32" in done.out
+    assert "not planned (the memory of a replica was not measured): raspberry-pi-4" in done.out
+    done = command("plan", "--qps", 100, "--model", "planned:1", "--memory-mib", 80)
+    assert "predicted small/fp32" in done.out
 
 
 def test_a_balancer_that_is_too_small_is_told(command) -> None:

@@ -48,9 +48,9 @@ def test_a_report_tells_what_the_selected_variant_costs_and_how_that_is_known() 
 
 
 def test_the_registry_tells_it_of_what_it_keeps() -> None:
-    facts = {"p50_ms": 2.0, "p90_ms": 2.5, "percentile": 0.9, "memory_mib": None, "predicted": True}
-    replica = of_stored("small/fp32", "openvino", facts)
+    facts = {"p50_ms": 2.0, "p90_ms": 2.5, "percentile": 0.9, "memory_mib": None}
+    replica = of_stored("small/fp32", "openvino", facts, predicted=True)
     assert replica is not None
     assert (replica.service_ms, replica.tail_ms, replica.memory_mib) == (2.0, 2.5, None)
     assert (replica.origin, replica.runtime) == ("predicted", "openvino")
-    assert of_stored("small/fp32", "openvino", {}) is None
+    assert of_stored("small/fp32", "openvino", {}, predicted=False) is None
