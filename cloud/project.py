@@ -81,9 +81,11 @@ class MeasureSpec(_Part):
 
     Attributes:
         quick: just long enough to choose by; the figures say so.
+        time_limit_s: a search begins nothing more after that, and chooses from what it has.
     """
 
     quick: bool = False
+    time_limit_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class RetrainSpec(_Part):

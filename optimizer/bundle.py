@@ -29,6 +29,7 @@ from edge_agent.wire.manifest import (
     Limits,
     Manifest,
     ModelSpec,
+    RuntimeName,
     TensorSpec,
 )
 from optimizer.budget import Budget
@@ -63,8 +64,17 @@ def draft_manifest(
     variant: str,
     artifact: Artifact,
     interface: NetworkInterface,
+    *,
+    runtime: RuntimeName | None = None,
+    threads: int | None = None,
+    instances: int = 1,
 ) -> Manifest:
-    """The manifest of a candidate whose files are not all there yet."""
+    """The manifest of a candidate whose files are not all there yet.
+
+    Args:
+        runtime: that opens the files; the one they were made for by default.
+        threads: of each instance; the profile's by default.
+    """
     return Manifest(
         model=task.model,
         version=task.version,
@@ -76,9 +86,10 @@ def draft_manifest(
         pipeline=task.pipeline,
         code=tuple(path.name for path in task.code),
         network=ModelSpec(
-            runtime=artifact.runtime,
+            runtime=runtime or artifact.runtime,
             file=artifact.entry,
-            threads=profile.model_threads,
+            threads=profile.model_threads if threads is None else threads,
+            instances=instances,
             precision=artifact.precision,
             inputs=interface.inputs,
             outputs=interface.outputs,

@@ -9,7 +9,10 @@ OptimizerError            base of all of them; always one clear line
 ├── TrainingFailed        a network cannot be trained: no finite loss, no logits, foreign weights
 ├── DeriveFailed          no further member can be derived from this one
 ├── EvaluationFailed      the pipeline's answers cannot be judged (no scores, wrong count)
+├── DiskFull              there is no room for what is made; finished work is kept
 └── BudgetNotMet          no variant of a profile meets its budget; names the nearest miss
+
+SearchInterrupted         a KeyboardInterrupt that says what is kept
 """
 
 from __future__ import annotations
@@ -64,6 +67,20 @@ class DeriveFailed(OptimizerError):
 
 class EvaluationFailed(OptimizerError):
     """The pipeline's answers cannot be compared with the labels."""
+
+
+class DiskFull(OptimizerError):
+    """There is no room for what is made."""
+
+    @classmethod
+    def at(cls, path: Path) -> DiskFull:
+        return cls(
+            f"the disk of {path} is full; what is finished is kept: make room and start again"
+        )
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Somebody stopped a search; the message is one line on how to go on."""
 
 
 class BudgetNotMet(OptimizerError):

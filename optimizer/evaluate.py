@@ -156,6 +156,24 @@ def score(
     )
 
 
+def select(data: EvalData, rows: int | None) -> EvalData:
+    """Some of the items; all where `rows` is `None` or as many as there are."""
+    count = row_count(data.inputs)
+    if rows is None or rows >= count:
+        return data
+    chosen = spread(count, rows)
+    return EvalData(
+        {name: array[chosen] for name, array in data.inputs.items()},
+        data.labels[chosen],
+        data.names,
+    )
+
+
+def spread(count: int, rows: int) -> NDArray[np.int64]:
+    """`rows` of `count` indices, evenly spread: of data sorted by class all classes are kept."""
+    return np.unique(np.linspace(0, count - 1, min(rows, count)).astype(np.int64))
+
+
 def batches(inputs: Tensors, batch: int) -> Iterator[Tensors]:
     """`inputs` in parts of `batch` items, the last one shorter."""
     for start in range(0, row_count(inputs), batch):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edge_agent.measure import Measurement
+from edge_agent.measure import Comparison, Measurement
 from edge_agent.runtime import Tensors
 from edge_agent.wire.manifest import CostModel, ImageSpec, SamplingSpec, StepSpec, TensorSpec
 from optimizer.budget import Budget, MetricName, Outcome
@@ -123,6 +123,8 @@ class Candidate(BaseModel):
         fidelity: how carefully it was measured; only "full" can PASS.
         predicted: the figures were not taken on a machine of the profile but foretold.
         measured_on: the machine or device that the figures were taken on; empty if none.
+        comparison: with the reference member in fp32 on ONNX Runtime, timed in turns in one run;
+            of those that were about to be chosen.
         max_qps: the highest rate at which the budget's latency holds, where it was sought.
         parent: the candidate that this one was derived from; empty if none.
         precision: what the runtime reports; of the recipe where it was not opened.
@@ -147,6 +149,7 @@ class Candidate(BaseModel):
     fidelity: Fidelity = "full"
     predicted: bool = False
     measured_on: str = ""
+    comparison: Comparison | None = None
     max_qps: float | None = None
     parent: str = ""
     verdict: Outcome

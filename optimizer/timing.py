@@ -13,21 +13,25 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from edge_agent.measure import (
+    Comparison,
+    Issue,
     Measurement,
     MeasureSettings,
     MemoryUnmeasured,
+    compare,
     fit_cost,
     machine_lock,
     measure_memory,
     measure_pipeline,
     percentiles,
 )
-from edge_agent.pipeline import Pipeline, Tensors
+from edge_agent.pipeline import Pipeline, Tensors, manifest_file
 from edge_agent.wire.manifest import CostModel, Manifest
 from optimizer.budget import Budget
 from optimizer.profiles import VNNI_FLAGS, HardwareProfile, Host
@@ -37,6 +41,7 @@ log = logging.getLogger("skerry.optimizer")
 
 _SPEED_FLAGS: Final = frozenset({"avx512f", "asimddp", "i8mm", "sve"}) | VNNI_FLAGS
 _MAX_SERVER_S: Final = 30.0
+_QUICK_COMPARISON_S: Final = 2.0
 _OVERS_ALLOWED_FOR: Final = 5
 """The server run lasts until a percentile with this many slow queries can still be decided."""
 
@@ -93,6 +98,22 @@ class Measurer(Protocol):
         """
         ...
 
+    def compare(
+        self,
+        baseline_dir: Path,
+        candidate_dir: Path,
+        samples: Sequence[Tensors],
+        profile: HardwareProfile,
+        settings: MeasureSettings,
+    ) -> Comparison | None:
+        """Time two bundles in turns in one run; `None` where the profile cannot be measured.
+
+        Raises:
+            PipelineError, SessionError: a bundle cannot be opened or does not answer.
+            MeasureError: the machine was not free, or the measurement failed.
+        """
+        ...
+
 
 class LocalMeasurer:
     """Measures on this machine."""
@@ -135,7 +156,10 @@ class LocalMeasurer:
         try:
             with machine_lock():
                 if fidelity != "full":
-                    return Measured(_latency(pipeline, samples, budget, settings))
+                    return Measured(
+                        _latency(pipeline, samples, budget, settings),
+                        memory_mib=_memory_mib(directory) if pipeline.instances > 1 else None,
+                    )
                 fit = fit_cost(pipeline, samples, max_batch_ms=budget.latency_ms)
                 latency = _latency(pipeline, samples, budget, settings)
                 server = None
@@ -151,7 +175,11 @@ class LocalMeasurer:
                     )
         finally:
             pipeline.close()
-        weighed = budget.memory_mib is not None or budget.replicas is not None
+        weighed = (
+            budget.memory_mib is not None
+            or budget.replicas is not None
+            or manifest.network.instances > 1
+        )
         memory = _memory_mib(directory) if weighed else None
         log.info(
             "cost.fitted variant=%s per_item_us=%.1f fixed_us=%.1f max_batch=%d reason=%r",
@@ -160,8 +188,42 @@ class LocalMeasurer:
         )  # fmt: skip
         return Measured(latency, server, fit.cost, memory, notes=(fit.note,) if fit.note else ())
 
+    def compare(
+        self,
+        baseline_dir: Path,
+        candidate_dir: Path,
+        samples: Sequence[Tensors],
+        profile: HardwareProfile,
+        settings: MeasureSettings,
+    ) -> Comparison | None:
+        if not self._can_measure(profile):
+            return None
+        with ExitStack() as stack:
+            pipelines = []
+            for directory in (baseline_dir, candidate_dir):
+                pipelines.append(Pipeline.open(directory, manifest_file.read(directory)))
+                stack.callback(pipelines[-1].close)
+            baseline, candidate = (_issue(pipeline, samples) for pipeline in pipelines)
+            with machine_lock():
+                return compare(
+                    baseline,
+                    candidate,
+                    samples=len(samples),
+                    settings=settings,
+                    time_limit_s=_QUICK_COMPARISON_S if settings.quick else None,
+                )
+
     def _can_measure(self, profile: HardwareProfile) -> bool:
         return profile.machine == self._host.machine
+
+
+def _issue(pipeline: Pipeline, samples: Sequence[Tensors]) -> Issue:
+    run = pipeline.run
+
+    def issue(index: int) -> None:
+        run(samples[index])
+
+    return issue
 
 
 def _latency(

@@ -17,6 +17,7 @@ from cloud.publish import build_bundle
 from cloud.registry.models import VariantRecord
 from optimizer.errors import UnknownRecipe
 from optimizer.passes import find
+from optimizer.space import parse_name, place_of
 from optimizer.task import Candidate, OptimizeResult
 
 
@@ -44,6 +45,7 @@ def optimize(
         parents={place: str(desk.fetch(sha, f"{sha}.tar")) for place, sha in parents.items()},
         version=plan.version,
         quick=plan.quick or desk.project.measure.quick,
+        cache_dir=str(desk.place.optimizer_cache),
     )
     result = OptimizeResult.model_validate(answer)
     candidates: list[JsonValue] = [_stored(desk, candidate) for candidate in result.candidates]
@@ -72,9 +74,9 @@ def parent_bundles(session: Session, plan: Plan) -> dict[str, str]:
     )
     found = {}
     for row in rows:
-        member, _, recipe = row.name.partition("/")
+        member, recipe, label = parse_name(row.name)
         if row.bundle_sha is not None and member in plan.warm_start and _quantises(recipe):
-            found[f"{row.profile}/{member}-{recipe}"] = row.bundle_sha
+            found[f"{row.profile}/{place_of(f'{member}/{label}')}"] = row.bundle_sha
     return found
 
 

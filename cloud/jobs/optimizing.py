@@ -29,7 +29,7 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
 
     Args:
         request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
-            `parents` (bundle tars by `PROFILE/MEMBER-RECIPE`), `version` and `quick`.
+            `parents` (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick` and `cache_dir`.
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -74,6 +74,8 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         recipes=project.recipes,
         seed=project.training.seed,
         parent_dir=_unpacked(request["parents"], directory / "parents"),
+        time_limit_s=project.measure.time_limit_s,
+        cache_dir=Path(request["cache_dir"]),
     )
 
 

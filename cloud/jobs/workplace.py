@@ -1,6 +1,7 @@
 """Where a job's steps work: a directory of its own, its log, its project's files.
 
 work/JOB/STEP/        files of one step; removed when the step starts and when the job ends
+optimizer-cache/      what searches have finished; see `optimizer.cache`
 logs/jobs/JOB.log     what the children printed, and every traceback
 """
 
@@ -35,6 +36,11 @@ class Workplace:
 
     def log_path(self, job_id: str) -> Path:
         return self.root / "logs" / "jobs" / f"{job_id}.log"
+
+    @property
+    def optimizer_cache(self) -> Path:
+        """Finished work of searches: it outlives a job, and a step that is run again."""
+        return self.root / "optimizer-cache"
 
     def job_dir(self, job_id: str) -> Path:
         return self.root / "work" / job_id

@@ -27,6 +27,8 @@ def measure_pipeline(
 ) -> Measurement:
     """`measure` over a pipeline; each query is one of `samples`.  Hold `machine_lock` around it.
 
+    As many queries run at the same time as the pipeline has instances, but for a single stream.
+
     Raises:
         PipelineError: the pipeline does not answer a sample.
         ValueError: there are no samples, or the scenario's arguments do not fit.
@@ -45,6 +47,7 @@ def measure_pipeline(
         percentile=percentile,
         qps=qps,
         samples=len(samples),
+        concurrency=1 if scenario == "single_stream" else pipeline.instances,
         provenance={
             "runtime": provenance.runtime,
             "runtime_version": provenance.version,
@@ -58,8 +61,8 @@ def measure_pipeline(
 def measure_memory(directory: Path, *, timeout_s: float = 60.0) -> float:
     """Peak resident memory in MiB of a fresh process that serves the bundle in `directory`.
 
-    The process holds what an agent's does: Python, numpy, the runtime, the pipeline and one run of
-    the golden inputs.
+    The process holds what an agent's does: Python, numpy, the runtime, the pipeline and runs of the
+    golden inputs, on all instances at the same time.
 
     Raises:
         MemoryUnmeasured: the process failed or took longer than `timeout_s`.

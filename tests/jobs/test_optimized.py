@@ -13,7 +13,7 @@ from cloud.jobs.plan import Plan
 from cloud.registry import models as registry
 from cloud.registry.models import VariantRecord
 
-NAMES = ("small/fp32", "small/ort-int8", "large/ort-int8", "small/gone-recipe")
+NAMES = ("small/fp32", "small/ort-int8", "large/ort-int8@openvino-t2", "small/gone-recipe")
 
 
 @dataclass(frozen=True)

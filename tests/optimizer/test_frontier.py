@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.evaluate import Accuracy
-from optimizer.frontier import Point, choose, mark, nearest_miss, pareto
+from optimizer.evaluate import Accuracy, score
+from optimizer.frontier import Point, choose, mark, nearest_miss, pareto, ranked
 from optimizer.task import Candidate
 
 grid = st.integers(0, 6).map(float)
@@ -36,29 +37,49 @@ def test_the_frontier_is_what_nothing_dominates(points: list[Point]) -> None:
     assert pareto(points) == [not dominated(point) for point in points]
 
 
-def test_the_most_accurate_within_budget_is_chosen() -> None:
-    best = choose(
-        [
-            candidate("fast", 0.90, 0.1),
-            candidate("right", 0.95, 3.0),
-            candidate("better but over budget", 0.99, verdict="FAIL"),
-        ],
-        "macro_f1",
-    )
-    assert best is not None
-    assert best.name == "right"
+LABELS = np.arange(300, dtype=np.int64) % 10
 
 
-def test_of_equally_accurate_ones_the_fastest_is_chosen() -> None:
-    best = choose([candidate("slow", latency=2), candidate("fast", latency=1)], "macro_f1")
-    assert best is not None
-    assert best.name == "fast"
+def answered(wrong: int) -> Accuracy:
+    """Of a variant that misses the first `wrong` items."""
+    answers = LABELS.copy()
+    answers[:wrong] = (answers[:wrong] + 1) % 10
+    return score(answers, LABELS)
+
+
+def test_where_speed_is_preferred_the_fastest_that_passed_is_chosen() -> None:
+    found = [
+        candidate("right", 0.95, 3.0),
+        candidate("fast", 0.90, 0.1),
+        candidate("faster but over budget", 0.99, 0.01, verdict="FAIL"),
+    ]
+    assert [c.name for c in ranked(found, "macro_f1", "speed")] == ["fast", "right"]
+
+
+def test_where_accuracy_is_preferred_what_is_surely_worse_is_not_chosen_however_fast() -> None:
+    found = [
+        candidate("right", latency=3.0, accuracy=answered(6)),
+        candidate("lucky", latency=1.0, accuracy=answered(7)),
+        candidate("worse", latency=0.1, accuracy=answered(30)),
+    ]
+    assert [c.name for c in ranked(found, "macro_f1", "accuracy", LABELS)] == ["lucky", "right"]
+    assert choose(found, "macro_f1", "accuracy") == found[0]  # nothing to compare answers by
+
+
+def test_of_equally_fast_ones_the_more_accurate_is_chosen_then_the_smaller() -> None:
+    found = [
+        candidate("large", artifact_kib=9.0),
+        candidate("small", artifact_kib=3.0),
+        candidate("wrong", 0.5, artifact_kib=1.0),
+    ]
+    names = [c.name for c in ranked(found, "macro_f1", "speed")]
+    assert names == ["small", "large", "wrong"]
 
 
 def test_nothing_is_chosen_where_nothing_passed() -> None:
     undecided = [candidate(v, verdict=v) for v in ("FAIL", "INCONCLUSIVE", "INVALID")]
-    assert choose(undecided, "macro_f1") is None
-    assert not any(c.selected for c in mark(undecided, "macro_f1"))
+    assert choose(undecided, "macro_f1", "speed") is None
+    assert not any(c.selected for c in mark(undecided, "macro_f1", None))
 
 
 def test_the_nearest_miss_is_a_sure_one_with_the_least_overshoot() -> None:
@@ -76,6 +97,10 @@ def test_the_nearest_miss_is_a_sure_one_with_the_least_overshoot() -> None:
     )
 
 
-def test_a_variant_that_was_not_timed_is_not_on_the_frontier() -> None:
-    marked = mark([candidate("a"), candidate("b", latency_ms=None)], "macro_f1")
-    assert [c.on_frontier for c in marked] == [True, False]
+def test_a_variant_that_was_hardly_looked_at_is_not_on_the_frontier() -> None:
+    found = [
+        candidate("a"),
+        candidate("b", latency_ms=None),
+        candidate("c", latency=0.1, fidelity="probe"),
+    ]
+    assert [c.on_frontier for c in mark(found, "macro_f1", None)] == [True, False, False]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.drift import read_reference
-from edge_agent.measure import Measurement, MeasureSettings, measure
+from edge_agent.measure import Comparison, Measurement, MeasureSettings, measure
 from edge_agent.pipeline import Pipeline, Tensors, golden
 from edge_agent.wire.manifest import Manifest, StepSpec
 from optimizer.budget import Budget
@@ -54,6 +54,16 @@ class Untimed:
             sleep=lambda _: None,
         )
         return Measured(latency=timed)
+
+    def compare(
+        self,
+        baseline_dir: Path,
+        candidate_dir: Path,
+        samples: Sequence[Tensors],
+        profile: HardwareProfile,
+        settings: MeasureSettings,
+    ) -> Comparison | None:
+        return None
 
 
 def test_every_candidate_leaves_the_bundle_that_it_was_judged_by(task: OptimizeTask) -> None:
@@ -136,7 +146,7 @@ def test_a_recipe_that_fails_is_a_candidate_with_a_reason(task: OptimizeTask) ->
     result = optimize(task, measurer=Untimed())
     failed = next(c for c in result.candidates if c.recipe == "ort-int8")
     assert failed.verdict == "INVALID"
-    assert failed.reason == "quantisation needs calibration data, and there is none"
+    assert failed.reason == "ort-int8: quantisation needs calibration data, and there is none"
     assert failed.bundle_dir is None
     assert not (task.out_dir / "this-machine" / "small-ort-int8").exists()
     assert result.selected == {"this-machine": "small/fp32"}
