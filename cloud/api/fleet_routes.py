@@ -17,6 +17,7 @@ from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import AssignmentEvent, Claim, Device, Inbox, Metric
 from cloud.errors import Conflict, NotFound, UserError
+from cloud.ingest.alarms import alarms_of
 from cloud.orchestrator import together
 from cloud.registry import audit
 from edge_agent.wire.ids import is_slug
@@ -111,6 +112,10 @@ def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
                     .where(Inbox.device == device_id)
                     .group_by(Inbox.stream)
                 )
+            ],
+            alarms=[
+                {"at": entry.at, "action": entry.action, "detail": entry.detail}
+                for entry in alarms_of(session, device_id)
             ],
         )
 

@@ -8,6 +8,8 @@ Rules:
       is not acknowledged and nothing of it is applied.
     * A malformed message is counted, logged and dropped; where its number can be read it is
       acknowledged as well, so that it does not block its device's journal.
+    * An earlier start of a device that comes back again and again is an alarm: its identity is
+      cloned (see `starts`).  Nothing is taken from either: only a person can tell which is real.
     * A fault of ours (database, blob store) is never the message's: nothing is acknowledged, and
       the broker or the device sends it again.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from pydantic import JsonValue
 from sqlalchemy import select
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
@@ -17,9 +19,12 @@ from cloud.blobs import Blobs
 from cloud.broker.connection import BatchHandler, Message, NotConnected
 from cloud.db.engine import Sessions
 from cloud.db.tables import Device, Inbox
+from cloud.ingest.alarms import ALARMIST, CLONED, cloned_since
 from cloud.ingest.apply import apply
 from cloud.ingest.errors import BadMessage
+from cloud.ingest.starts import Starts
 from cloud.ingest.state import apply_state
+from cloud.registry import audit
 from edge_agent.wire import topics
 from edge_agent.wire.base import unpack_frame
 from edge_agent.wire.errors import WireError
@@ -29,6 +34,9 @@ log = logging.getLogger("skerry.ingest")
 
 GROUP: Final = "ingest"
 MAX_SEQ: Final = 2**62
+ALARM_AGAIN_S: Final = 3600.0
+"""Seconds after which an identity that is still cloned is an alarm once more."""
+MAX_BOOT_CHARS: Final = 64
 
 
 class Bus(Protocol):
@@ -76,7 +84,9 @@ class Ingest:
         self._connection = connection
         self._clock = clock
         self.counts: Counter[str] = Counter()
-        """Messages by outcome: applied, repeated, malformed, rejected."""
+        """Messages by outcome: applied, repeated, malformed, rejected; and alarms: cloned."""
+        self._starts = Starts()
+        self._alarmed_at: dict[str, float] = {}  # by device
 
     def start(self) -> None:
         """Subscribe; messages are handled on the connection's thread."""
@@ -209,8 +219,22 @@ class Ingest:
                 if row is None or row.revoked:
                     self.counts["rejected"] += 1
                     log.warning("ingest.rejected device=%s kind=state", device)
-                elif apply_state(row, state, now):
+                    continue
+                if apply_state(row, state, now):
                     self.counts["applied"] += 1
+                if state.online and (both := self._starts.saw(device, state.boot, state.at)):
+                    self._alarm(session, device, both, now)
+
+    def _alarm(self, session: Session, device: str, both: tuple[str, str], now: float) -> None:
+        """Two machines have the key of one device: say so, but not with each of their turns."""
+        if now - self._alarmed_at.get(device, -math.inf) < ALARM_AGAIN_S:
+            return
+        if not cloned_since(session, device, now - ALARM_AGAIN_S):  # by another process
+            starts: list[JsonValue] = [boot[:MAX_BOOT_CHARS] for boot in both]
+            audit.append(session, ALARMIST, CLONED, device, {"starts": starts}, at=now)
+            self.counts["cloned"] += 1
+        log.error("ingest.identity_cloned device=%s starts=%s,%s", device, *both)
+        self._alarmed_at[device] = now
 
     def _malformed(self, where: str, error: Exception) -> None:
         self.counts["malformed"] += 1

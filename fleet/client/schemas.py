@@ -89,6 +89,9 @@ class DeviceDetail(DeviceOut):
     """Newest first: `at`, and a MetricsReport's fields."""
     uplink: list[Json] = Field(default_factory=list)
     """Per journal of the device: `stream`, `received` messages, `last_seq`; equal: none lacks."""
+    alarms: list[Json] = Field(default_factory=list)
+    """Newest first: `at`, `action` of the audit ("device.identity_cloned": two machines use this
+    device's key), and `detail`."""
 
 
 class DevicePage(Page):

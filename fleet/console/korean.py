@@ -430,6 +430,7 @@ WORDS: Final[dict[str, str]] = {
     "halted": "중단됨",
     "drift": "드리프트",
     "revoked": "폐기됨",
+    "identity cloned": "신원 복제됨",
     "timed out": "시간 초과",
     "invalid": "무효",
     "pending": "대기",

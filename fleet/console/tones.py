@@ -13,7 +13,7 @@ _WORDS: Final[dict[Tone, str]] = {
     " approved scheduled rolling_back candidate catching_up",
     "warn": "paused insufficient inconclusive window_wait rolled_back local_rollback unreachable"
     " pending_approval",
-    "bad": "failed fail rejected halted drift revoked timed_out invalid",
+    "bad": "failed fail rejected halted drift revoked timed_out invalid identity_cloned",
     "mute": "pending queued offline cancelled superseded retired draft expired used unknown",
 }
 _TONES: Final[dict[str, Tone]] = {

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cloud.db.tables import Device, ModelVersion
+from tests.agent.conftest import agents, plane
+
+__all__ = ["agents", "plane"]
 
 
 @pytest.fixture

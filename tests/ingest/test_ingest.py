@@ -21,6 +21,7 @@ from cloud.db.tables import (
     Sample,
 )
 from cloud.ingest import Ingest
+from cloud.ingest.alarms import alarms_of
 from cloud.registry import audit
 from edge_agent.wire import topics
 from edge_agent.wire.base import pack_frame
@@ -271,6 +272,53 @@ def test_a_birth_sets_a_device_online_with_what_it_reports(ingest, sessions):
     row = device(sessions)
     assert (row.online, row.boot, row.last_seen) == (True, "b1", NOW)
     assert row.reported["desired_version"] == 4
+
+
+def births(*order: str, first: int = 0) -> list[Message]:
+    return [state(boot, at=NOW + number) for number, boot in enumerate(order, start=first)]
+
+
+def test_attack_32_a_cloned_identity_is_in_the_audit_once_an_hour(
+    sessions, blobs, bus, ingest
+) -> None:
+    now = NOW
+    beside = Ingest(sessions, blobs, bus, clock=lambda: now)
+    for number in range(0, 12, 4):
+        for each in (ingest, beside):  # each learns all of it
+            each.handle_states(births(*"abab", first=number))
+    [entry] = rows(sessions, AuditEntry)
+    assert (entry.actor, entry.action, entry.subject) == (
+        "control-plane", "device.identity_cloned", "cam-1",
+    )  # fmt: skip
+    assert entry.detail == {"starts": ["a", "b"]}
+    with sessions() as session:
+        assert [each.id for each in alarms_of(session, "cam-1")] == [entry.id]
+        assert alarms_of(session, "cam-2") == []
+    now += 3601
+    beside.handle_states(births(*"ab", first=20))
+    assert len(rows(sessions, AuditEntry)) == 2
+
+
+def test_attack_32_honest_restarts_and_repeated_births_are_no_alarm(ingest, sessions) -> None:
+    for _ in range(3):
+        ingest.handle_states([*births(*"aabbcd"), state("d", online=False)])
+    assert rows(sessions, AuditEntry) == []
+    assert device(sessions).boot == "d"
+
+
+def test_attack_32_a_device_cannot_raise_the_alarm_itself(ingest, sessions) -> None:
+    event = DeviceEvent(name="identity_cloned", at=NOW)
+    ingest.handle([up("event", event.encode())])
+    with sessions() as session:
+        assert alarms_of(session, "cam-1") == []
+
+
+def test_a_twin_that_a_device_could_not_read_is_among_its_alarms(ingest, sessions) -> None:
+    event = DeviceEvent(name="twin.refused", fields={"reason": "malformed_twin"}, at=NOW)
+    ingest.handle([up("event", event.encode())])
+    with sessions() as session:
+        [alarm] = alarms_of(session, "cam-1")
+    assert (alarm.action, alarm.detail) == ("device.twin.refused", {"reason": "malformed_twin"})
 
 
 def test_a_will_of_an_earlier_boot_is_ignored_and_keeps_what_was_reported(ingest, sessions):

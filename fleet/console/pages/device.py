@@ -31,7 +31,13 @@ async def page(view: View, device_id: str) -> None:
     live: Live[DeviceDetail] = Live(view, lambda: view.api.device(device_id))
     live.part(
         lambda device: _head(view, device),
-        of=lambda device: (device.online, device.revoked, device.labels, device.last_seen),
+        of=lambda device: (
+            device.online,
+            device.revoked,
+            device.labels,
+            device.last_seen,
+            device.alarms,
+        ),
     )
     live.part(
         lambda device: _twin(view, device),
@@ -51,6 +57,8 @@ def _head(view: View, device: DeviceDetail) -> None:
     state = "revoked" if device.revoked else "online" if device.online else "offline"
     with flow():
         chip(view, state, testid="device-state")
+        if any(alarm.get("action") == "device.identity_cloned" for alarm in device.alarms):
+            chip(view, "identity_cloned", testid="device-cloned")
         tag(device.profile)
         for key, value in sorted(device.labels.items()):
             tag(f"{key}={value}")
