@@ -126,9 +126,14 @@ def check(traits: Traits, profile: HardwareProfile, match: Match) -> Fit:
 
 
 def _found(phrases: Iterable[str], texts: Collection[str]) -> str | None:
-    """The first phrase that stands in one of `texts` as whole words: "L4" is not in "L40S"."""
+    """The first phrase that stands in one of `texts` as whole words: "L4" is not in "L40S".
+
+    The last word of a phrase that ends in "*" may go on.
+    """
     for phrase in phrases:
-        pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
+        end = "" if phrase.endswith("*") else r"(?!\w)"
+        words = re.escape(phrase.removesuffix("*"))
+        pattern = re.compile(rf"(?<!\w){words}{end}", re.IGNORECASE)
         if any(pattern.search(text) for text in texts):
             return phrase
     return None

@@ -60,7 +60,7 @@ class Match(_Model):
         machines: values of `uname -m`, at least one.
         flags: CPU flags that must all be there.
         boards: phrases, of which the board's text (device tree or DMI) must have one as whole
-            words; empty matches any.
+            words ("NUC14RV*": one that begins so); empty matches any.
         accelerators: the same of the names that the accelerators' drivers give.
         max_cores: most cores that the machine may have; any number where it is 0.
         priority: the highest matching profile wins.

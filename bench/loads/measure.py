@@ -32,7 +32,11 @@ _LONGER: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One server under one closed load."""
+    """One server under one closed load.
+
+    Attributes:
+        pss_mb: after it, in megabytes (10⁶ bytes).
+    """
 
     rps: float
     cpu_us_per_request: float

@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from bench.loads.errors import ServerFailed
 
 _MARK: Final = "SKERRY_BENCH_SERVER"
-_PACKAGES: Final = sysconfig.get_path("platlib")
+_PACKAGES: Final = str(Path(sysconfig.get_path("platlib")).resolve())
 _STOP_S: Final = 8.0
 _POLL_S: Final = 0.05
 _SAID_LINES: Final = 3
@@ -86,7 +86,7 @@ class ServerProcess:
         return total / 1e9
 
     def pss_mb(self) -> float:
-        """Proportional set size of the whole tree, in MiB.
+        """Proportional set size of the whole tree, in megabytes (10⁶ bytes).
 
         Packages of this process's own environment count in full: a server that shares them with
         the benchmark would share them with nobody on a device.
@@ -97,7 +97,7 @@ class ServerProcess:
                 for mapping in each.memory_maps(grouped=True):
                     ours = mapping.path.startswith(_PACKAGES)
                     total += mapping.rss if ours else mapping.pss
-        return total / 2**20
+        return total / 1e6
 
     def tell(self, message: JsonValue) -> None:
         """Write one JSON line to the server's standard input."""

@@ -28,8 +28,8 @@ USUAL: Final = 8
 LOADED: Final = (TINY, MLP, IMAGE)
 SWAPPED: Final = (TINY, MLP)
 OVERLOADED_MS: Final = ((CONV, 50.0), (MLP, 20.0))
-"""Networks and the deadline of each request.  The first is the headline: a few thousand requests a
-second take the generator next to nothing, while tens of thousands take it a good part of a core."""
+"""Networks and the deadline of each request.  A few thousand requests a second take the generator
+next to nothing; tens of thousands, as of the second, take it a good part of a core."""
 
 _STARTS: Final = 3
 _START_S: Final = 60.0
@@ -97,8 +97,11 @@ class Found:
             "overhead_us_over_session_run": round(
                 usual.cpu_us_per_request - self.session_run_us[TINY.name], 1
             ),
-            "goodput_share": round(self.overloads[CONV.name].goodput_share, 3),
-            "late_admitted": self.overloads[CONV.name].result.late,
+            **{
+                f"goodput_share_{name}": round(each.goodput_share, 3)
+                for name, each in self.overloads.items()
+            },
+            **{f"late_admitted_{name}": each.result.late for name, each in self.overloads.items()},
         }
 
 

@@ -3,8 +3,10 @@
 Rules:
     * Each rate is a run of the server scenario, judged with 99 % confidence.  A rate that was
       not decided within its time did not hold, but it did not fail either.
-    * Bracket, then halve: from nine tenths of the capacity up or down until one rate holds
-      and one does not, then between them until they are within `precision`.
+    * Bracket, then halve: from nine tenths of the capacity up or down until one rate holds and one
+      does not, then between them until they are within `precision`.  What short runs found is
+      searched once more in its neighbourhood with longer ones, and these decide: queries that wait
+      in one queue are slow together, so a short run near saturation may hold by luck.
     * Every run has arrivals of its own, so that the luck of one schedule does not decide them all.
     * What would not fit into the time is not begun; the answer then is the highest rate that held
       so far, and says that there may be a higher one.
@@ -19,6 +21,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -32,14 +35,36 @@ log = logging.getLogger("skerry.measure")
 
 PRECISION: Final = 0.02
 _FIRST_SHARE: Final = 0.9
-_UP: Final = 1.25
-_DOWN: Final = 0.7
 _CAPACITY_S: Final = 1.0
 """Longest that the capacity is measured: it only says where to begin."""
 
-_RUNS: Final = 6
+_BRIEF_QUERIES: Final = 10
+
 _OVER_NEEDED: Final = 2.0
+"""How much longer than its fewest queries take a run may last, whatever its share of the time."""
+
 _SHORTEST_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """How thoroughly rates are tried.
+
+    Attributes:
+        queries: times the settings' fewest queries, where its share of the time allows.
+        share: of the time limit, for one run.
+        up, down: steps while the bracket is open on a side.
+    """
+
+    queries: int
+    share: float
+    up: float
+    down: float
+
+
+_COARSE: Final = _Level(queries=1, share=1 / 8, up=1.25, down=0.7)
+_FINE_QUERIES: Final = 5
+_FINE_SHARE: Final = 1 / 6
 
 
 class Probe(BaseModel):
@@ -151,23 +176,31 @@ class Bracket:
         failed: lowest rate that did not hold; infinite for none yet.
     """
 
-    def __init__(self, first_qps: float, precision: float) -> None:
+    def __init__(self, first_qps: float, precision: float, up: float, down: float) -> None:
+        """
+        Args:
+            precision: the bracket is closed once `failed` is within it of `held`.
+            up, down: factors by which the rate steps while one of the two is missing.
+        """
         self._first_qps = first_qps
         self._precision = precision
+        self._up = up
+        self._down = down
         self.held = 0.0
         self.failed = math.inf
 
     @property
     def closed(self) -> bool:
-        return self.failed <= self.held * (1 + self._precision)
+        # a step of exactly the precision closes it, whatever the last bit says
+        return self.failed <= self.held * (1 + self._precision + 1e-9)
 
     def next_qps(self) -> float:
         if self.held and self.failed < math.inf:
             return (self.held + self.failed) / 2
         if self.held:
-            return self.held * _UP
+            return self.held * self._up
         if self.failed < math.inf:
-            return self.failed * _DOWN
+            return self.failed * self._down
         return self._first_qps
 
     def note(self, qps: float, held: bool) -> None:
@@ -203,35 +236,59 @@ class _Search:
 
     def run(self) -> tuple[Verdict, str]:
         """Try rates until the answer is known or the time is up."""
-        idle = self._measure("single_stream", self._settings_for(_CAPACITY_S))
+        idle = self._measure("single_stream", self._brief())
         if idle.verdict == "FAIL":
             return "FAIL", f"not even one query at a time keeps the limit: {idle.reason}"
         self._capacity_qps = idle.qps
         if self._load.concurrency > 1:
-            self._capacity_qps = self._measure("offline", self._settings_for(_CAPACITY_S)).qps
-        bracket = Bracket(self._capacity_qps * _FIRST_SHARE, self._precision)
+            self._capacity_qps = self._measure("offline", self._brief()).qps
+        coarse = Bracket(
+            self._capacity_qps * _FIRST_SHARE, self._precision, _COARSE.up, _COARSE.down
+        )
+        if trouble := self._narrow(coarse, _COARSE):
+            return trouble[0], self._said(coarse, trouble[1])
+        step = 1 + 2 * self._precision
+        level = _Level(_FINE_QUERIES, _FINE_SHARE, step, 1 / step)
+        fine = Bracket(coarse.held, self._precision, level.up, level.down)
+        best, self._best = self._best, None
+        trouble = self._narrow(fine, level)
+        if trouble is None:
+            return "PASS", self._said(fine, "")
+        if self._best is None:
+            self._best = best
+            return trouble[0], f"{self._said(coarse, trouble[1])}, by short runs alone"
+        return trouble[0], self._said(fine, trouble[1])
+
+    def _narrow(self, bracket: Bracket, level: _Level) -> tuple[Verdict, str] | None:
+        """Try rates until `bracket` is closed.
+
+        Returns:
+            What ended it before, if something did.
+        """
         disturbed = 0
         while not bracket.closed:
             qps = bracket.next_qps()
-            needed_s = self._needed_s(qps)
-            if needed_s > self._left_s():
-                return "INCONCLUSIVE", self._said(bracket, "the time was up")
-            probe = self._measure("server", self._settings_for(needed_s), qps)
+            settings = self._settings_at(qps, level)
+            if settings is None:
+                return "INCONCLUSIVE", "the time was up"
+            probe = self._measure("server", settings, qps)
             self._note(probe)
             if probe.verdict == "INVALID":
                 disturbed += 1
                 if disturbed >= self._attempts:
-                    return "INVALID", self._said(bracket, probe.reason)
+                    return "INVALID", probe.reason
                 continue
             disturbed = 0
             bracket.note(qps, probe.verdict == "PASS")
             if probe.verdict == "PASS":
                 self._best = probe
-        return "PASS", self._said(bracket, "")
+        return None
 
     def result(self, verdict: Verdict, reason: str) -> QpsSearch:
         load, best = self._load, self._best
         failed = [probe.qps for probe in self._probes if probe.verdict == "FAIL"]
+        if best is not None:
+            failed = [qps for qps in failed if qps > (best.target_qps or 0.0)]
         return QpsSearch(
             verdict=verdict,
             reason=reason,
@@ -273,22 +330,32 @@ class _Search:
     def _left_s(self) -> float:
         return self._begin + self._limit_s - self._clocks.now()
 
-    def _needed_s(self, qps: float) -> float:
-        """Seconds until the fewest queries that can decide have arrived at this rate."""
-        queries = percentiles.queries_needed(0, self._load.percentile)
-        return max(self._settings.min_duration_s, max(queries, self._settings.min_queries) / qps)
-
-    def _settings_for(self, needed_s: float) -> MeasureSettings:
-        """The settings of one run: its share of the time, twice what it needs, or what is left."""
-        settings = self._settings
-        longest_s = max(
-            min(settings.max_duration_s, self._limit_s / _RUNS), _OVER_NEEDED * needed_s
-        )
+    def _settings_at(self, qps: float, level: _Level) -> MeasureSettings | None:
+        """The settings of one run at `qps`; None where there is no time for it."""
+        settings, left_s = self._settings, self._left_s()
+        share_s = self._limit_s * level.share
+        fewest = max(settings.min_queries, percentiles.queries_needed(0, self._load.percentile))
+        queries = max(fewest, min(fewest * level.queries, int(share_s * qps)))
+        needed_s = max(settings.min_duration_s, queries / qps)
+        if needed_s > left_s:
+            return None
+        longest_s = max(min(settings.max_duration_s, share_s), _OVER_NEEDED * needed_s)
         return settings.model_copy(
             update={
                 "seed": settings.seed + len(self._probes),
-                "min_duration_s": min(settings.min_duration_s, needed_s),
-                "max_duration_s": max(min(longest_s, self._left_s()), _SHORTEST_S),
+                "min_queries": queries,
+                "max_duration_s": min(longest_s, left_s),
+            }
+        )
+
+    def _brief(self) -> MeasureSettings:
+        """The settings of a run that only says where to begin."""
+        longest_s = max(min(_CAPACITY_S, self._left_s()), _SHORTEST_S)
+        return self._settings.model_copy(
+            update={
+                "min_duration_s": min(self._settings.min_duration_s, longest_s),
+                "min_queries": min(self._settings.min_queries, _BRIEF_QUERIES),
+                "max_duration_s": longest_s,
             }
         )
 

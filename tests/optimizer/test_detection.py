@@ -28,7 +28,7 @@ def shipped() -> list[HardwareProfile]:
         (Traits("x86_64", CLIENT, cores=12), "x86-64-avx-vnni"),
         (Traits("x86_64", CLIENT), "x86-64-avx-vnni"),
         (
-            Traits("x86_64", CLIENT, "ASUSTeK COMPUTER INC. NUC14RVH", cores=14),
+            Traits("x86_64", CLIENT, "ASUSTeK COMPUTER INC. NUC14RVHv7", cores=14),
             "intel-core-ultra-nuc",
         ),
         (Traits("x86_64", VNNI, accelerators=("Tesla T4",)), "nvidia-t4"),
