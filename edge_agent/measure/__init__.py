@@ -13,7 +13,14 @@ from edge_agent.measure.cost import CostFit, fit_cost
 from edge_agent.measure.errors import MeasureBusy, MeasureError, MemoryUnmeasured
 from edge_agent.measure.load import measure
 from edge_agent.measure.machine import machine_lock
-from edge_agent.measure.network import measure_memory, measure_pipeline
+from edge_agent.measure.network import (
+    compare_pipelines,
+    find_pipeline_qps,
+    issue_of,
+    measure_memory,
+    measure_pipeline,
+    provenance_of,
+)
 from edge_agent.measure.peak import QpsSearch, find_highest_qps
 from edge_agent.measure.results import Measurement, MeasureSettings, Scenario, Verdict
 
@@ -31,11 +38,15 @@ __all__ = [
     "Scenario",
     "Verdict",
     "compare",
+    "compare_pipelines",
     "find_highest_qps",
+    "find_pipeline_qps",
     "fit_cost",
+    "issue_of",
     "machine_lock",
     "measure",
     "measure_memory",
     "measure_pipeline",
     "percentiles",
+    "provenance_of",
 ]

@@ -76,6 +76,10 @@ class Load:
     def __post_init__(self) -> None:
         if self.scenario == "server" and self.qps is None:
             raise ValueError("the server scenario needs qps")
+        if self.scenario == "single_stream" and self.qps is not None:
+            raise ValueError("single_stream has no rate; qps is for server and offline")
+        if self.scenario == "offline" and self.target_latency_ms is not None:
+            raise ValueError("offline judges throughput; a latency limit is for the other two")
         if not 0 < self.percentile < 1:
             raise ValueError(f"percentile is a fraction in (0, 1), not {self.percentile}")
         if self.concurrency < 1:
@@ -190,8 +194,9 @@ class Attempt:
                         self._canary.sing()  # only where it fits into a gap and delays nobody
                         next_canary = now() + _CANARY_EVERY_S
                     self._wait_until(due)
-                elif self._ended.wait(max(0.0, due - now())):
-                    return  # not spun: that would keep the interpreter from the others
+                # not spun: that would keep the interpreter from the others
+                elif self._ended.wait(max(0.0, due - now())) and now() < due:
+                    return  # what is overdue is issued still: leaving it out would flatter
                 issue(index)
                 done = now()
                 with self._lock:
@@ -301,7 +306,8 @@ class Attempt:
         settings, load = self._settings, self._load
         verdict, reason = self._judge()
         disturbance = self._disturbance()
-        if disturbance and verdict == "PASS" and self._target_s is not None:
+        limit = load.qps if load.scenario == "offline" else load.target_latency_ms
+        if disturbance and verdict == "PASS" and limit is not None:
             reason = f"{reason}, though {disturbance}"
         elif disturbance:
             verdict, reason = "INVALID", disturbance

@@ -6,13 +6,10 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from threading import Barrier
 
-from edge_agent.measure.machine import peak_rss_mib
+from edge_agent.measure import machine
 from edge_agent.pipeline import Pipeline, golden, manifest_file
-
-_ROUNDS: Final = 3
-"""Runs of each instance; in the first ones their threads may not overlap."""
 
 
 def main(directory: Path) -> None:
@@ -20,10 +17,17 @@ def main(directory: Path) -> None:
     pipeline = Pipeline.open(directory, manifest)
     if manifest.golden is not None:
         inputs, _ = golden.read(directory / manifest.golden)
-        with ThreadPoolExecutor(pipeline.instances) as threads:
-            for _ in range(_ROUNDS):
-                list(threads.map(pipeline.run, [inputs] * pipeline.instances))
-    sys.stdout.write(json.dumps({"peak_rss_mib": peak_rss_mib()}))
+        together = Barrier(pipeline.instances)
+
+        def run() -> None:
+            together.wait()
+            pipeline.run(inputs)
+
+        with ThreadPoolExecutor(pipeline.instances) as pool:
+            for done in [pool.submit(run) for _ in range(pipeline.instances)]:
+                done.result()
+    peak_mib = machine.peak_rss_mib() + machine.children_peak_rss_mib()
+    sys.stdout.write(json.dumps({"peak_rss_mib": peak_mib}))
 
 
 if __name__ == "__main__":
