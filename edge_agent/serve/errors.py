@@ -68,11 +68,19 @@ class RateLimited(ServeError):
 
 
 class Overloaded(ServeError):
-    """Too much waits already for this request to be answered in time."""
+    """Too much waits already for this request to be answered in time.
 
-    def __init__(self, model: str, retry_after_s: int = 1) -> None:
+    Attributes:
+        hold_s: for so long the client that asked had better not be read from: reading what has to
+            be refused would take the time of those that can be answered.
+    """
+
+    hold_s = 0.0
+
+    def __init__(self, model: str, retry_after_s: int = 1, hold_s: float = 0.0) -> None:
         super().__init__(f"model {model!r} is overloaded")
         self.retry_after_s = retry_after_s
+        self.hold_s = hold_s
 
 
 class Crowded(Overloaded):

@@ -10,6 +10,7 @@ Rules:
       slowest first, then the one that asks; who holds little is never refused for what others hold.
     * Answers leave in the order of their requests, one in the works per connection.
     * A client that reads slowly stops being read from, and is closed when it reads nothing at all.
+    * A client that was refused while the loop is behind is not read from for a moment (`holding`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Final, Protocol, TypeAlias, cast
 import httptools
 
 from edge_agent.serve.errors import Crowded
+from edge_agent.serve.holding import HoldOff
 from edge_agent.serve.http_messages import HttpRequest, HttpResponse, Limits, error_response
 from edge_agent.serve.oip import MAX_BODY_BYTES
 
@@ -125,6 +127,7 @@ class HttpConnection(asyncio.Protocol):
         self._more_bytes = 0
         self._can_write = True
         self._reading_paused = False
+        self._hold = HoldOff()
         self._refused = False
         self._closing = False
         self._discarded = 0
@@ -179,6 +182,7 @@ class HttpConnection(asyncio.Protocol):
         self._held_bytes = self._more_bytes = 0
         self._queue.clear()
         self._body = b""
+        self._hold.cancel()
         if self.pending is not None:
             self.pending.cancelled = True
             self.pending = None
@@ -291,7 +295,7 @@ class HttpConnection(asyncio.Protocol):
         self._body_bytes = 0  # from here on the request's
         parser = self._parser
         request = HttpRequest(
-            parser.get_method(), self._target, self._headers, body, time.perf_counter(),
+            parser.get_method(), self._target, self._headers, body, self._hold.arrived_s(),
             parser.should_keep_alive(),
         )  # fmt: skip
         if self._current is None and not self._queue and self._can_write:
@@ -370,6 +374,11 @@ class HttpConnection(asyncio.Protocol):
         limits.inflight_bytes += size
         if limits.inflight_bytes > limits.max_inflight_bytes and not self._has_room():
             raise Crowded
+
+    def hold_off(self, seconds: float) -> None:
+        """Do not read from this client for so long; see `holding`."""
+        if self._transport is not None:
+            self._hold.begin(seconds, self._balance)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -452,7 +461,7 @@ class HttpConnection(asyncio.Protocol):
         if response is not None:
             self._done(request)
             self._answer(request, response)
-            if self._reading_paused:
+            if self._reading_paused or self._hold.active:
                 self._balance()
 
     def _answer(self, request: HttpRequest, response: HttpResponse) -> None:
@@ -530,6 +539,7 @@ class HttpConnection(asyncio.Protocol):
             len(self._queue) >= MAX_PIPELINED
             or self._held_bytes > MAX_BODY_BYTES
             or not self._can_write
+            or self._hold.active
         )
         if crowded and not self._reading_paused:
             self._reading_paused = True

@@ -42,7 +42,8 @@ INLINE_LIMIT_US: Final = 300.0
 """Batches up to this run on the event loop: a hop to a thread costs a good part of it."""
 
 _SWEEP_S: Final = 0.002
-"""How long after its deadline a request that still waits is answered."""
+"""How long after its deadline a request that still waits is answered; and how often refusals look
+through the queue for what need not wait: each time would cost more than all else of a refusal."""
 
 _SWITCH_S: Final = 0.0005
 """A worker that has its answer waits at most this long for the interpreter, instead of 5 ms."""
@@ -56,6 +57,11 @@ MAX_REQUEST_ITEMS: Final = 4096
 """Items of one request; whoever has more sends several."""
 _LONGEST_QUEUES: Final = 10
 """A time-out does not make a request wait longer than this many times the usual bound."""
+
+_BUSY_TURN_S: Final = 0.002
+"""A loop that takes this long to come round reads more than it can have answered."""
+_HOLD_S: Final = 0.05
+"""How long a client that was refused in such a turn is not read from."""
 
 _WAY_SHARE: Final = 0.1
 """Of a client's time, what admission leaves for the way there and back."""
@@ -112,6 +118,7 @@ class Lane:
         self._threads: list[threading.Thread] = []
         self._closed = False
         self._next_sweep_s = math.inf
+        self._purge_again_s = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
@@ -165,14 +172,16 @@ class Lane:
         """Refuse what would not be done in time; returns what need not wait any longer."""
         over: Batch = []
         retry_s = self._retry_s(prediction)
-        if retry_s is not None:
+        if retry_s is not None and time.perf_counter() >= self._purge_again_s:
             over = self._purge()
+            self._purge_again_s = time.perf_counter() + _SWEEP_S
             if over:
                 retry_s = self._retry_s(prediction)
         if retry_s is not None:
             if over:
                 self._loop.call_soon(self._drop, over)
-            raise Overloaded(self._name, max(1, math.ceil(retry_s)))
+            hold_s = _HOLD_S if self._turn_s > _BUSY_TURN_S else 0.0
+            raise Overloaded(self._name, max(1, math.ceil(retry_s)), hold_s)
         return over
 
     def _retry_s(self, prediction: Prediction) -> float | None:

@@ -122,6 +122,8 @@ class Routes:
                 self._buckets.take(connection.client)
             predict(request, connection)
         except Exception as error:
+            if isinstance(error, Overloaded) and error.hold_s:
+                connection.hold_off(error.hold_s)
             return self.refuse(error)
         return None
 
