@@ -31,7 +31,7 @@ from optimizer import bundle
 from optimizer.budget import Outcome
 from optimizer.cache import file_digest
 from optimizer.errors import DiskFull, OptimizerError, RecipeFailed
-from optimizer.evaluate import row_count
+from optimizer.evaluate import Accuracy, row_count
 from optimizer.making import Evaluated, Made, Workshop
 from optimizer.passes import Recipe, find
 from optimizer.profiles import HardwareProfile
@@ -269,6 +269,17 @@ class CandidateJudge:
         )
         return self.verdicts.judge(candidate, rows)
 
+    def accuracy_of(self, point: Point) -> Accuracy:
+        """What the point answers on all items, without measuring anything.
+
+        Raises:
+            OptimizerError, PipelineError, SessionError: it cannot be made, opened or answered.
+        """
+        source = self.references[point.member].source
+        recipe = find(point.recipe.name, point.recipe.config)
+        made = self.workshop.make(source, recipe, point.recipe, self.profile)
+        return self.workshop.evaluate(source, made, point.runtime, self.profile).accuracy
+
     def _probe_rows(self) -> int | None:
         """Items that a probe answers; `None` where that is nearly all of them."""
         count = row_count(self.task.data.inputs)
@@ -299,6 +310,15 @@ class CandidateJudge:
             point.runtime, point.threads, point.instances,
         )  # fmt: skip
         return bundle.finish_manifest(draft, directory, self.budget, cost, evaluated.precision)
+
+    def only_inaccurate(self, candidate: Candidate) -> bool:
+        """Whether it misses bounds on accuracy and no other."""
+        accuracy = candidate.accuracy
+        if candidate.verdict != "FAIL" or accuracy is None:
+            return False
+        reference = self.references[candidate.member].accuracy
+        mended = self.verdicts.judge(candidate.model_copy(update={"accuracy": reference}))
+        return mended.verdict != "FAIL" and not self.verdicts.keeps_accuracy(accuracy)
 
     # ── measurements ─────────────────────────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from optimizer.errors import OptimizerError
 from optimizer.frontier import ranked, worse
 from optimizer.judging import CandidateJudge
 from optimizer.reference import FP32
+from optimizer.reverting import derive
 from optimizer.rungs import SMALL, Look, Rungs
 from optimizer.space import Point
 from optimizer.task import Candidate, Fidelity, Progress
@@ -149,6 +151,7 @@ class ProfileSearch:
         )
         rungs.climb()
         self._explain(rungs)
+        measured = rungs.measured + self._fall_back()
         chosen = self._choose()
         for name, point in self._twins.items():
             twin = next(p for p in self._points if self._judge.name(p) == name)
@@ -159,7 +162,7 @@ class ProfileSearch:
             candidates=tuple(self._candidates[self._judge.name(p)] for p in self._points),
             chosen=self._candidates[chosen] if chosen else None,
             points=len(self._distinct),
-            measured=rungs.measured,
+            measured=measured,
         )
 
     def _prepare(self) -> None:
@@ -219,6 +222,52 @@ class ProfileSearch:
                 self._candidates[name] = candidate.model_copy(
                     update={"reason": f"not measured in full: {why}"}
                 )
+
+    def _fall_back(self) -> int:
+        """Leave layers in fp32 where int8 would be fastest and only its answers are too bad.
+
+        Returns:
+            Points that were measured for that.
+        """
+        found = self._worth_reverting()
+        if found is None or not self._deadline.allows(_SHARE_OF_TIME["quick"]):
+            return 0
+        point, judge = found, self._judge
+        before = self._candidates[judge.name(point)]
+        self._steps.next(f"{judge.profile.name}: {before.name}, looking for layers to keep in fp32")
+        derived = derive(
+            judge, point, before, lambda: self._deadline.allows(_SHARE_OF_TIME["full"])
+        )
+        if derived is None:
+            return 0
+        name = judge.name(derived.point)
+        candidate = judge.judge(derived.point)
+        self._candidates[name] = candidate.model_copy(
+            update={"parent": before.name, "notes": (*candidate.notes, derived.note)}
+        )
+        self._points.append(derived.point)
+        self._distinct.append(derived.point)
+        return 1
+
+    def _worth_reverting(self) -> Point | None:
+        """The quantised point that answers best of those that only their answers rule out."""
+        judge, primary = self._judge, self._judge.task.primary
+        passed = [c for c in self._candidates.values() if c.verdict == "PASS" and c.measurement]
+        fastest = min((c.measurement.p50_ms for c in passed if c.measurement), default=math.inf)
+        found: list[tuple[float, float, Point]] = []
+        for point in self._distinct:
+            candidate = self._candidates[judge.name(point)]
+            accuracy, timed = candidate.accuracy, candidate.measurement
+            if (
+                judge.recipe(point).precision == "int8"
+                and accuracy is not None
+                and timed is not None
+                and timed.p50_ms < fastest
+                and judge.only_inaccurate(candidate)
+                and judge.verdicts.keeps_accuracy(judge.references[point.member].accuracy)
+            ):
+                found.append((-accuracy.metric(primary), timed.p50_ms, point))
+        return min(found, key=lambda each: each[:2])[2] if found else None
 
     def _time_is_up(self) -> str:
         return f"the time limit of {self._deadline.limit_s or 0:g} s was reached"

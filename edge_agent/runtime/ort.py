@@ -27,6 +27,10 @@ _FLOATS: Final = {
     "tensor(double)": "fp64",
 }
 
+_DISABLED: Final = ["WeightBiasQuantization"]
+"""Quantises what the file leaves in fp32 between quantised neighbours, per tensor: the layers that
+were left so are those that int8 ruins."""
+
 _SEVERITY_ERROR: Final = 3
 
 
@@ -57,7 +61,10 @@ class OrtSession:
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
             session = ort.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+                str(path),
+                sess_options=options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=_DISABLED,
             )
         except Exception as error:  # ORT raises a dozen unrelated types of its own
             raise ModelNotLoadable(path.name, _first_line(error)) from error
