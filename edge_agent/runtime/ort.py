@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.runtime.cpu import cpu_flags
 from edge_agent.runtime.errors import ModelNotLoadable, RunFailed, RuntimeUnavailable, UnfitInput
-from edge_agent.runtime.onnx_file import has_integer_arithmetic
+from edge_agent.runtime.onnx_file import (
+    blockwise_bits,
+    has_integer_arithmetic,
+    weights_precision,
+)
 from edge_agent.runtime.ort_values import Call, converting_run
 from edge_agent.runtime.session import Array, Provenance, Tensors
 from edge_agent.wire.manifest import ModelSpec
@@ -32,6 +36,7 @@ _DISABLED: Final = ["WeightBiasQuantization"]
 were left so are those that int8 ruins."""
 
 _SEVERITY_ERROR: Final = 3
+_HALF_FLAG: Final = "asimdhp"
 
 
 class OrtSession:
@@ -169,10 +174,20 @@ def missing_input(error: KeyError, tensors: Mapping[str, Array]) -> RunFailed:
 
 
 def _precision(path: Path, declared: list[str]) -> str:
-    """What the CPU provider computes in: it keeps the file's types, so the file tells."""
+    """What the CPU provider computes in: it keeps the file's types, so the file tells.
+
+    It widens fp16 where it has no kernels for it, which is everywhere but on ARM with fp16
+    instructions.  Weights in blocks count as what they are stored in.
+    """
     if has_integer_arithmetic(path):
         return "int8"
-    return next((_FLOATS[kind] for kind in declared if kind in _FLOATS), "unknown")
+    bits = blockwise_bits(path)
+    if bits:
+        return f"int{bits}"
+    ports = next((_FLOATS[kind] for kind in declared if kind in _FLOATS), "unknown")
+    if ports == "fp32" and weights_precision(path) == "fp16" and _HALF_FLAG in cpu_flags():
+        return "fp16"
+    return ports
 
 
 def _first_line(error: BaseException) -> str:

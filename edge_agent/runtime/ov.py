@@ -6,6 +6,7 @@ precision is what the spec names and never lower: f32 unless the spec says bf16 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HINTS: Final = {"bf16": "bf16", "fp16": "f16"}
 _NAMES: Final = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "f64": "fp64"}
+_WEIGHT_BITS: Final = {"i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8"}
 _STRING: Final = "string"
 
 
@@ -57,7 +59,7 @@ class OpenVinoSession:
         try:
             core = ov.Core()
             model = core.read_model(str(path))
-            quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+            integers = _integers(model)
             model = _with_float32_ports(model)
             compiled = core.compile_model(model, "CPU", config)
             hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -80,8 +82,8 @@ class OpenVinoSession:
         self._requests: Pool[openvino.InferRequest] = Pool(requests)
         self._new_tensor = ov.Tensor
         precision = _NAMES.get(hint, hint)
-        if quantised:
-            precision = "int8" if precision == "fp32" else f"int8+{precision}"
+        if integers:
+            precision = integers if precision == "fp32" else f"{integers}+{precision}"
         self._provenance = Provenance(
             runtime="openvino",
             version=ov.get_version().split("-")[0],
@@ -123,6 +125,19 @@ class OpenVinoSession:
 
     def close(self) -> None:
         self._requests.close()
+
+
+def _integers(model: openvino.Model) -> str:
+    """ "int8" where activations are quantised; else what weights are stored in, "" for floats."""
+    operations = model.get_ops()
+    if any(op.get_type_name() == "FakeQuantize" for op in operations):
+        return "int8"
+    stored: Counter[str] = Counter()
+    for op in operations:
+        kind = op.get_element_type().get_type_name() if op.get_type_name() == "Constant" else ""
+        if kind in _WEIGHT_BITS:
+            stored[_WEIGHT_BITS[kind]] += op.get_output_size() and op.get_byte_size()
+    return max(stored, key=lambda name: stored[name]) if stored else ""
 
 
 def _names_of(

@@ -1,14 +1,20 @@
 """Recipes: ways to make files for a runtime from an exported network.
 
-fp32            ONNX Runtime, as exported
-ort-int8        ONNX Runtime, static QDQ
-openvino-fp32   OpenVINO, 32 bits
-openvino-int8   OpenVINO, quantised by NNCF
+fp32                    the network, slim
+ort-fp16                ONNX with fp16 weights
+ort-int8                ONNX, static QDQ (-entropy, -percentile: other calibrations)
+ort-int8-dynamic        ONNX, scales of activations from each batch
+ort-int8-weights        ONNX, large matrices in 8 bits (ort-int4-weights: in 4)
+openvino-fp32           OpenVINO, 32 bits (-fp16, -bf16: where the CPU has them)
+openvino-int8           OpenVINO, quantised by NNCF (-mixed: the other preset)
+openvino-int8-weights   OpenVINO, weights in 8 bits (openvino-int4-weights: in 4)
+tensorrt-fp16           ONNX in fp16 for TensorRT
+tensorrt-int8           ONNX, static QDQ in TensorRT's form
 """
 
 from __future__ import annotations
 
-from optimizer.passes import ort, ov
+from optimizer.passes import dynamic, floats, ort, ov, trt
 from optimizer.passes.context import Artifact, Batches, PassContext, Precision, RecipeConfig
 from optimizer.passes.registry import Recipe, find, recipe, recipes
 
@@ -19,9 +25,12 @@ __all__ = [
     "Precision",
     "Recipe",
     "RecipeConfig",
+    "dynamic",
     "find",
+    "floats",
     "ort",
     "ov",
     "recipe",
     "recipes",
+    "trt",
 ]

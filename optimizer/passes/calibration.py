@@ -41,6 +41,9 @@ MAX_RUN_BYTES: Final = 64 * 1024 * 1024
 _LEVELS: Final = 128
 """Steps of a quantised magnitude."""
 
+_ENOUGH: Final = 32
+"""Values per bin, on average, below which a histogram is mostly chance."""
+
 _STRIDE: Final = 8
 """Clippings that are tried lie this many bins apart."""
 
@@ -101,15 +104,25 @@ def cut(histogram: NDArray[np.int64], outer: Range, percentile: float) -> Range:
 
 
 def nearest(histogram: NDArray[np.int64], outer: Range) -> Range:
-    """`outer` clipped where quantising loses least information about the distribution."""
+    """`outer` clipped where quantising loses least information about the distribution.
+
+    Bins are joined until they hold enough values to tell a distribution from chance; too few values
+    for that are not clipped at all.  Zeros, of which a ReLU makes many, are represented exactly
+    whatever the clipping, and do not count.
+    """
     half = BINS // 2
     magnitudes = (histogram[half:] + histogram[:half][::-1]).astype(np.float64)
-    best, lost = half, np.inf
-    for width in range(_LEVELS, half + 1, _STRIDE):
+    magnitudes[0] = magnitudes[1]
+    while magnitudes.sum() < _ENOUGH * len(magnitudes):
+        if len(magnitudes) <= 2 * _LEVELS:
+            return outer
+        magnitudes = magnitudes.reshape(-1, 2).sum(axis=1)
+    best, lost = len(magnitudes), np.inf
+    for width in range(_LEVELS, len(magnitudes) + 1, _STRIDE):
         divergence = _divergence(magnitudes, width)
         if divergence < lost:
             best, lost = width, divergence
-    limit = best / half * max(abs(outer.low), abs(outer.high))
+    limit = best / len(magnitudes) * max(abs(outer.low), abs(outer.high))
     return Range(max(outer.low, -limit), min(outer.high, limit))
 
 

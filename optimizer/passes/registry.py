@@ -66,11 +66,10 @@ class Recipe:
                 for name in artifact.files:
                     (directory / name).replace(context.directory / name)
             return artifact
-        except RecipeFailed as error:
-            raise RecipeFailed(f"{self.name}: {error}") from error
+        except RecipeFailed:
+            raise
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise RecipeFailed(f"{self.name}: its files cannot be written: {reason}") from error
+            raise RecipeFailed(f"{self.name}: {error.strerror or error}") from error
         except Exception as error:  # quantisers raise whatever their depths raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RecipeFailed(f"{self.name}: {line}") from error
