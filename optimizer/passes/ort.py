@@ -63,7 +63,6 @@ class OrtInt8(RecipeConfig):
         reduce_range: 7-bit weights; `None` decides by the profile's instruction set and by what
             saturates on the calibration data.
         weights: "u8" for kernels that cannot saturate; `None` decides likewise.
-        attention: quantise products of two activations too.
         exclude: nodes to leave in fp32.
     """
 
@@ -74,7 +73,6 @@ class OrtInt8(RecipeConfig):
     per_channel: bool = True
     reduce_range: bool | None = None
     weights: Width | None = None
-    attention: bool = True
     exclude: tuple[str, ...] = ()
 
 
@@ -179,7 +177,6 @@ class _Quantiser:
             self._ranges,
             scheme,
             exclude=config.exclude,
-            constant_matmul_only=not config.attention,
         )
         notes = _keep_scales(self._context, self._prepared, scheme.weight_limit)
         return _Made(scheme, notes)

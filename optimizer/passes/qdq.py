@@ -96,7 +96,6 @@ def write_qdq(
     scheme: Scheme,
     *,
     exclude: tuple[str, ...] = (),
-    constant_matmul_only: bool = False,
     operators: tuple[str, ...] = (),
 ) -> None:
     """Write `prepared` with quantised weights and activations to `target`.
@@ -105,7 +104,6 @@ def write_qdq(
         prepared: from `prepare`.
         ranges: of activations by name; an operator with one that has no range stays in fp32.
         exclude: names of nodes that stay in fp32.
-        constant_matmul_only: leave products of two activations in fp32.
         operators: types to quantise; empty takes all that the quantiser knows.
     """
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -120,7 +118,6 @@ def write_qdq(
     types = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8}
     weights = types[scheme.weights]
     model = update_opset_version(load_model_with_shape_infer(prepared), weights)
-    left = [*exclude, *(_attention(model) if constant_matmul_only else ())]
     known = sorted({*QLinearOpsRegistry, *QDQRegistry} - _LEFT_OUT)
     quantizer = QDQQuantizer(
         model,
@@ -136,7 +133,7 @@ def write_qdq(
             },
         ),
         [],
-        left,
+        list(exclude),
         list(operators) or known,
         {
             "ActivationSymmetric": scheme.symmetric,
@@ -147,14 +144,3 @@ def write_qdq(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     onnx.save(quantizer.model.model, str(target))
-
-
-def _attention(model: onnx.ModelProto) -> list[str]:
-    """Names of the products of two activations, each of which gets a name."""
-    constants = {item.name for item in model.graph.initializer}
-    found = []
-    for position, node in enumerate(model.graph.node):
-        if node.op_type == "MatMul" and not constants & set(node.input):
-            node.name = node.name or f"MatMul_{position}"
-            found.append(node.name)
-    return found

@@ -181,19 +181,16 @@ def test_tensorrt_gets_scales_without_zero_points_and_biases_in_fp32(tmp_path: P
     assert not any(array.dtype == np.int32 for array in stored.values())
 
 
-@pytest.mark.parametrize("attention", [True, False])
-def test_products_of_activations_can_be_left_in_floats_and_normalisations_always_are(
-    tmp_path: Path, attention: bool
-) -> None:
-    make(tmp_path, "ort-int8", "attention", attention=attention)
+def test_normalisations_stay_in_floats_and_matrices_do_not(tmp_path: Path) -> None:
+    make(tmp_path, "ort-int8", "attention")
     graph = onnx.load(tmp_path / "out" / "model.onnx").graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
     quantised = {
         node.name: makers.get(node.input[1]) == "DequantizeLinear"
         for node in graph.node
-        if node.name in ("scores", "mix", "norm", "head")
+        if node.name in ("scores", "norm", "head")
     }
-    assert quantised == {"scores": attention, "mix": attention, "norm": False, "head": True}
+    assert quantised == {"scores": True, "norm": False, "head": True}
 
 
 def test_a_slim_network_has_no_more_nodes_than_it_needs(tmp_path: Path) -> None:
