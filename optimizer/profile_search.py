@@ -124,6 +124,16 @@ def _expected(points: int, exhaustive: bool) -> int:
     return points + rungs.quick_limit + rungs.full_limit
 
 
+def _each_recipe_first(points: Sequence[Point]) -> list[Point]:
+    """One point of each member and recipe, then the next of each: time may end before the last."""
+    ranks: dict[str, int] = {}
+    ordered = []
+    for point in points:
+        ranks[point.artifact] = ranks.get(point.artifact, -1) + 1
+        ordered.append((ranks[point.artifact], point))
+    return [point for _, point in sorted(ordered, key=lambda each: each[0])]
+
+
 class ProfileSearch:
     """Looks at the points of one profile and chooses."""
 
@@ -185,6 +195,7 @@ class ProfileSearch:
             else:
                 seen[same] = point
                 self._distinct.append(point)
+        self._distinct = _each_recipe_first(self._distinct)
 
     def _look(self, index: int, fidelity: Fidelity) -> Look:
         point = self._distinct[index]

@@ -105,8 +105,14 @@ def members(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> tuple[T
 
 @pytest.fixture
 def task(tmp_path: Path, digits: Digits, members: tuple[TrainedMember, ...]) -> OptimizeTask:
+    return digits_task(tmp_path, digits, members)
+
+
+def digits_task(
+    directory: Path, digits: Digits, members: tuple[TrainedMember, ...]
+) -> OptimizeTask:
     """ONNX Runtime only, on this architecture, with a budget that is easily met."""
-    steps = tmp_path / "steps.py"
+    steps = directory / "steps.py"
     steps.write_text(STEPS)
     judged = digits.part(1200, 1500)
     labels = tuple("0123456789")
@@ -130,7 +136,7 @@ def task(tmp_path: Path, digits: Digits, members: tuple[TrainedMember, ...]) -> 
         calibration={"image": digits.images[:256]},
         data=EvalData({"image": judged.images}, judged.labels, labels),
         golden={"image": digits.images[1500:1600]},
-        out_dir=tmp_path / "bundles",
+        out_dir=directory / "bundles",
         code=(steps,),
         quick=True,
         recipes=(StepSpec(name="fp32"), StepSpec(name="ort-int8")),
