@@ -1,6 +1,6 @@
 """Serving on the device: what a request costs, beside the machine's floor and other servers.
 
-    python -m bench.serving [--peers] [--seconds 5] [--idle-seconds 10]
+    python -m bench.serving [--peers] [--seconds 5] [--idle-seconds 10] [--short]
 
 The agent's server runs in a process of its own with everything on: validation, metrics, and the
 sampler that observes each prediction.  wrk loads it with 1, 8 and 32 connections, in binary and in
@@ -38,8 +38,11 @@ def main() -> None:
     arguments.add_argument("--peers", action="store_true", help="other servers too")
     arguments.add_argument("--seconds", type=_whole_seconds, default=5, help="of each load")
     arguments.add_argument("--idle-seconds", type=float, default=10.0)
+    arguments.add_argument(
+        "--short", action="store_true", help="a few loads, to see that all works"
+    )
     given = arguments.parse_args()
-    settings = Settings(given.seconds, given.idle_seconds)
+    settings = Settings(given.seconds, given.idle_seconds, given.short)
     load = load_per_core()
     if load > _QUIET_LOAD:
         say(f"the machine is not quiet (load {load:.1f} a core): read ratios, not figures")

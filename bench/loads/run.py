@@ -37,10 +37,23 @@ _START_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long each step takes, in seconds."""
+    """How long each step takes, in seconds.
+
+    Attributes:
+        short: fewer loads, and nothing is settled first: to see that all works, not for figures.
+    """
 
     seconds: int = 5
     idle_seconds: float = 10.0
+    short: bool = False
+
+    @property
+    def connections(self) -> tuple[int, ...]:
+        return (USUAL,) if self.short else CONNECTIONS
+
+    @property
+    def loaded(self) -> tuple[Network, ...]:
+        return (TINY,) if self.short else LOADED
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +232,11 @@ def _agent(
     with agent(bundles, place) as (server, port, start):
         if network is TINY:
             found.starts.append(start)
-        if network is TINY:
+        if network is TINY and not settings.short:
             measure.settle(port, infer(network, "binary"), connections=USUAL)
-        if network in LOADED:
+        if network in settings.loaded:
             for kind in KINDS:
-                for connections in CONNECTIONS:
+                for connections in settings.connections:
                     load = (network.name, kind, connections)
                     with _batches(found, load, port):
                         found.agent[load] = measure.closed(
