@@ -139,6 +139,7 @@ class Agent:
             health=self._models.health,
             event=self._event,
             recheck=self._models.recheck,
+            selftest_memory_mib=settings.update_selftest_memory_mib or None,
             windows=[windows.parse(text) for text in settings.update_windows],
             quota_mib=settings.update_quota_mib,
             memory_mib=settings.update_memory_mib,

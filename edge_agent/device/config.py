@@ -82,13 +82,17 @@ class AgentSettings(BaseModel):
     """Longest pause between two attempts to connect, in seconds."""
     update_max_kib_s: int = Field(default=0, ge=0, le=10_000_000)
     """Most KiB a second that downloads of bundles take from the line; 0 is no limit."""
-    update_min_kib_s: float = Field(default=0.0, ge=0, le=1e6)
-    """KiB a second below which a download counts as stalled; 0 asks only for some progress."""
+    update_min_kib_s: float = Field(default=4.0, ge=0, le=1e6)
+    """KiB a second below which a download counts as stalled; 0 asks only for some progress.  Never
+    more than half of `update_max_kib_s`."""
     update_window_chunks: int = Field(default=16, ge=1, le=256)
     """Most chunks of a bundle asked for and not yet here; fewer need less memory."""
     update_memory_mib: int = Field(default=64, ge=4, le=65_536)
     """What unpacking a bundle may take beside what serves, in MiB; deltas that need more are
     not chosen."""
+    update_selftest_memory_mib: int = Field(default=0, ge=0, le=1 << 20)
+    """What a new version may take in its self-test, in MiB; 0 is half of the device's memory, at
+    least 256."""
     update_quota_mib: int = Field(default=0, ge=0)
     """Most MiB that versions and downloads may take on the disk together; 0 leaves it to the
     disk."""
@@ -144,7 +148,8 @@ class AgentSettings(BaseModel):
             raise ValueError("http_socket_group says who may open http_socket, which is not set")
         if self.http_burst_per_client and not self.http_rate_per_client:
             raise ValueError("http_burst_per_client has no meaning without http_rate_per_client")
-        if self.update_max_kib_s and self.update_min_kib_s > self.update_max_kib_s:
+        asked = self.update_min_kib_s if "update_min_kib_s" in self.model_fields_set else 0.0
+        if self.update_max_kib_s and asked > self.update_max_kib_s:
             raise ValueError("update_min_kib_s asks for more than update_max_kib_s lets through")
         if self.grpc_port and self.grpc_port == self.http_port:
             raise ValueError("grpc_port and http_port are the same")

@@ -132,7 +132,8 @@ class TransferStalled(NotYet):
     """Chunks come too slowly; what came is kept.
 
     Attributes:
-        advanced: whether some came before it stalled, and no rate was asked for.
+        advanced: whether enough came before it stalled: on the average of the whole try as fast as
+            is asked for, or anything at all where no rate is.
     """
 
     reason = "transfer_stalled"

@@ -329,7 +329,7 @@ class Passes:
         key = (attempt.unit.key, error.reason)
         cap = RETRY_CAPS.get(type(error))
         if isinstance(error, TransferStalled) and error.advanced:
-            self._tries.pop(key, None)  # a line that brings something each time is no dead end
+            self._tries.pop(key, None)  # a line that brings enough each time is no dead end
         if cap is not None and not attempt.by_hand:
             self._tries[key] = self._tries.get(key, 0) + 1
             if self._tries[key] >= cap:

@@ -12,6 +12,7 @@ a step file that ends the process has it too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import secrets
@@ -28,6 +29,9 @@ from typing import Final
 EXIT_WRONG: Final = 3
 """The child's exit status when it could judge, and judged against the version."""
 
+LEAST_MEMORY_MIB: Final = 256
+"""What the child may take on the smallest device; a runtime with a small network needs 100."""
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 _TICK_S: Final = 0.1
 """How long an interruption may go unseen."""
 _DETAIL_BYTES: Final = 400
@@ -59,7 +63,7 @@ def _never() -> bool:
 def run_selftest(
     slot_dir: Path,
     timeout_s: float = 60.0,
-    memory_mib: int = 4096,
+    memory_mib: int | None = None,
     *,
     interrupted: Callable[[], bool] = _never,
 ) -> SelfTestResult:
@@ -68,9 +72,10 @@ def run_selftest(
     Args:
         slot_dir: directory of the unpacked bundle.
         timeout_s: wall-clock limit.
-        memory_mib: limit of the child's data (RLIMIT_DATA), in MiB.
+        memory_mib: limit of the child's data (RLIMIT_DATA), in MiB; None is `memory_limit_mib`.
         interrupted: asked several times a second; True ends the test, which then failed.
     """
+    memory_mib = memory_limit_mib(device_memory_mib()) if memory_mib is None else memory_mib
     started_at = time.monotonic()
     token = secrets.token_bytes(_TOKEN_BYTES)
     command = [
@@ -114,6 +119,29 @@ def run_selftest(
     return SelfTestResult(not detail, detail, time.monotonic() - started_at)
 
 
+def memory_limit_mib(device_mib: int) -> int:
+    """What the child may take of a device with `device_mib` of memory: half, for others serve."""
+    return max(LEAST_MEMORY_MIB, device_mib // 2)
+
+
+def device_memory_mib(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Memory in MiB that this process may have: the machine's, or less within a control group.
+
+    Args:
+        cgroups: where the groups of version 2 are mounted.
+        own: tells the group of this process, as in "0::/system.slice/skerry.service".
+    """
+    mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    with contextlib.suppress(OSError, ValueError):
+        path = own.read_text().partition("0::/")[2].strip()
+        group = cgroups / path
+        for each in (group, *group.parents):
+            if each.is_relative_to(cgroups):
+                with contextlib.suppress(OSError, ValueError):  # "max"
+                    mib = min(mib, int((each / "memory.max").read_text()) >> 20)
+    return mib
+
+
 def _wait(child: subprocess.Popen[bytes], timeout_s: float, interrupted: Callable[[], bool]) -> int:
     """The child's exit status.
 
@@ -151,7 +179,7 @@ def main() -> int:
     """The child."""
     parser = argparse.ArgumentParser(description="try an unpacked bundle")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--memory-mib", type=int, default=4096)
+    parser.add_argument("--memory-mib", type=int, required=True)
     parser.add_argument("--cpu-s", type=int, default=61)
     parser.add_argument("--token-fd", type=int, help="where what stdin holds proves success")
     arguments = parser.parse_args()

@@ -171,12 +171,13 @@ class _Run:
         self._flight = Flight(pace.window_chunks, transfer._reply_timeout_s, now)
         self._bucket = Bucket(max_bytes_s, chunk_bytes, now)
         self._deadline = Deadline(window_s, least_bytes_s * window_s, now)
+        self._least_bytes_s = least_bytes_s
         self._wanted = deque(part.missing())
         self._corrupt: dict[int, int] = {}
         self._asked_for: set[int] = set()  # of the replies in hand, those that were in flight
 
     def finish(self) -> None:
-        found = self._part.good_chunks
+        found, started_at = self._part.good_bytes, self._clock()
         while self._part.good_chunks < self._part.count:
             self._transfer.progress = (self._part.good_bytes, self._encoding.length)
             if self._interrupted():
@@ -187,9 +188,10 @@ class _Run:
             pause_s = self._ask(now)
             for reply, data in self._replies(pause_s):
                 self._take(reply, data)
-            if self._deadline.late(self._clock()):
-                advanced = self._part.good_chunks > found and not self._deadline.least_bytes
-                raise TransferStalled(self._stalled(), advanced=advanced)
+            if self._deadline.late(now := self._clock()):
+                came = self._part.good_bytes - found
+                enough = max(1.0, self._least_bytes_s * (now - started_at))
+                raise TransferStalled(self._stalled(), advanced=came >= enough)
 
     def _stalled(self) -> str:
         part, deadline = self._part, self._deadline

@@ -84,6 +84,7 @@ class Updater:
         deactivate: Deactivate | None = None,
         activate_all: ActivateAll | None = None,
         selftest: SelfTest | None = None,
+        selftest_memory_mib: int | None = None,
         recheck: Recheck | None = None,
         clock: Clock = time.monotonic,
         wait: Callable[[float], bool] | None = None,
@@ -103,6 +104,7 @@ class Updater:
             activate_all: `activate` of a group, so that its versions change at the same time;
                 raises if one cannot.  Without it they change one after the other.
             selftest: tries a staged bundle; None is the real one, which an interruption ends.
+            selftest_memory_mib: what that may take; None is its share of the device's memory.
             recheck: has a model answer its golden inputs once more at the end of its probation.
             clock: monotonic seconds.
             wait: pauses for some seconds, True when stopping; defaults to an interruptible sleep.
@@ -116,6 +118,7 @@ class Updater:
         self._report_out = report
         self._health = health
         self._selftest = selftest
+        self._selftest_memory_mib = selftest_memory_mib
         self._clock = clock
         self._share_done = share_done
         self._tidy = tidy
@@ -314,7 +317,7 @@ class Updater:
     def _tried(self, slot: Path, interrupted: Callable[[], bool]) -> SelfTestResult:
         if self._selftest is not None:
             return self._selftest(slot)
-        return run_selftest(slot, interrupted=interrupted)
+        return run_selftest(slot, memory_mib=self._selftest_memory_mib, interrupted=interrupted)
 
     def _pause_s(self, failures: int) -> float | None:
         """How long to sleep before the next pass; None until something happens."""
@@ -338,6 +341,7 @@ def open_updater(
     deactivate: Deactivate | None = None,
     activate_all: ActivateAll | None = None,
     selftest: SelfTest | None = None,
+    selftest_memory_mib: int | None = None,
     recheck: Recheck | None = None,
     windows: Sequence[Window] = (),
     quota_mib: int = 0,
@@ -350,6 +354,7 @@ def open_updater(
         directory: holds slots, partial downloads and the journal.
         fetch: gets `chunks/SHA256`, the chunk lists.
         chunks: where chunks are asked for and arrive.
+        selftest_memory_mib: what a self-test may take; None is its share of the device's memory.
         quota_mib: most that versions and downloads take on the disk; 0 leaves it to the disk.
         memory_mib: what decoding may use.
         pace: how hard downloads press on the line.
@@ -378,6 +383,7 @@ def open_updater(
         deactivate=deactivate,
         activate_all=activate_all,
         selftest=selftest,
+        selftest_memory_mib=selftest_memory_mib,
         recheck=recheck,
         windows=windows,
         share_done=lambda: _share(transfer.progress),

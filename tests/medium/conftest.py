@@ -18,9 +18,9 @@ from edge_agent.device.identity import Membership
 from edge_agent.wire.messages import Desired, DesiredModel
 from fleet.client.schemas import ExportBlob, ExportedRelease, ExportOut
 from tests.agent.conftest import MODEL, tiny_bundle
-from tests.update.conftest import PROFILE, World, keys, migrated, world
+from tests.update.conftest import PROFILE, World, keys, world
 
-__all__ = ["keys", "migrated", "world"]  # fixtures
+__all__ = ["keys", "world"]  # fixtures
 
 DEVICE = "dev-1"
 

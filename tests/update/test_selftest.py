@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 import pytest
 
 from edge_agent.pipeline import golden
-from edge_agent.update.selftest import run_selftest
+from edge_agent.update.ports import ChunkPort
+from edge_agent.update.selftest import device_memory_mib, memory_limit_mib, run_selftest
+from edge_agent.update.trust import Trust
+from edge_agent.update.updater import open_updater
 from edge_agent.wire.manifest import Manifest, ModelSpec, StepSpec, TensorSpec
 
 IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 4))
@@ -89,6 +93,59 @@ def test_a_hang_ends_at_the_time_limit(slot: Slot) -> None:
 def test_a_version_that_eats_the_memory_fails(slot: Slot) -> None:
     result = run_selftest(slot(code="block = bytearray(3 << 30)\n"), memory_mib=1024)
     assert not result.ok and "MemoryError" in result.detail
+
+
+def test_without_a_limit_of_its_own_a_version_gets_half_of_the_devices_memory(slot: Slot) -> None:
+    limit_mib = memory_limit_mib(device_memory_mib())
+    result = run_selftest(slot(code=f"block = bytearray({limit_mib} << 20)\n"))
+    assert not result.ok and "MemoryError" in result.detail
+
+
+@pytest.mark.parametrize(("device_mib", "limit_mib"), [(512, 256), (400, 256), (8192, 4096)])
+def test_the_limit_follows_the_device(device_mib: int, limit_mib: int) -> None:
+    assert memory_limit_mib(device_mib) == limit_mib
+
+
+@pytest.mark.parametrize(
+    ("group", "limits", "mib"),
+    [
+        ("0::/a/b\n", {"a/b": "max\n", "a": f"{3 << 20}\n"}, 3),
+        ("0::/a/b\n", {"a/b": f"{2 << 20}\n", "a": f"{3 << 20}\n", "": f"{1 << 20}\n"}, 1),
+        ("1:name=old:/\n0::/\n", {"": f"{5 << 20}\n"}, 5),
+        ("0::/../../elsewhere\n", {}, None),
+        ("", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_control_group_bounds_the_devices_memory(
+    tmp_path: Path, group: str | None, limits: dict[str, str], mib: int | None
+) -> None:
+    cgroups, own = tmp_path / "cgroups", tmp_path / "own"
+    for path, limit in limits.items():
+        (cgroups / path).mkdir(parents=True, exist_ok=True)
+        (cgroups / path / "memory.max").write_text(limit)
+    if group is not None:
+        own.write_text(group)
+    whole = device_memory_mib(tmp_path / "none", tmp_path / "none")
+    assert whole > 256
+    assert device_memory_mib(cgroups, own) == (mib or whole)
+
+
+def test_the_updater_gives_a_self_test_what_the_operator_set(slot: Slot, tmp_path: Path) -> None:
+    updaters = {
+        mib: open_updater(
+            tmp_path / str(mib), trust=cast(Trust, None), fetch=lambda path: b"",
+            chunks=cast(ChunkPort, None), activate=lambda model, path: None,
+            report=lambda report: None, health=lambda model: None, selftest_memory_mib=mib,
+        )
+        for mib in (32, 512)
+    }  # fmt: skip
+    directory = slot()
+    passed = {mib: each._tried(directory, lambda: False).ok for mib, (each, _) in updaters.items()}
+    assert passed == {32: False, 512: True}
+    for updater, store in updaters.values():
+        updater._journal.close()
+        store.close()
 
 
 def test_the_child_sees_no_secrets_of_the_agents_environment(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloud.publish import chunk_list
+from edge_agent.device.config import AgentSettings
 from edge_agent.update.errors import Interrupted, TransferFailed, TransferStalled
 from edge_agent.update.transfer import Pace, Transfer
 from edge_agent.wire.manifest import Encoding
@@ -291,20 +292,34 @@ class Ticks:
         return self.now
 
 
-@pytest.mark.parametrize(("min_kib_s", "stalls"), [(0.0, False), (0.05, False), (50.0, True)])
+DEFAULT = AgentSettings().update_min_kib_s
+
+
+@pytest.mark.parametrize(
+    ("min_kib_s", "every_s", "stalls"),
+    [
+        (0.0, 5.0, False),
+        (0.05, 5.0, False),
+        (50.0, 5.0, True),
+        (0.0, 25.0, False),
+        # as with chunks of 64 KiB: one every 25 seconds is too slow, one every ten is not
+        (DEFAULT / 64, 25.0, True),
+        (DEFAULT / 64, 10.0, False),
+    ],
+)
 def test_attack_18_slow_retrieval_is_told_and_what_came_is_kept(
-    tmp_path: Path, min_kib_s: float, stalls: bool
+    tmp_path: Path, min_kib_s: float, every_s: float, stalls: bool
 ) -> None:
     clock, waiting = Ticks(0.25), queue.Queue[tuple[ChunkReply, bytes]]()
 
     class Slow(Port):
-        """Gives one chunk every fifth second."""
+        """Gives one chunk at a time."""
 
         given_at = 0.0
 
         class Dripping(queue.Queue[tuple[ChunkReply, bytes]]):
             def get(self, block: bool = True, timeout: float | None = None):
-                if clock() - port.given_at < 5.0:
+                if clock() - port.given_at < every_s:
                     raise queue.Empty
                 port.given_at = clock.now
                 return waiting.get(False)
@@ -320,7 +335,7 @@ def test_attack_18_slow_retrieval_is_told_and_what_came_is_kept(
         port,
         tmp_path,
         pace=Pace(min_kib_s=min_kib_s),
-        reply_timeout_s=10.0,
+        reply_timeout_s=60.0,
         stall_timeout_s=30.0,
         clock=clock,
     )
@@ -416,3 +431,23 @@ def test_progress_is_told_while_it_runs_only(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert (seen[0], seen[-1][1]) == ((0, len(DATA)), len(DATA))
     assert download.progress is None
+
+
+@pytest.mark.parametrize(("min_kib_s", "advanced"), [(0.0, True), (0.5, True), (1.0, False)])
+def test_attack_18_a_try_counts_as_a_dead_end_when_it_was_too_slow_on_the_whole(
+    tmp_path: Path, min_kib_s: float, advanced: bool
+) -> None:
+    """Twenty chunks of 1 KiB come at once, then the line is silent for half a minute."""
+    port, clock = Port(lambda reply, data: [(reply, data)] if reply.index < 20 else []), Ticks(0.25)
+
+    class Waiting(queue.Queue[tuple[ChunkReply, bytes]]):
+        def get(self, block: bool = True, timeout: float | None = None):
+            return super().get(False)
+
+    port.replies = Waiting()
+    pace = Pace(min_kib_s=min_kib_s)
+    with pytest.raises(TransferStalled) as stalled:
+        Transfer(port, tmp_path, pace=pace, stall_timeout_s=30.0, clock=clock).download(
+            FORM, CHUNK, chunk_list(DATA, CHUNK)
+        )
+    assert stalled.value.advanced is advanced

@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.update.ports import HealthSample
 from edge_agent.update.selftest import SelfTestResult
+from edge_agent.update.transfer import Pace
 from edge_agent.wire import topics
 from edge_agent.wire.base import pack_frame, unpack_frame
 from edge_agent.wire.manifest import Limits
@@ -129,9 +130,11 @@ def test_a_lost_connection_resumes_with_the_chunks_that_are_missing(world, devic
     assert len(set(device.chunks.requested)) == 5 - 3
 
 
-@pytest.mark.parametrize("a_try", [1, 0])
-def test_a_line_that_brings_a_chunk_a_try_is_no_dead_end_and_one_without_is(
-    world, device, weights, a_try: int
+@pytest.mark.parametrize(
+    ("a_try", "min_kib_s", "ends"), [(1, 0.0, "healthy"), (0, 0.0, "failed"), (1, 1e6, "failed")]
+)
+def test_attack_18_a_line_that_brings_enough_each_try_is_no_dead_end_and_a_slower_one_is(
+    world, device, weights, a_try: int, min_kib_s: float, ends: str
 ) -> None:
     raw = b"".join(weights(seed)["model.onnx"] for seed in range(3))
     release = world.release(1, world.bundle(1, {"model.onnx": raw}))
@@ -146,12 +149,13 @@ def test_a_line_that_brings_a_chunk_a_try_is_no_dead_end_and_one_without_is(
 
     world.bus.tamper = some
     device.transfer._stall_timeout_s = 0.1
+    device.transfer._pace = Pace(min_kib_s=min_kib_s)
     twin = world.assign("dev-1", release, 1)
     tries = 0
     while not device.apply(twin):
         tries, left = tries + 1, a_try
-    assert device.phases()[-1] == ("healthy" if a_try else "failed")
-    assert tries > 10 if a_try else tries < 10
+    assert device.phases()[-1] == ends
+    assert tries > 10 if ends == "healthy" else tries < 10
 
 
 def test_no_connection_is_retried_and_said_once(first, world, device, weights) -> None:
