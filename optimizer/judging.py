@@ -235,7 +235,12 @@ class CandidateJudge:
                 "accuracy": evaluated.accuracy,
                 "artifact_kib": bundle.bundle_kib(draft),
                 "bundle_dir": directory,
-                "notes": (*blank.notes, *made.artifact.notes, *self._notes(point)),
+                "notes": (
+                    *blank.notes,
+                    *made.artifact.notes,
+                    *self._notes(point),
+                    *((evaluated.note,) if evaluated.note else ()),
+                ),
             }
         )
         if fidelity == "quick" and before is not None:

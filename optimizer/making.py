@@ -27,6 +27,7 @@ from edge_agent.runtime import available, cpu_flags
 from edge_agent.wire.manifest import Manifest, RuntimeName, StepSpec
 from optimizer import bundle
 from optimizer.cache import Cache, Entry, code_version, file_digest, key_of, share, tensors_digest
+from optimizer.emulated import NOTE, may_differ, open_emulated, what_saturates
 from optimizer.errors import RecipeFailed
 from optimizer.evaluate import Accuracy, answer, score, select
 from optimizer.export import NetworkInterface
@@ -88,11 +89,13 @@ class Evaluated:
     Attributes:
         precision: what the runtime reports.
         entry: the known answers and the drift reference.
+        note: where the answers are not those of this machine's CPU; else empty.
     """
 
     accuracy: Accuracy
     precision: str
     entry: Entry
+    note: str = ""
 
 
 class Workshop:
@@ -198,6 +201,7 @@ class Workshop:
         key = self.key(
             what="answers", files=made.sha, runtime=runtime, data=self._data, rows=rows,
             threads=profile.model_threads, golden=golden,
+            other_cpu=may_differ(made.artifact, runtime, profile),
         )  # fmt: skip
         if (known := self.cache.get("accuracy", key)) is not None:
             return _evaluated(known)
@@ -207,7 +211,7 @@ class Workshop:
             made.entry.hand_out(directory)
             bundle.copy_code(task, directory)
             manifest = self.draft(source, made, profile, source.member, runtime)
-            pipeline = Pipeline.open(directory, manifest)
+            pipeline, note = self._open(source, made, runtime, profile, directory, manifest)
             try:
                 precision = pipeline.provenance.precision
                 answers = answer(pipeline, data.inputs, bundle.batch_of(task.inputs))
@@ -221,8 +225,25 @@ class Workshop:
             value: dict[str, JsonValue] = {
                 "accuracy": accuracy.model_dump(mode="json"),
                 "precision": precision,
+                "note": note,
             }
             return _evaluated(self.cache.put("accuracy", key, value, kept))
+
+    def _open(
+        self,
+        source: Source,
+        made: Made,
+        runtime: RuntimeName,
+        profile: HardwareProfile,
+        directory: Path,
+        manifest: Manifest,
+    ) -> tuple[Pipeline, str]:
+        """The pipeline that answers as CPUs of the profile do, and what is to be said of that."""
+        if may_differ(made.artifact, runtime, profile):
+            path = directory / made.artifact.entry
+            if note := what_saturates(path, source.calibration, profile):
+                return open_emulated(directory, manifest), NOTE + note
+        return Pipeline.open(directory, manifest), ""
 
     def draft(
         self,
@@ -286,7 +307,9 @@ def _made(entry: Entry) -> Made:
 
 def _evaluated(entry: Entry) -> Evaluated:
     value: Any = entry.value
-    return Evaluated(Accuracy.model_validate(value["accuracy"]), value["precision"], entry)
+    return Evaluated(
+        Accuracy.model_validate(value["accuracy"]), value["precision"], entry, value["note"]
+    )
 
 
 def _directory_digest(directory: Path, names: tuple[str, ...] | None = None) -> str:
