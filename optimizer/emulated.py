@@ -18,6 +18,8 @@ from edge_agent.pipeline import Array, Pipeline, Tensors
 from edge_agent.pipeline.code import execute
 from edge_agent.runtime import Provenance, Session, open_session
 from edge_agent.wire.manifest import Manifest, RuntimeName
+from optimizer.bundle import GOLDEN_ROWS
+from optimizer.evaluate import answer
 from optimizer.passes import Artifact
 from optimizer.profiles import THIS_MACHINE, HardwareProfile, load_profile
 from optimizer.saturation import EmulatedNetwork, saturates, saturation_risk
@@ -76,6 +78,19 @@ def open_emulated(directory: Path, manifest: Manifest) -> Pipeline:
         )
         undo.pop_all()
         return pipeline
+
+
+def answered_alike(one: Pipeline, other: Pipeline, inputs: Tensors, atol: float) -> Tensors:
+    """Those rows of `inputs` that both answer alike; all where there are none.
+
+    They are the known answers of a bundle that may meet both kinds of CPUs.
+    """
+    first, second = (answer(pipeline, inputs, GOLDEN_ROWS) for pipeline in (one, other))
+    alike = first.labels == second.labels
+    if first.scores is not None and second.scores is not None:
+        apart = np.abs(first.scores - second.scores).reshape(len(alike), -1).max(axis=1)
+        alike &= apart <= atol / 2  # refused rows are NaN, and not alike
+    return {name: array[alike] for name, array in inputs.items()} if alike.any() else inputs
 
 
 class _EmulatedSession:
