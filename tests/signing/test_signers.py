@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import SSlibKey
 
 from cloud.signing import (
@@ -124,6 +126,97 @@ def test_a_token_signs_what_its_role_signs(plane, token, role, keys) -> None:
     )
     tokens = [each.keyid for each in plane.keys.inventory.listed()]
     assert set(tokens) <= set(held) and set(tokens) == set(signed.signatures)
+
+
+SERVICE = """
+import os
+from pathlib import Path
+from botocore.exceptions import ClientError
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+
+class Service:
+    def _key(self, name):
+        return serialization.load_pem_private_key(
+            (Path(os.environ["KEY_SERVICE"]) / name.replace("/", "_")).read_bytes(), None
+        )
+
+    def get_public_key(self, *, KeyId):
+        public = self._key(KeyId).public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return {"PublicKey": public, "SigningAlgorithms": ["ECDSA_SHA_256"]}
+
+    def sign(self, *, KeyId, Message, MessageType, SigningAlgorithm):
+        if "KEY_SERVICE_REFUSES" in os.environ:
+            raise ClientError("AccessDeniedException: not yours to sign with")
+        assert (MessageType, SigningAlgorithm) == ("DIGEST", "ECDSA_SHA_256")
+        digest = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+        return {"Signature": self._key(KeyId).sign(Message, digest)}
+
+
+def client(service):
+    assert service == "kms"
+    return Service()
+"""
+
+
+@pytest.fixture
+def key_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A key service with two keys behind securesystemslib's own signer; returns their URIs.
+
+    Only its client library is a stand-in, which keeps the keys in files: no cloud is reached.
+    """
+    packages, keys = tmp_path / "packages", tmp_path / "service"
+    (packages / "boto3").mkdir(parents=True)
+    (packages / "boto3" / "__init__.py").write_text(SERVICE)
+    (packages / "botocore").mkdir()
+    (packages / "botocore" / "__init__.py").touch()
+    (packages / "botocore" / "exceptions.py").write_text(
+        "class BotoCoreError(Exception): ...\nclass ClientError(Exception): ...\n"
+    )
+    keys.mkdir()
+    for name in ("alias_one", "alias_two"):
+        (keys / name).write_bytes(
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )  # fmt: skip
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(packages), before))))
+    monkeypatch.setenv("KEY_SERVICE", str(keys))
+    return ["awskms:alias/one", "awskms:alias/two"]
+
+
+@pytest.mark.parametrize(("role", "keys"), [("timestamp", 1), ("targets", 2)])
+def test_a_key_service_signs_what_its_role_signs(plane, key_service, role, keys) -> None:
+    done = in_its_own_process(ROTATE_TO_TOKEN, plane.directory, role, *key_service[:keys])
+    assert done.returncode == 0, done.stderr
+    done = in_its_own_process(PUBLISH, plane.directory)
+    assert done.stdout.strip() == "True", done.stderr
+    listed = plane.keys.inventory.listed()
+    assert [each.uri for each in listed] == key_service[:keys]
+    signed = (
+        plane.image.published("models/m/p")
+        if role == "targets"
+        else type(plane.image.published("root")).from_file(
+            str(plane.image.directory / "timestamp.json")
+        )
+    )
+    assert {each.keyid for each in listed} == set(signed.signatures)
+    for each in listed:
+        each.key.verify_signature(signed.signatures[each.keyid], signed.signed_bytes)
+
+
+def test_a_key_service_that_refuses_is_said_in_one_line(plane, key_service, monkeypatch) -> None:
+    done = in_its_own_process(ROTATE_TO_TOKEN, plane.directory, "timestamp", key_service[0])
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("KEY_SERVICE_REFUSES", "1")
+    done = in_its_own_process(PUBLISH, plane.directory)
+    assert done.returncode != 0
+    assert "not yours to sign with" in done.stderr.splitlines()[-1]
 
 
 @needs_token
