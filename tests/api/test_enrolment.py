@@ -64,7 +64,7 @@ def test_a_device_unlike_its_profile_enrols_and_the_gaps_are_told(api: Client) -
     assert entry.detail["profile_gaps"] == gaps
 
 
-def test_a_claim_is_good_once(api: Client) -> None:
+def test_attack_31_a_claim_is_good_once(api: Client) -> None:
     file = claim(api)
     api.enrol(request_for(file))
     with pytest.raises(ApiError, match="used already") as caught:
@@ -88,7 +88,7 @@ def test_a_wrong_secret_is_refused_and_audited(api: Client, plane: Plane) -> Non
         assert stored.used_by is None
 
 
-def test_a_revoked_claim_is_refused(api: Client) -> None:
+def test_attack_31_a_leaked_claim_is_refused_once_it_is_revoked(api: Client) -> None:
     file = claim(api)
     api.revoke_claim(file.claim_id)
     with pytest.raises(ApiError, match="revoked"):

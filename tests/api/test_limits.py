@@ -43,7 +43,7 @@ def test_a_body_that_does_not_tell_its_length_is_refused_while_it_comes(plane: P
     assert "larger than 1 MiB" in answer.json()["error"]
 
 
-def test_one_claim_used_by_many_at_once_makes_one_device(api: Client) -> None:
+def test_attack_31_one_claim_used_by_many_at_once_makes_one_device(api: Client) -> None:
     file = claim(api)
     requests = [request_for(file, name=f"twin-{number}") for number in range(6)]
 

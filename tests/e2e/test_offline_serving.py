@@ -143,7 +143,7 @@ def test_it_serves_without_any_network(agent, loopback):
     tried_in_vain(agent)
 
 
-def test_it_serves_when_its_certificate_has_expired(plane, agent):  # noqa: F811
+def test_fault_27_it_serves_when_its_certificate_has_expired(plane, agent):  # noqa: F811
     path = agent.directory / "device.pem"
     good = path.read_bytes()
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=365)

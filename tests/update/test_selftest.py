@@ -79,12 +79,12 @@ def test_a_network_that_does_not_load_fails(slot: Slot) -> None:
     assert not result.ok and result.detail
 
 
-def test_a_crash_stays_in_the_subprocess(slot: Slot) -> None:
+def test_fault_28_a_crash_stays_in_the_subprocess(slot: Slot) -> None:
     result = run_selftest(slot(code="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"))
     assert not result.ok and "SIGSEGV" in result.detail
 
 
-def test_a_hang_ends_at_the_time_limit(slot: Slot) -> None:
+def test_fault_28_a_hang_ends_at_the_time_limit(slot: Slot) -> None:
     result = run_selftest(slot(code="import time\ntime.sleep(60)\n"), timeout_s=1.5)
     assert not result.ok and "within 1.5 s" in result.detail
     assert result.elapsed_s < 10

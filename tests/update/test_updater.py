@@ -187,7 +187,7 @@ def test_a_failed_selftest_leaves_no_slot_behind(first, world, device, weights) 
         ([HealthSample(0, 0), HealthSample(1, 0, 1.0, 900.0)], "health_memory"),
     ],
 )
-def test_a_version_that_breaks_its_limits_is_rolled_back(
+def test_fault_28_a_version_that_breaks_its_limits_is_rolled_back(
     first, world, device, weights, samples, reason
 ) -> None:
     limits = Limits(latency_p99_ms=50.0, memory_mib=500.0)
@@ -277,7 +277,9 @@ def test_a_restart_in_probation_serves_the_new_version_and_finishes_it(
     assert current is not None and not current.pending
 
 
-def test_a_version_that_kills_the_agent_comes_back_no_more(first, world, device, weights) -> None:
+def test_fault_28_a_version_that_kills_the_agent_comes_back_no_more(
+    first, world, device, weights
+) -> None:
     second = world.release(2, world.bundle(2, weights(2)))
     device.updater._wait = lambda seconds: True
     device.apply(world.assign("dev-1", second, 2))
@@ -293,14 +295,16 @@ def test_a_version_that_kills_the_agent_comes_back_no_more(first, world, device,
     assert device.served_version() == 1
 
 
-def test_restarts_never_revert_a_committed_version(first, device) -> None:
+def test_fault_29_restarts_never_revert_a_committed_version(first, device) -> None:
     for _ in range(6):
         device.power_off()
         device.boot()
     assert device.served_version() == 1 and device.reports == []
 
 
-def test_serves_after_a_restart_without_network_long_after_expiry(first, world, device) -> None:
+def test_fault_27_serves_after_a_restart_without_network_long_after_expiry(
+    first, world, device
+) -> None:
     world.down = True
     world.clock.now += 3650 * 86400
     device.power_off()
