@@ -131,6 +131,7 @@ class Project(_Part):
         metrics: the primary metric of budgets and gates alike.
         image: how devices take images for the model; without it they take tensors and JSON.
         recipes: what the optimizer tries, each a name with its config; empty tries all.
+        recipe_code: files that register the project's own recipes.
         profiles: a budget for each hardware profile that the project serves.
     """
 
@@ -150,6 +151,7 @@ class Project(_Part):
     image: ImageSpec | None = None
     metrics: MetricsSpec = MetricsSpec()
     recipes: tuple[PipelineStep, ...] = ()
+    recipe_code: tuple[CodePath, ...] = Field(default=(), max_length=MAX_FILES)
     measure: MeasureSpec = MeasureSpec()
     gates: GateSpec = GateSpec()
     profiles: dict[Slug, Budget] = Field(min_length=1)
@@ -192,7 +194,7 @@ def pack_project(directory: Path) -> bytes:
     project = load_project(directory)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in sorted({PROJECT_FILE, *project.code, *project.steps}):
+        for name in sorted({PROJECT_FILE, *project.code, *project.steps, *project.recipe_code}):
             data = (directory / name).read_bytes()
             if buffer.tell() + len(data) > MAX_PROJECT_BYTES:
                 raise ProjectError(f"{name}: the project exceeds {MAX_PROJECT_BYTES >> 20} MiB")

@@ -40,7 +40,8 @@ def check_references(document: Document, project: Project, directory: Path) -> N
         ConfigError: the first thing that does not exist or does not fit.
     """
     sources: dict[str, _Source] = {}
-    for key, names in (("code", project.code), ("steps", project.steps)):
+    files = {"code": project.code, "steps": project.steps, "recipe_code": project.recipe_code}
+    for key, names in files.items():
         for index, name in enumerate(names):
             sources[name] = _read(document, (key, index), directory / name, name)
     _check_function(document, ("dataset", "load"), project.dataset.load, project.code, sources)

@@ -146,6 +146,7 @@ class Workshop:
         key = self.key(
             what="files",
             recipe=step.model_dump(mode="json"),
+            recipe_code=recipe.code,
             source=source.digest,
             profile=facts,
             seed=self._task.seed,

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
 from optimizer.evaluate import EvalData
+from optimizer.passes import register_files
 from optimizer.report import write_report
 from optimizer.search import optimize
 from optimizer.task import OptimizeTask, Progress, TrainedMember
@@ -47,7 +48,14 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
 
 
 def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeTask:
-    """What the search is given: the project's own words, and rows by their split."""
+    """What the search is given: the project's own words, and rows by their split.
+
+    The project's own recipes are registered.
+
+    Raises:
+        ConfigError: a file with recipes is broken.
+    """
+    register_files(Path(request["project_dir"]), project.recipe_code)
     rows = Rows.open(Path(request["data"]))
     judged = rows.part(*EVAL_SPLITS)
     train = rows.part("train")

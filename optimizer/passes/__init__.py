@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from optimizer.passes import dynamic, floats, ort, ov, trt
 from optimizer.passes.context import Artifact, Batches, PassContext, Precision, RecipeConfig
+from optimizer.passes.own import register_files
 from optimizer.passes.registry import Recipe, find, recipe, recipes
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "ov",
     "recipe",
     "recipes",
+    "register_files",
     "trt",
 ]

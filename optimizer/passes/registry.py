@@ -13,19 +13,27 @@ Rules:
 
 from __future__ import annotations
 
+import errno
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from pydantic import JsonValue, ValidationError
 
 from edge_agent.wire.base import describe
+from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import RuntimeName
-from optimizer.errors import RecipeFailed, UnknownRecipe, did_you_mean
+from optimizer.errors import DiskFull, RecipeFailed, UnknownRecipe, did_you_mean
 from optimizer.passes import proof
 from optimizer.passes.context import Artifact, PassContext, Precision, RecipeConfig
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_BYTES: Final = 64 * 1024
 
 C = TypeVar("C", bound=RecipeConfig)
 Apply = Callable[[PassContext, C], Artifact]
@@ -37,6 +45,7 @@ class Recipe:
 
     Attributes:
         runtimes: what can open its files; the first is the one they are made for.
+        code: digest of the project's code that it comes from; empty for those of this package.
     """
 
     name: str
@@ -44,6 +53,7 @@ class Recipe:
     precision: Precision
     packages: tuple[str, ...]
     _apply: Callable[[PassContext], Artifact]
+    code: str = ""
 
     @property
     def runtime(self) -> RuntimeName:
@@ -54,28 +64,47 @@ class Recipe:
         """Make the files: all of them, or none.
 
         Raises:
-            RecipeFailed: the network or the data does not suit the recipe, its files do not answer,
-                or the disk is full.
+            RecipeFailed: the network or the data does not suit the recipe, or its files do not
+                answer.
+            DiskFull: there is no room for them.
         """
         try:
             proof.require_fitting(context.source, context.calibration)
             with tempfile.TemporaryDirectory(prefix=".making-", dir=context.directory) as scratch:
                 directory = Path(scratch)
-                artifact = self._apply(replace(context, directory=directory))
+                artifact: object = self._apply(replace(context, directory=directory))
+                if not isinstance(artifact, Artifact):
+                    raise RecipeFailed(f"{self.name} gave {artifact!r:.100}, not an Artifact")
                 proof.require_sound(artifact, directory, context.calibration)
                 for name in artifact.files:
                     (directory / name).replace(context.directory / name)
             return artifact
         except RecipeFailed:
             raise
-        except OSError as error:
-            raise RecipeFailed(f"{self.name}: {error.strerror or error}") from error
         except Exception as error:  # quantisers raise whatever their depths raise
+            if _is_full(error, context.directory):
+                raise DiskFull.at(context.directory) from error
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RecipeFailed(f"{self.name}: {line}") from error
 
 
+def _is_full(error: Exception, directory: Path) -> bool:
+    """Whether it failed for want of space; runtimes that write files do not always say so."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(
+        shutil.disk_usage(place).free < _NO_ROOM_BYTES
+        for place in (directory, tempfile.gettempdir())
+    )
+
+
 _registry: Final[dict[str, Callable[[Mapping[str, JsonValue]], Recipe]]] = {}
+_own: Final[dict[str, str]] = {}
+"""Digest of the code by the name of a recipe that a project brought along."""
+
+_registering: Final[ContextVar[tuple[str, list[str]] | None]] = ContextVar(
+    "registering", default=None
+)
 
 
 def recipe(
@@ -91,7 +120,21 @@ def recipe(
     Args:
         runtimes: what opens its files, the one that they are made for first; at least one.
         packages: modules it imports beside the runtime; where one is missing it cannot be applied.
+
+    Raises:
+        ValueError: the name is no slug or taken, or a runtime is unknown; said in one line.
     """
+    project = _registering.get()
+    digest = "" if project is None else project[0]
+    if not is_slug(name):
+        raise ValueError(f"a recipe's name is lower-case letters, digits and dashes, not {name!r}")
+    if name in _registry and not (digest and name in _own):
+        raise ValueError(f"there is a recipe '{name}' already")
+    if not runtimes or not set(runtimes) <= set(get_args(RuntimeName)):
+        raise ValueError(
+            f"recipe '{name}' names the runtimes {runtimes!r}; known are "
+            f"{', '.join(get_args(RuntimeName))}"
+        )
 
     def decorate(function: Apply[C]) -> Apply[C]:
         def configured(values: Mapping[str, JsonValue]) -> Recipe:
@@ -105,9 +148,13 @@ def recipe(
                 precision,
                 tuple(packages),
                 lambda context: function(context, parsed),
+                digest,
             )
 
         _registry[name] = configured
+        if project is not None:
+            _own[name] = digest
+            project[1].append(name)
         return function
 
     return decorate
@@ -116,6 +163,23 @@ def recipe(
 def recipes() -> list[str]:
     """Names of the registered recipes, in the order in which they were registered."""
     return list(_registry)
+
+
+@contextmanager
+def registering(digest: str) -> Iterator[list[str]]:
+    """Within the block, recipes are those of a project whose code has this digest.
+
+    They may take the place of earlier ones of a project, never of this package's.
+
+    Returns:
+        Names of those that are registered within the block.
+    """
+    names: list[str] = []
+    token = _registering.set((digest, names))
+    try:
+        yield names
+    finally:
+        _registering.reset(token)
 
 
 def find(name: str, config: Mapping[str, JsonValue] | None = None) -> Recipe:
