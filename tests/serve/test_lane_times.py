@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_agent.pipeline import Rejected, StepFailed
-from edge_agent.serve import DataPlane, Expired, Overloaded, Prediction
+from edge_agent.serve import DataPlane, Expired, Overloaded, Prediction, lanes
 from edge_agent.wire.manifest import CostModel, Limits, StepSpec
 from tests.runtime.networks import deep_spec, write_deep
 
@@ -433,3 +434,45 @@ def test_versions_that_were_replaced_give_their_memory_back(tmp_path: Path) -> N
     *sizes, closed = [float(line) for line in done.stdout.split()]
     assert max(sizes[2:]) - sizes[1] < 20  # two are loaded all the time
     assert sizes[-1] - closed > 100
+
+
+class Watched(Prediction):
+    """Counts how often anything asks whether such a request is over."""
+
+    looks = 0
+
+    def is_over(self, now_s: float) -> bool:
+        Watched.looks += 1
+        return super().is_over(now_s)
+
+
+def test_refusals_do_not_each_look_through_the_queue() -> None:
+    """They come when there is the least time for it; once in `_SWEEP_S` is enough."""
+    network = Doubling(held=True)
+    waiting, refused = 200, 100
+
+    async def work() -> None:
+        plane = planed(doubling(network, cost=CostModel(per_item_us=0, fixed_us=1000)))
+        model = plane.model("m")
+        answered: list[Prediction] = []
+
+        def submit(timeout_s: float) -> None:
+            now_s = time.perf_counter()
+            each = Watched("id", model.manifest, rows(1.0), 1, now_s, answered.append)
+            each.deadline_s = now_s + timeout_s
+            plane.submit(model, each)
+
+        for _ in range(waiting):
+            submit(30.0)
+        Watched.looks = 0
+        start_s = time.perf_counter()
+        for _ in range(refused):
+            with pytest.raises(Overloaded):
+                submit(0.01)
+        sweeps = (time.perf_counter() - start_s) / lanes._SWEEP_S
+        assert Watched.looks <= waiting * (sweeps + 1)
+        network.open.set()
+        while len(answered) < waiting:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(work())
