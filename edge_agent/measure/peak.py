@@ -11,6 +11,9 @@ Rules:
     * What would not fit into the time is not begun; the answer then is the highest rate that held
       so far, and says that there may be a higher one.
     * A disturbed run is tried again; a machine that stays disturbed ends the search.
+    * A limit of two or three service times is met less and less often over a wide band of rates.
+      To tell those apart with confidence takes more queries than a search has time for, so the rate
+      that is stated then lies up to a tenth below the true one.
 
 Source: MLPerf LoadGen, Server scenario: its result is the highest rate whose run is valid.
 """
@@ -89,9 +92,10 @@ class QpsSearch(BaseModel):
     """What the search found.
 
     Attributes:
-        verdict: PASS: the rate is found to within `precision`; INCONCLUSIVE: the time was up
-            before (`highest_qps` holds, a higher one may too); FAIL: the limit does not hold even
-            for a single query on an idle machine; INVALID: the machine was disturbed.
+        verdict: PASS: the rate is found, and one within `precision` above it failed or could not
+            be decided; INCONCLUSIVE: the time was up before (`highest_qps` holds, a higher one may
+            too); FAIL: the limit does not hold even for a single query on an idle machine;
+            INVALID: the machine was disturbed.
         highest_qps: highest rate that held, with 99 % confidence; None if none did.
         lowest_failed_qps: lowest rate above it that surely did not hold; None if none was seen.
         measurement: the run at `highest_qps`.

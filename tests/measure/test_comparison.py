@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from edge_agent.measure import Comparison
 from edge_agent.measure.comparison import UNKNOWN, interval
@@ -147,6 +148,18 @@ def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
         low, high = interval(generator.exponential(size=60))
         missed += not low <= median <= high
     assert missed <= 20  # 1 % of 2000; the first look has half of that
+
+
+@pytest.mark.parametrize("pairs", [9, 20, 61, 400])
+@pytest.mark.parametrize("looks", [1, 3])
+def test_the_interval_is_the_narrowest_that_order_statistics_allow(pairs: int, looks: int) -> None:
+    allowed = 0.01 / (looks * (looks + 1)) / 2
+    low, high = interval(np.arange(float(pairs)), looks)
+    if binom.cdf(0, pairs, 0.5) > allowed:
+        assert (low, high) == UNKNOWN
+        return
+    assert (low + high) / 2 == (pairs - 1) / 2
+    assert binom.cdf(low, pairs, 0.5) <= allowed < binom.cdf(low + 1, pairs, 0.5)
 
 
 def test_later_looks_are_held_to_more() -> None:

@@ -274,10 +274,12 @@ def test_several_workers_call_at_the_same_time(scenario: Scenario, qps: float | 
 
 
 def test_several_workers_share_the_arrivals_of_one_schedule() -> None:
-    issued: list[int] = []
-    result = together(issued.append, "server", qps=20_000.0, percentile=0.9)
-    expected = itertools.islice(schedule.order(8, 0), result.queries)
-    assert sorted(issued[10:]) == sorted(expected)
+    """None is left out, not even one that was overdue when the run ended: hence the many ends."""
+    for _ in range(30):
+        issued: list[int] = []
+        result = together(issued.append, "server", qps=50_000.0, percentile=0.9)
+        expected = itertools.islice(schedule.order(8, 0), result.queries)
+        assert sorted(issued[10:]) == sorted(expected)
 
 
 @pytest.mark.slow

@@ -127,23 +127,25 @@ def test_the_peak_of_memory_follows_what_is_allocated() -> None:
     assert machine.peak_rss_mib() - before < 32
 
 
-SLEEPER = """
-import sys
-block = bytearray(b"1") * (48 * 1024 * 1024)
-print("ready", flush=True)
-sys.stdin.readline()
+GRANDPARENT = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "b = b'1' * 50_000_000; print('ready', flush=True); input()"])
 """
 
 
-def test_the_memory_of_children_is_counted_while_they_live() -> None:
+def test_the_memory_of_children_and_theirs_is_counted_while_they_live() -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("this system does not tell")
     before = machine.children_peak_rss_mib()
     with subprocess.Popen(
-        [sys.executable, "-c", SLEEPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", GRANDPARENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        assert machine.children_peak_rss_mib() - before > 48
-        child.kill()
+        held_mib = machine.children_peak_rss_mib() - before
+        child.communicate("\n")
+    assert held_mib > 48
     assert machine.children_peak_rss_mib() - before < 48
