@@ -17,7 +17,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -358,6 +358,8 @@ class CandidateJudge:
             )
             if _settled(measured, fidelity):
                 cache.put("measurement", key, _MEASURED.dump_python(measured, mode="json"))
+        if fidelity == "probe":
+            measured = replace(measured, memory_mib=None)  # of another number of instances, maybe
         self._timed[shared] = measured
         return measured
 

@@ -13,18 +13,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from edge_agent.measure import (
     Comparison,
-    Issue,
     Measurement,
     MeasureSettings,
     MemoryUnmeasured,
-    compare,
+    compare_pipelines,
+    find_pipeline_qps,
     fit_cost,
     machine_lock,
     measure_memory,
@@ -41,6 +41,7 @@ log = logging.getLogger("skerry.optimizer")
 
 _SPEED_FLAGS: Final = frozenset({"avx512f", "asimddp", "i8mm", "sve"}) | VNNI_FLAGS
 _MAX_SERVER_S: Final = 30.0
+_MAX_RATE_SEARCH_S: Final = 20.0
 _QUICK_COMPARISON_S: Final = 2.0
 _OVERS_ALLOWED_FOR: Final = 5
 """The server run lasts until a percentile with this many slow queries can still be decided."""
@@ -156,9 +157,10 @@ class LocalMeasurer:
         try:
             with machine_lock():
                 if fidelity != "full":
+                    weigh = fidelity == "quick" and manifest.network.instances > 1
                     return Measured(
                         _latency(pipeline, samples, budget, settings),
-                        memory_mib=_memory_mib(directory) if pipeline.instances > 1 else None,
+                        memory_mib=_memory_mib(directory) if weigh else None,
                     )
                 fit = fit_cost(pipeline, samples, max_batch_ms=budget.latency_ms)
                 latency = _latency(pipeline, samples, budget, settings)
@@ -173,6 +175,7 @@ class LocalMeasurer:
                         percentile=budget.percentile,
                         qps=budget.qps,
                     )
+                max_qps = _max_qps(pipeline, samples, budget, settings)
         finally:
             pipeline.close()
         weighed = (
@@ -186,7 +189,9 @@ class LocalMeasurer:
             manifest.variant, fit.cost.per_item_us, fit.cost.fixed_us, fit.cost.max_batch,
             fit.reason,
         )  # fmt: skip
-        return Measured(latency, server, fit.cost, memory, notes=(fit.note,) if fit.note else ())
+        return Measured(
+            latency, server, fit.cost, memory, max_qps, notes=(fit.note,) if fit.note else ()
+        )
 
     def compare(
         self,
@@ -199,31 +204,21 @@ class LocalMeasurer:
         if not self._can_measure(profile):
             return None
         with ExitStack() as stack:
-            pipelines = []
-            for directory in (baseline_dir, candidate_dir):
-                pipelines.append(Pipeline.open(directory, manifest_file.read(directory)))
-                stack.callback(pipelines[-1].close)
-            baseline, candidate = (_issue(pipeline, samples) for pipeline in pipelines)
+            baseline, candidate = (
+                stack.enter_context(closing(Pipeline.open(place, manifest_file.read(place))))
+                for place in (baseline_dir, candidate_dir)
+            )
             with machine_lock():
-                return compare(
+                return compare_pipelines(
                     baseline,
                     candidate,
-                    samples=len(samples),
+                    samples,
                     settings=settings,
                     time_limit_s=_QUICK_COMPARISON_S if settings.quick else None,
                 )
 
     def _can_measure(self, profile: HardwareProfile) -> bool:
         return profile.machine == self._host.machine
-
-
-def _issue(pipeline: Pipeline, samples: Sequence[Tensors]) -> Issue:
-    run = pipeline.run
-
-    def issue(index: int) -> None:
-        run(samples[index])
-
-    return issue
 
 
 def _latency(
@@ -237,6 +232,23 @@ def _latency(
         target_latency_ms=budget.latency_ms,
         percentile=budget.percentile,
     )
+
+
+def _max_qps(
+    pipeline: Pipeline, samples: Sequence[Tensors], budget: Budget, settings: MeasureSettings
+) -> float | None:
+    """The highest rate that holds the budget's latency; sought where the budget names a rate."""
+    if settings.quick or budget.qps is None or budget.latency_ms is None:
+        return None
+    found = find_pipeline_qps(
+        pipeline,
+        samples,
+        target_latency_ms=budget.latency_ms,
+        percentile=budget.percentile,
+        settings=MeasureSettings.quick_mode(settings.seed),
+        time_limit_s=_MAX_RATE_SEARCH_S,
+    )
+    return found.highest_qps
 
 
 def _memory_mib(directory: Path) -> float | None:
