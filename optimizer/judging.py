@@ -109,6 +109,8 @@ class CandidateJudge:
         if point.artifact not in self._files:
             try:
                 self._files[point.artifact] = self._make(point)
+            except DiskFull:
+                raise
             except OptimizerError as error:
                 self._files[point.artifact] = error
         found = self._files[point.artifact]
@@ -138,6 +140,8 @@ class CandidateJudge:
         try:
             evaluated = self.workshop.evaluate(source, made, recipe.runtime, self.profile)
             kept = self.verdicts.keeps_accuracy(evaluated.accuracy)
+        except DiskFull:
+            raise
         except FAILURES:
             kept = False
         if kept:
@@ -406,6 +410,8 @@ class CandidateJudge:
                 reference.source, reference.made, self.profile, f"{member}/fp32", RUNTIME
             )
             bundle.finish_manifest(draft, directory, self.budget, None, evaluated.precision)
+        except DiskFull:
+            raise
         except FAILURES:
             return None
         return directory

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from optimizer.confirm import Baseline, confirm
-from optimizer.errors import OptimizerError
+from optimizer.errors import DiskFull, OptimizerError
 from optimizer.frontier import ranked, worse
 from optimizer.judging import CandidateJudge
 from optimizer.reference import FP32
@@ -147,6 +147,7 @@ class ProfileSearch:
         self._candidates: dict[str, Candidate] = {}
         self._distinct: list[Point] = []
         self._twins: dict[str, Point] = {}
+        self._compared: dict[tuple[tuple[str, Fidelity], ...], bool] = {}
 
     def run(self) -> Found:
         task = self._judge.task
@@ -187,6 +188,8 @@ class ProfileSearch:
                 continue
             try:
                 same = self._judge.same(point)
+            except DiskFull:
+                raise
             except OptimizerError as error:
                 self._candidates[name] = self._judge.blank(point, str(error))
                 continue
@@ -207,14 +210,16 @@ class ProfileSearch:
 
     def _worse(self, one: int, best: int) -> bool:
         """Whether the first is surely less accurate than the second, on the same items."""
-        first, second = (
-            self._candidates[self._judge.name(self._distinct[i])].accuracy for i in (one, best)
-        )
-        if first is None or second is None or first.n != second.n:
-            return False
-        task = self._judge.task
-        labels = self._judge.verdicts.labels(first.n)
-        return worse(first, second, task.primary, labels)
+        names = [self._judge.name(self._distinct[index]) for index in (one, best)]
+        found = [self._candidates[name] for name in names]
+        key = tuple((candidate.name, candidate.fidelity) for candidate in found)
+        if key not in self._compared:
+            first, second = (candidate.accuracy for candidate in found)
+            if first is None or second is None or first.n != second.n:
+                return False
+            labels = self._judge.verdicts.labels(first.n)
+            self._compared[key] = worse(first, second, self._judge.task.primary, labels)
+        return self._compared[key]
 
     def _explain(self, rungs: Rungs) -> None:
         """Say of each point that was not measured in full why."""

@@ -20,7 +20,7 @@ import onnxruntime
 
 from edge_agent.pipeline import Tensors
 from edge_agent.wire.manifest import StepSpec
-from optimizer.errors import OptimizerError
+from optimizer.errors import DiskFull, OptimizerError
 from optimizer.fallback import MOST_EVALUATIONS, revert
 from optimizer.judging import FAILURES, CandidateJudge
 from optimizer.passes import find
@@ -78,6 +78,8 @@ def derive(
             raise _TimeUp
         try:
             accuracy = judge.accuracy_of(with_fp32(tuple(names)))
+        except DiskFull:
+            raise
         except FAILURES as error:
             log.info("fallback.failed variant=%s cause=%s", candidate.name, error)
             return False

@@ -151,7 +151,8 @@ class Rungs:
 
     def _enough(self, point: int, passed: list[int]) -> bool:
         """Whether `point`, the best of the rest, need not be measured in full."""
-        chosen = [other for other in passed if self._may_be_chosen(other)]
+        best = self._most_accurate()
+        chosen = [other for other in passed if self._may_be_chosen(other, best)]
         if not chosen:
             return False
         return self.measured >= self.full_limit or self._beaten(point, chosen)
@@ -179,21 +180,21 @@ class Rungs:
     def _order(self) -> list[int]:
         """Points that may still be chosen, the most promising first."""
         found = [point for point, look in self.looks.items() if look.open]
-        return sorted(found, key=self._rank)
+        best = self._most_accurate()
+        return sorted(found, key=lambda point: self._rank(point, best))
 
-    def _rank(self, point: int) -> tuple[bool, bool, float, float, int]:
+    def _rank(self, point: int, best: int | None) -> tuple[bool, bool, float, float, int]:
         look = self.looks[point]
         time_ms = math.inf if look.time_ms is None else look.time_ms
-        inaccurate = not self._may_be_chosen(point)
+        inaccurate = not self._may_be_chosen(point, best)
         # Of those that are too inaccurate the best comes first, should the others fail.
         first = -look.quality if inaccurate else time_ms
         return (inaccurate, look.load > _HIGH_LOAD, first, -look.quality, point)
 
-    def _may_be_chosen(self, point: int) -> bool:
-        if self.preference == "speed":
+    def _may_be_chosen(self, point: int, best: int | None) -> bool:
+        if self.preference == "speed" or best is None or best == point:
             return True
-        best = self._most_accurate()
-        return best is None or best == point or not self.worse(point, best)
+        return not self.worse(point, best)
 
     def _most_accurate(self) -> int | None:
         """Of those that may still be chosen; metrics on all items count before those on some."""
@@ -209,8 +210,9 @@ class Rungs:
         return min(evaluated, key=key)
 
     def _beaten(self, point: int, by: list[int]) -> bool:
+        best = self._most_accurate()
         return any(
-            self.looks[other].beats(self.looks[point]) and self._may_be_chosen(other)
+            self.looks[other].beats(self.looks[point]) and self._may_be_chosen(other, best)
             for other in by
         )
 

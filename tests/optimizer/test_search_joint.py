@@ -17,7 +17,9 @@ import pytest
 from edge_agent.pipeline import Pipeline, manifest_file
 from edge_agent.wire.manifest import Manifest, StepSpec
 from optimizer.budget import Budget
-from optimizer.errors import DiskFull, SearchInterrupted
+from optimizer.errors import DiskFull, RecipeFailed, SearchInterrupted
+from optimizer.passes import Artifact, PassContext, RecipeConfig, recipe
+from optimizer.passes.registry import registering
 from optimizer.profiles import Figure, load_profile
 from optimizer.search import optimize
 from optimizer.space import Axes, place_of
@@ -26,6 +28,7 @@ from tests.optimizer.conftest import Digits, digits_task
 from tests.optimizer.timetable import Timetable
 
 LARGE = 1
+FULL_SEED = 28
 WIDE = Axes(threads=(1, 2, 4), instances=(1, 2))
 RECIPES = (
     StepSpec(name="fp32"),
@@ -277,6 +280,18 @@ def test_a_full_disk_is_one_clear_line(task: OptimizeTask) -> None:
     with pytest.raises(DiskFull, match="is full; what is finished is kept") as caught:
         optimize(task, measurer=Full(times))
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_while_files_are_made_ends_the_search_too(task: OptimizeTask) -> None:
+    def full(context: PassContext, config: RecipeConfig) -> Artifact:
+        if context.seed != FULL_SEED:  # it stays registered for the tests behind this one
+            raise RecipeFailed("for one test only")
+        raise OSError(28, "No space left on device")
+
+    with registering("a test"):
+        recipe("full-disk", runtimes=("onnxruntime",), precision="fp32", config=RecipeConfig)(full)
+    with pytest.raises(DiskFull, match="what is finished is kept"):
+        optimize(replace(task, recipes=(StepSpec(name="full-disk"),)), measurer=Timetable(times))
 
 
 def test_a_time_limit_ends_the_search_with_what_it_has(joint: OptimizeTask) -> None:
