@@ -37,6 +37,7 @@ MAX_SEQ: Final = 2**62
 ALARM_AGAIN_S: Final = 3600.0
 """Seconds after which an identity that is still cloned is an alarm once more."""
 MAX_BOOT_CHARS: Final = 64
+"""Of a start's name; whoever has a device's key may write what they like there."""
 
 
 class Bus(Protocol):
@@ -212,6 +213,7 @@ class Ingest:
             except WireError as error:
                 self._malformed(message.topic, error)
         now = self._clock()
+        cloned: set[str] = set()
         with self._sessions.begin() as session:
             devices = _devices(session, {device for device, _ in states})
             for device, state in states:
@@ -222,19 +224,23 @@ class Ingest:
                     continue
                 if apply_state(row, state, now):
                     self.counts["applied"] += 1
-                if state.online and (both := self._starts.saw(device, state.boot, state.at)):
+                boot = state.boot[:MAX_BOOT_CHARS]
+                if state.online and (both := self._starts.saw(device, boot, state.at)):
                     self._alarm(session, device, both, now)
+                    cloned.add(device)
+        for device in cloned:  # committed
+            self._alarmed_at.setdefault(device, now)
 
     def _alarm(self, session: Session, device: str, both: tuple[str, str], now: float) -> None:
         """Two machines have the key of one device: say so, but not with each of their turns."""
         if now - self._alarmed_at.get(device, -math.inf) < ALARM_AGAIN_S:
             return
+        self._alarmed_at.pop(device, None)
         if not cloned_since(session, device, now - ALARM_AGAIN_S):  # by another process
-            starts: list[JsonValue] = [boot[:MAX_BOOT_CHARS] for boot in both]
+            starts: list[JsonValue] = [*both]
             audit.append(session, ALARMIST, CLONED, device, {"starts": starts}, at=now)
             self.counts["cloned"] += 1
-        log.error("ingest.identity_cloned device=%s starts=%s,%s", device, *both)
-        self._alarmed_at[device] = now
+            log.error("ingest.identity_cloned device=%s starts=%r,%r", device, *both)
 
     def _malformed(self, where: str, error: Exception) -> None:
         self.counts["malformed"] += 1

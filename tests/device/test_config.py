@@ -25,6 +25,12 @@ def test_given_values_are_taken(tmp_path):
     assert (settings.http_port, settings.metrics_interval_s) == (0, 2.5)
 
 
+def test_the_least_rate_of_the_defaults_gives_way_to_a_limit_below_it(tmp_path):
+    (tmp_path / "agent.toml").write_text("update_max_kib_s = 2\n")
+    settings = load_settings(tmp_path)
+    assert 0 < settings.update_max_kib_s < settings.update_min_kib_s
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -45,6 +51,7 @@ def test_given_values_are_taken(tmp_path):
         ("http_max_connections = 0", "http_max_connections: "),
         ("http_max_inflight_bytes = 1000", "http_max_inflight_bytes: "),
         ("http_queue_ms = 0", "http_queue_ms: "),
+        ("update_max_kib_s = 2\nupdate_min_kib_s = 4", "asks for more than update_max_kib_s"),
         ('debug = "perhaps"', "debug: "),
         ("grpc_port = 70000", "grpc_port: "),
         ("grpc_port = 8900", "grpc_port and http_port are the same"),

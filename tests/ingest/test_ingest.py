@@ -299,6 +299,21 @@ def test_attack_32_a_cloned_identity_is_in_the_audit_once_an_hour(
     assert len(rows(sessions, AuditEntry)) == 2
 
 
+def test_attack_32_an_alarm_that_could_not_be_kept_is_raised_again(ingest, sessions) -> None:
+    def rename(before: str, after: str) -> None:
+        with sessions() as session:
+            session.connection().exec_driver_sql(f"ALTER TABLE {before} RENAME TO {after}")
+            session.commit()
+
+    ingest.handle_states(births(*"aba"))
+    rename("audit", "away")
+    with pytest.raises(OperationalError):
+        ingest.handle_states(births("b", first=5))
+    rename("away", "audit")
+    ingest.handle_states(births("a", first=6))
+    assert [entry.action for entry in rows(sessions, AuditEntry)] == ["device.identity_cloned"]
+
+
 def test_attack_32_honest_restarts_and_repeated_births_are_no_alarm(ingest, sessions) -> None:
     for _ in range(3):
         ingest.handle_states([*births(*"aabbcd"), state("d", online=False)])
