@@ -7,7 +7,8 @@ Rules:
       that device's own files, whatever the message says.
     * An unknown or revoked device gets "denied", a missing file "not_found", a fault of ours
       "unavailable": never silence for the first two, so a device can tell them from a lost line.
-    * Chunks and chunk lists are served of released bundles only, not of any blob.
+    * Chunks and chunk lists are served of released bundles only, not of any blob; of a candidate
+      to the device alone that has an open order to measure it.
     * Requests wait in bounded queues, metadata apart from chunks, which may take long; what does
       not fit is dropped, devices ask again.
     * Chunks are read as fast as the line takes them, so memory stays flat however many ask.
@@ -21,7 +22,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -33,10 +34,11 @@ from cloud.blobs import BlobMissing, Blobs
 from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Device, Release
 from cloud.errors import OperatorError
+from cloud.lab.assigning import lab_assignments
 from edge_agent.wire import topics
 from edge_agent.wire.base import pack_frame
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.manifest import ReleaseInfo
+from edge_agent.wire.manifest import Encoding, ReleaseInfo
 from edge_agent.wire.messages import ChunkReply, ChunkRequest, FetchReply, FetchRequest
 
 log = logging.getLogger("skerry.delivery")
@@ -99,6 +101,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._devices: dict[str, tuple[float, bool]] = {}
         self._released: dict[str, int] = {}
+        self._ordered: dict[str, tuple[float, dict[str, int]]] = {}
 
     def start(self) -> None:
         """Subscribe and serve on threads of our own."""
@@ -206,7 +209,7 @@ class Delivery:
         self._check_device(device)
         kind, _, name = path.partition("/")
         if kind == "chunks" and _SHA256.match(name):
-            return self._released_blob(name)
+            return self._released_blob(device, name)
         if kind in ("image", "director") and _METADATA_NAME.match(name):
             return self._metadata(device, kind, name).read_bytes()
         raise FileNotFoundError(path)
@@ -218,14 +221,14 @@ class Delivery:
             return self._director_dir / name
         return self._director_dir / "devices" / device / name
 
-    def _released_blob(self, sha256: str) -> bytes:
-        self._released_length(sha256)
+    def _released_blob(self, device: str, sha256: str) -> bytes:
+        self._allowed_length(device, sha256)
         return self._blobs.get(sha256)
 
     def _chunk(self, device: str, request: ChunkRequest, index: int) -> bytes:
         self._check_device(device)
         start = index * request.chunk_bytes
-        if start >= self._released_length(request.sha256):
+        if start >= self._allowed_length(device, request.sha256):
             raise BlobMissing(f"{request.sha256} has no chunk {index}")
         return self._blobs.get_range(request.sha256, start, request.chunk_bytes)
 
@@ -244,6 +247,30 @@ class Delivery:
         if not allowed:
             raise Denied(device)
 
+    def _allowed_length(self, device: str, sha256: str) -> int:
+        """Length in bytes of a blob that this device may have, chunk lists included."""
+        if sha256 in self._released:  # the common case asks nobody
+            return self._released[sha256]
+        ordered = self._ordered_lengths(device, sha256).get(sha256)
+        return self._released_length(sha256) if ordered is None else ordered
+
+    def _ordered_lengths(self, device: str, wanted: str) -> dict[str, int]:
+        """What open measure orders let a device fetch; looked up anew for what is unknown."""
+        now = time.monotonic()
+        with self._lock:
+            looked_at, lengths = self._ordered.get(device, (-DEVICE_CACHE_S, {}))
+        if wanted not in lengths or now - looked_at >= DEVICE_CACHE_S:
+            with self._sessions() as session:
+                infos = [each.info for each in lab_assignments(session, device)]
+            lengths = {}
+            for info in infos:
+                _note_lengths(lengths, info.encodings, info.chunk_bytes)
+            with self._lock:
+                if len(self._ordered) > 10_000:
+                    self._ordered.clear()
+                self._ordered[device] = (now, lengths)
+        return lengths
+
     def _released_length(self, sha256: str) -> int:
         """Length of a released blob in bytes, chunk lists included."""
         if sha256 not in self._released:
@@ -252,14 +279,18 @@ class Delivery:
                 infos = session.scalars(signed).all()
             released: dict[str, int] = {}
             for info in map(ReleaseInfo.model_validate, infos):
-                for form in info.encodings:
-                    released[form.sha256] = form.length
-                    released[form.chunks_sha256] = 32 * -(-form.length // info.chunk_bytes)
+                _note_lengths(released, info.encodings, info.chunk_bytes)
             self._released = released
         try:
             return self._released[sha256]
         except KeyError:
             raise BlobMissing(f"no released blob {sha256}") from None
+
+
+def _note_lengths(lengths: dict[str, int], forms: Sequence[Encoding], chunk_bytes: int) -> None:
+    for form in forms:
+        lengths[form.sha256] = form.length
+        lengths[form.chunks_sha256] = 32 * -(-form.length // chunk_bytes)
 
 
 def _no_chunk(request: ChunkRequest, index: int, status: str) -> ChunkReply:

@@ -222,10 +222,10 @@ def bases_of(session: Session, model: str, profile: str) -> list[str]:
     )
 
 
-def encode(blobs: Blobs, raw: bytes) -> tuple[Encoding, ...]:
+def encode(blobs: Blobs, raw: bytes, *, level: int = ZSTD_LEVEL) -> tuple[Encoding, ...]:
     """Store each worthwhile form of `raw` that needs no base; the smallest comes first."""
     forms = [_store(blobs, "raw", raw, ram_needed=0)]
-    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(raw)
+    packed = zstandard.ZstdCompressor(level=level, write_checksum=False).compress(raw)
     if len(packed) <= WORTHWHILE_RATIO * len(raw):
         window = min(ZSTD_WINDOW_BYTES, max(len(raw), 1024))
         forms.insert(0, _store(blobs, "zstd", packed, ram_needed=window + (1 << 20)))

@@ -6,8 +6,9 @@ a broker, and goes on whatever the line does.
     observe    serve → sampling → outbox → uplink
     update     desired → updater → trust, transfer → slots → serve
     report     updater, metrics → outbox → uplink;  twin → retained state
+    measure    order → lab → trust, transfer → a subprocess → outbox
 
-Threads beside the event loop: link (2), uplink, sampler, updater, twin.  All sleep on events.
+Threads beside the event loop: link (2), uplink, sampler, updater, twin, lab.  All sleep on events.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from pydantic import JsonValue
 
 from edge_agent.device.config import AgentSettings, read_token
 from edge_agent.device.directory import admin_socket_path, device_secret, held
-from edge_agent.device.identity import Identity
+from edge_agent.device.identity import Identity, sign
 from edge_agent.device.inventory import collect, rss_mib
 from edge_agent.device.trusted import open_trust
 from edge_agent.device.twin import Served, Twin
 from edge_agent.disk import write_whole
 from edge_agent.disk.database import is_damage, set_aside
+from edge_agent.lab.room import Lab
 from edge_agent.link.chunks import MqttChunkPort
 from edge_agent.link.errors import LinkError, NotConnected, OutboxBroken, OutboxFull
 from edge_agent.link.fetch import FetchPort
@@ -94,6 +96,7 @@ class Agent:
             profile=member.profile,
             inventory=collect(identity.directory),
             clock=time.time,
+            lab=settings.lab,
         )
         self._twin_changed = threading.Event()
         self._stopping = threading.Event()
@@ -125,13 +128,17 @@ class Agent:
             changed=self._twin_changed.set,
         )
         self._trust = open_trust(identity, fetch)
+        chunks = MqttChunkPort(
+            self._link, member.device_id, queued=2 * settings.update_window_chunks
+        )
+        pace = Pace(
+            settings.update_window_chunks, settings.update_max_kib_s, settings.update_min_kib_s
+        )
         self._updater, self._store = open_updater(
             identity.directory / "update",
             trust=self._trust,
             fetch=fetch,
-            chunks=MqttChunkPort(
-                self._link, member.device_id, queued=2 * settings.update_window_chunks
-            ),
+            chunks=chunks,
             activate=self._models.activate,
             activate_all=self._models.activate_all,
             deactivate=self._models.deactivate,
@@ -143,9 +150,25 @@ class Agent:
             windows=[windows.parse(text) for text in settings.update_windows],
             quota_mib=settings.update_quota_mib,
             memory_mib=settings.update_memory_mib,
-            pace=Pace(
-                settings.update_window_chunks, settings.update_max_kib_s, settings.update_min_kib_s
-            ),
+            pace=pace,
+        )
+        self._lab = Lab(
+            identity.directory / "lab",
+            device_id=member.device_id,
+            profile=member.profile,
+            enabled=settings.lab,
+            open_trust=lambda: open_trust(identity, fetch, "lab/trust"),
+            fetch=fetch,
+            chunks=chunks.beside(2 * settings.update_window_chunks),
+            send=lambda frame: self._outbox.append("measure", frame),
+            sign=lambda data: sign(identity.key_path, data),
+            served=self._served_for_the_lab,
+            inventory=lambda: collect(identity.directory),
+            agent_version=agent_version(),
+            quota_mib=settings.lab_quota_mib,
+            memory_mib=settings.lab_memory_mib,
+            unpack_mib=settings.update_memory_mib,
+            pace=pace,
         )
         self._by_hand = ByHand(
             device_id=member.device_id,
@@ -157,6 +180,7 @@ class Agent:
             memory_bytes=settings.update_memory_mib << 20,
         )
         self._link.subscribe(topics.desired(member.device_id), self._on_desired)
+        self._link.subscribe(topics.lab(member.device_id), self._lab.submit)
         self._link.on_connected(self._on_connected)
         secret = read_token(settings, identity.directory)
         token = None if secret is None else secret.get_secret_value()
@@ -225,6 +249,7 @@ class Agent:
             threads = [
                 threading.Thread(target=self._updater.run, name="updater", daemon=True),
                 threading.Thread(target=self._publish_twin, name="twin", daemon=True),
+                threading.Thread(target=self._lab.run, name="lab", daemon=True),
             ]
             about = self._directory / "run" / "agent.json"
             try:
@@ -261,6 +286,7 @@ class Agent:
     def _stop(self, threads: list[threading.Thread]) -> None:
         self._stopping.set()
         self._updater.stop()
+        self._lab.stop()
         self._twin_changed.set()
         for thread in threads:
             if thread.ident is not None:
@@ -274,6 +300,7 @@ class Agent:
         self._link.stop()
         self._plane.close()
         self._outbox.close()
+        self._lab.close()
         self._trust.close()
         self._store.close()
 
@@ -396,6 +423,14 @@ class Agent:
             for each in installed
             if each is not None
         ]
+
+    def _served_for_the_lab(self) -> int:
+        """Predictions answered since the last call, of all models."""
+        count = 0
+        for model in list(self._plane.models):
+            with contextlib.suppress(ModelNotServed):
+                count += self._plane.window_metrics(model, "lab").requests
+        return count
 
     # ── metrics ──────────────────────────────────────────────────────────────────────────────────
 

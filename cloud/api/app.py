@@ -12,7 +12,14 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud.api import export_routes, fleet_routes, learning_routes, model_routes, operation_routes
+from cloud.api import (
+    export_routes,
+    fleet_routes,
+    lab_routes,
+    learning_routes,
+    model_routes,
+    operation_routes,
+)
 from cloud.api.context import Context
 from cloud.blobs import BlobMissing
 from cloud.errors import Conflict, NotFound, SkerryError, UserError
@@ -22,8 +29,8 @@ from optimizer.errors import OptimizerError
 log = logging.getLogger("skerry.api")
 
 MAX_BODY_BYTES: Final = 1 << 20
-"""Bound of every body but a project's, which its own route bounds while it reads.  A body is read
-before the caller is known, so without a bound anybody could fill the memory."""
+"""Bound of every body but a project's and a candidate's, which their own routes bound while they
+read.  A body is read before the caller is known: without a bound anybody could fill the memory."""
 
 
 def create_api(context: Context) -> FastAPI:
@@ -31,7 +38,7 @@ def create_api(context: Context) -> FastAPI:
     app = FastAPI(title="Skerry", openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None)
     app.state.context = context
     for module in (
-        fleet_routes, model_routes, learning_routes, operation_routes, export_routes
+        fleet_routes, model_routes, learning_routes, operation_routes, export_routes, lab_routes
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)
@@ -131,7 +138,8 @@ class _BoundedBody:
 
 
 def _is_bounded(method: str, path: str) -> bool:
-    return path.startswith("/v1/") and not (method == "PUT" and path.startswith("/v1/projects/"))
+    large = method == "PUT" and path.startswith(("/v1/projects/", "/v1/lab/blobs/"))
+    return path.startswith("/v1/") and not large
 
 
 def _too_large() -> HTTPException:

@@ -13,6 +13,7 @@ from cloud import labels
 from cloud.blobs import Blobs
 from cloud.db.tables import Assignment, AssignmentEvent, Metric, ModelVersion, Sample
 from cloud.ingest.errors import BadMessage
+from cloud.lab.results import apply_answer
 from cloud.registry import audit
 from edge_agent.wire.base import WireModel, unpack_frame
 from edge_agent.wire.messages import Correction, DeviceEvent, MetricsReport, UpdateReport
@@ -49,6 +50,8 @@ def apply(
         _metrics(session, device, MetricsReport.decode(payload, limit=MAX_REPORT_BYTES), now)
     elif kind == "correction":
         _correction(session, device, Correction.decode(payload, limit=MAX_REPORT_BYTES), now)
+    elif kind == "measure":
+        apply_answer(session, device, payload, now)
     elif kind == "event":
         _event(session, device, DeviceEvent.decode(payload, limit=MAX_REPORT_BYTES), now)
     else:

@@ -98,6 +98,13 @@ class AgentSettings(BaseModel):
     disk."""
     update_windows: tuple[str, ...] = Field(default=(), strict=False)  # a TOML array
     """When versions may be switched, local time, as in "Mon-Fri 02:00-04:30"; empty is always."""
+    lab: bool = False
+    """Whether this device measures candidates that the control plane orders it to: it then runs
+    code that online keys alone have signed, though never where it serves.  For lab devices."""
+    lab_quota_mib: int = Field(default=1024, ge=16)
+    """Most MiB that a measurement may take on the disk; removed after each."""
+    lab_memory_mib: int = Field(default=4096, ge=64)
+    """Most MiB of memory that a candidate may take while it is measured."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is logged."""
     log_format: Literal["text", "json"] = "text"

@@ -77,6 +77,21 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     write_whole(path, pem)
 
 
+def sign(key_path: Path, data: bytes) -> bytes:
+    """Sign with the device's key: DER of ECDSA over SHA-256.
+
+    Raises:
+        NotEnrolled: the key cannot be read.
+    """
+    try:
+        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise NotEnrolled(f"{key_path}: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise NotEnrolled(f"{key_path}: is no key of a device")
+    return key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+
 def load_identity(directory: Path) -> Identity:
     """The identity in `directory`.
 

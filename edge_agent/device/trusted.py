@@ -11,11 +11,15 @@ from edge_agent.update.ports import Fetch
 from edge_agent.update.trust import Trust
 
 
-def open_trust(identity: Identity, fetch: Fetch) -> Trust:
-    """The device's trust over `fetch`; its marks and cache are on the disk, shared by all."""
+def open_trust(identity: Identity, fetch: Fetch, name: str = "trust") -> Trust:
+    """The device's trust over `fetch`; its marks and cache are on the disk, shared by all.
+
+    Args:
+        name: directory of marks and cache; whoever runs beside the updater needs one of its own.
+    """
     member = identity.membership
     return Trust(
-        identity.directory / "trust",
+        identity.directory / name,
         fetch,
         member.device_id,
         member.profile,

@@ -48,10 +48,12 @@ class Twin:
         inventory: Inventory,
         clock: Callable[[], float],
         boot: str | None = None,
+        lab: bool = False,
     ) -> None:
         """
         Args:
             clock: seconds since the epoch.
+            lab: whether this device measures candidates.
             boot: drawn when left out.
         """
         self.boot = boot or uuid.uuid4().hex
@@ -59,6 +61,7 @@ class Twin:
         self._profile = profile
         self._inventory = inventory
         self._clock = clock
+        self._lab = lab
         self._lock = threading.Lock()
         self._desired_version = 0
         self._reports: dict[str, UpdateReport] = {}
@@ -90,6 +93,7 @@ class Twin:
                 models=models,
                 desired_version=self._desired_version,
                 at=self._clock(),
+                lab=self._lab,
             )
 
     def offline(self) -> DeviceState:

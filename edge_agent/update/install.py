@@ -168,26 +168,33 @@ class Installer:
         packed = self._transfer.download(
             encoding,
             assigned.release.chunk_bytes,
-            self._chunk_list(encoding),
+            chunk_list(self._fetch, encoding),
             interrupted=interrupted,
         )
         decode(encoding, packed, assigned.length, assigned.sha256, raw, base)
-
-    def _chunk_list(self, encoding: Encoding) -> bytes:
-        try:
-            data = self._fetch(f"chunks/{encoding.chunks_sha256}")
-        except NotFound as error:
-            raise TransferFailed("there is no chunk list", "chunk_missing") from error
-        except TransferError as error:
-            raise Unreachable(f"chunk list: {error}") from error
-        if hashlib.sha256(data).hexdigest() != encoding.chunks_sha256:
-            raise TransferFailed("the chunk list is not the signed one", "chunk_list_wrong")
-        return data
 
     def _check_space(self, raw_length: int, encoding: Encoding) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         missing = encoding.length - kept_bytes(self._directory, encoding)
         self._store.require_room(missing + 2 * raw_length + DISK_MARGIN_BYTES)
+
+
+def chunk_list(fetch: Fetch, encoding: Encoding) -> bytes:
+    """The digests of an encoding's chunks, as they were signed.
+
+    Raises:
+        TransferFailed: there is no such list, or it is another one.
+        Unreachable: no answer of the control plane.
+    """
+    try:
+        data = fetch(f"chunks/{encoding.chunks_sha256}")
+    except NotFound as error:
+        raise TransferFailed("there is no chunk list", "chunk_missing") from error
+    except TransferError as error:
+        raise Unreachable(f"chunk list: {error}") from error
+    if hashlib.sha256(data).hexdigest() != encoding.chunks_sha256:
+        raise TransferFailed("the chunk list is not the signed one", "chunk_list_wrong")
+    return data
 
 
 def _open_base(slot: Path, sha256: str) -> SlotBundle | None:

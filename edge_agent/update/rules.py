@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -34,7 +34,8 @@ from edge_agent.update.errors import (
 )
 from edge_agent.wire.base import describe
 from edge_agent.wire.ids import is_slug
-from edge_agent.wire.manifest import ReleaseInfo, target_path
+from edge_agent.wire.lab import LabInfo, lab_target
+from edge_agent.wire.manifest import Encoding, ReleaseInfo, target_path
 from edge_agent.wire.messages import MAX_NUMBER
 
 MAX_BUNDLE_BYTES: Final = 32 << 30
@@ -68,6 +69,22 @@ class Assigned:
     generation: int
     probation_s: float
     group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A blob that both repositories name for one measurement; nothing of it can be installed.
+
+    Attributes:
+        target: its name in both repositories.
+        length: bytes of the raw blob.
+        sha256: digest of the raw blob.
+    """
+
+    target: str
+    length: int
+    sha256: str
+    info: LabInfo
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────
@@ -180,6 +197,36 @@ def agree(target: str, directed: TargetFile, imaged: TargetFile) -> Assigned:
     return Assigned(target, imaged.length, sha256, release, generation, probation_ms / 1000, group)
 
 
+def agree_on_candidate(
+    target: str, directed: TargetFile, imaged: TargetFile, order_sha256: str
+) -> Candidate:
+    """Both repositories' word on a blob of the lab, and the director's on the order.
+
+    Raises:
+        Disagreement: they do not say the same, or the director names it for other orders only.
+        UntrustedMetadata: they do, but it makes no sense or breaks a bound.
+    """
+    custom = directed.custom
+    if not isinstance(custom, dict) or not isinstance(custom.get("orders"), list):
+        raise Disagreement(f"{target}: the director gives no order for it")
+    if order_sha256 not in custom["orders"]:
+        raise Disagreement(f"{target}: the director names it for another order", "forged_order")
+    if directed.length != imaged.length or directed.hashes != imaged.hashes:
+        raise Disagreement(f"{target}: length or digest differ between the repositories")
+    if custom.get("lab") != imaged.custom:
+        raise Disagreement(f"{target}: its forms differ between the repositories")
+    try:
+        info = LabInfo.model_validate(imaged.custom)
+    except ValidationError as error:
+        raise UntrustedMetadata(f"{target}: {describe(error)}") from error
+    check_hashes(target, imaged.hashes)
+    sha256 = imaged.hashes["sha256"]
+    if target != lab_target(info.kind, sha256):
+        raise UntrustedMetadata(f"{target} is not the name of its own bytes")
+    check_forms(target, imaged.length, sha256, info.encodings, info.chunk_bytes)
+    return Candidate(target, imaged.length, sha256, info)
+
+
 def check_hashes(target: str, hashes: Mapping[str, str]) -> None:
     """SHA-256 is there and well formed; so is every other one of an algorithm known here.
 
@@ -205,17 +252,28 @@ def check_lengths(target: str, length: int, sha256: str, release: ReleaseInfo) -
     Raises:
         UntrustedMetadata: a bound is broken, or an encoding cannot be one of this bundle.
     """
-    _whole(target, "length", length, MAX_BUNDLE_BYTES)
     _whole(target, "counter", release.counter, MAX_NUMBER)
     _whole(target, "version", release.version, MAX_NUMBER)
-    if len(release.encodings) > MAX_ENCODINGS:
-        raise UntrustedMetadata(f"{target}: {len(release.encodings)} encodings are too many")
-    for form in release.encodings:
+    check_forms(target, length, sha256, release.encodings, release.chunk_bytes)
+
+
+def check_forms(
+    target: str, length: int, sha256: str, forms: Sequence[Encoding], chunk_bytes: int
+) -> None:
+    """`check_lengths` of what can be fetched of a blob.
+
+    Raises:
+        UntrustedMetadata: a bound is broken, or an encoding cannot be one of this blob.
+    """
+    _whole(target, "length", length, MAX_BUNDLE_BYTES)
+    if len(forms) > MAX_ENCODINGS:
+        raise UntrustedMetadata(f"{target}: {len(forms)} encodings are too many")
+    for form in forms:
         if form.algo == "raw" and (form.length, form.sha256) != (length, sha256):
             raise UntrustedMetadata(f"{target}: its raw encoding is another bundle")
         if form.length > length:
             raise UntrustedMetadata(f"{target}: its {form.algo} encoding is longer than itself")
-        if 32 * -(-form.length // release.chunk_bytes) > MAX_CHUNK_LIST_BYTES:
+        if 32 * -(-form.length // chunk_bytes) > MAX_CHUNK_LIST_BYTES:
             raise UntrustedMetadata(f"{target}: its chunks are too many")
 
 

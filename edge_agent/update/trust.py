@@ -33,10 +33,10 @@ from edge_agent.update.errors import Disagreement, ExpiredMetadata, NotAssigned
 from edge_agent.update.marks import Marks
 from edge_agent.update.ports import Clock, Fetch
 from edge_agent.update.repository import PortFetcher, Repository
-from edge_agent.update.rules import Assigned
+from edge_agent.update.rules import Assigned, Candidate
 from edge_agent.wire.manifest import ReleaseInfo
 
-__all__ = ["Assigned", "Trust"]
+__all__ = ["Assigned", "Candidate", "Trust"]
 
 log = logging.getLogger("skerry.update")
 
@@ -88,7 +88,7 @@ class Trust:
         """Bring both repositories up to date.
 
         Returns:
-            The targets the director names for this device; nothing about them is verified but
+            The releases the director names for this device; nothing about them is verified but
             that the director signed them for this device.  Call `verify` for each.
 
         Raises:
@@ -98,7 +98,8 @@ class Trust:
         directed_at = self._refresh_director()
         imaged_at = self._refresh(self._image)
         self._marks.attest(min(directed_at, imaged_at))
-        return sorted(self._director.cached("targets", Targets).targets)
+        named = self._director.cached("targets", Targets).targets
+        return sorted(path for path in named if path.startswith("models/"))
 
     def verify(self, target: str) -> Assigned:
         """Everything that must hold before a byte of `target` is fetched.  Needs `refresh`.
@@ -124,6 +125,29 @@ class Trust:
     def assigned(self) -> list[Assigned]:
         """`refresh`, then `verify` of every target the director names."""
         return [self.verify(target) for target in self.refresh()]
+
+    def candidate(self, target: str, order_sha256: str) -> Candidate:
+        """Everything that must hold before a byte of the lab is fetched.  Needs `refresh`.
+
+        Args:
+            order_sha256: digest of the order that names it, as it came.
+
+        Raises:
+            NotAssigned: the director does not name it.
+            Disagreement, UntrustedMetadata: refused.
+            ExpiredMetadata, Unreachable: try again later.
+        """
+        directed = self._director.target(target)
+        if directed is None:
+            raise NotAssigned(f"the director does not name {target}")
+        imaged = self._image.target(target)
+        if imaged is None:
+            raise Disagreement(f"the image repository does not name {target}")
+        return rules.agree_on_candidate(target, directed, imaged, order_sha256)
+
+    def now(self) -> float:
+        """The time that expiry is judged by, in seconds since the epoch."""
+        return self._now().timestamp()
 
     def members(self, group: str) -> set[str]:
         """Targets that the director signed into `group`.  Needs `refresh`."""

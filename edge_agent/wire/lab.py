@@ -80,6 +80,8 @@ class MeasureOrder(WireModel):
         cost: fit the time of a batch, and find the largest one worth making.
         memory: weigh the bundle in a process of its own.
         settings: of `edge_agent.measure.MeasureSettings`.
+        server_settings: the same for the server scenario, which takes as long as its queries take
+            to arrive; empty is `settings`.
     """
 
     id: Slug
@@ -96,6 +98,7 @@ class MeasureOrder(WireModel):
     cost: bool = True
     memory: bool = True
     settings: dict[str, JsonValue] = Field(default_factory=dict)
+    server_settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class MeasureHeader(WireModel):

@@ -11,7 +11,7 @@ import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
 from fleet.client import calls, schemas, sending
-from fleet.client.calls import PAGE_ROWS, Call, RolloutAction
+from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
 
 T = TypeVar("T")
 
@@ -170,6 +170,37 @@ class AsyncClient:
     async def job_report(self, job_id: str) -> str:
         """The optimiser's report of a job, as one HTML page."""
         return await self.send(calls.job_report(job_id))
+
+    async def lab_devices(self, on: str) -> list[schemas.LabDeviceOut]:
+        """The devices that "device:ID" or "group:NAME" means, and why one cannot measure now."""
+        return await self.send(calls.lab_devices(on))
+
+    async def lab_blob(self, sha256: str) -> schemas.LabBlobOut:
+        return await self.send(calls.lab_blob(sha256))
+
+    async def upload_lab_blob(self, kind: LabBlobKind, data: bytes) -> schemas.LabBlobOut:
+        """Store a packed bundle or samples for devices to fetch when they are ordered to."""
+        return await self.send(calls.upload_lab_blob(kind, data))
+
+    async def order_measurement(self, request: schemas.LabOrderIn) -> schemas.LabOrderOut:
+        """Have a lab device measure a candidate."""
+        return await self.send(calls.order_measurement(request))
+
+    async def lab_order(self, order_id: str) -> schemas.LabOrderOut:
+        return await self.send(calls.lab_order(order_id))
+
+    async def cancel_lab_order(self, order_id: str) -> schemas.LabOrderOut:
+        return await self.send(calls.cancel_lab_order(order_id))
+
+    async def predictor_points(self, profile: str = "") -> list[schemas.PredictorPointOut]:
+        """What devices took, beside what figures alone foretold."""
+        return await self.send(calls.predictor_points(profile))
+
+    async def add_predictor_point(
+        self, request: schemas.PredictorPointIn
+    ) -> schemas.PredictorPointOut:
+        """Let a device's result correct the predictor."""
+        return await self.send(calls.add_predictor_point(request))
 
     async def projects(self) -> list[schemas.ProjectOut]:
         return await self.send(calls.projects())

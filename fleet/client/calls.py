@@ -20,6 +20,7 @@ from fleet.client import schemas
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 
 T = TypeVar("T")
+LabBlobKind = Literal["bundle", "samples"]
 RolloutAction = Literal["approve", "pause", "resume", "cancel", "halt", "rollback"]
 
 PAGE_ROWS: Final = 100
@@ -126,6 +127,11 @@ _JOBS: Final = _as(list[schemas.JobOut])
 _JOB: Final = _as(schemas.JobOut)
 _PROJECTS: Final = _as(list[schemas.ProjectOut])
 _PROJECT: Final = _as(schemas.ProjectOut)
+_LAB_DEVICES: Final = _as(list[schemas.LabDeviceOut])
+_LAB_BLOB: Final = _as(schemas.LabBlobOut)
+_LAB_ORDER: Final = _as(schemas.LabOrderOut)
+_POINTS: Final = _as(list[schemas.PredictorPointOut])
+_POINT: Final = _as(schemas.PredictorPointOut)
 _AUDIT: Final = _as(list[schemas.AuditOut])
 _TOKEN: Final = _as(schemas.TokenOut)
 
@@ -292,6 +298,45 @@ def cancel_job(job_id: str) -> Call[schemas.JobOut]:
 
 def job_report(job_id: str) -> Call[str]:
     return Call(method="GET", path=_path("jobs", job_id, "report"), read=_text)
+
+
+# ── measuring on devices ─────────────────────────────────────────────────────────────────────────
+
+
+def lab_devices(on: str) -> Call[list[schemas.LabDeviceOut]]:
+    path = _path("lab", "devices")
+    return Call(method="GET", path=path, params=(("on", on),), read=_LAB_DEVICES)
+
+
+def lab_blob(sha256: str) -> Call[schemas.LabBlobOut]:
+    return Call(method="GET", path=_path("lab", "blobs", sha256), read=_LAB_BLOB)
+
+
+def upload_lab_blob(kind: LabBlobKind, data: bytes) -> Call[schemas.LabBlobOut]:
+    path = _path("lab", "blobs", kind)
+    return Call(method="PUT", path=path, content=data, read=_LAB_BLOB, timeout_s=600.0)
+
+
+def order_measurement(request: schemas.LabOrderIn) -> Call[schemas.LabOrderOut]:
+    return Call(method="POST", path=_path("lab", "orders"), body=request, read=_LAB_ORDER)
+
+
+def lab_order(order_id: str) -> Call[schemas.LabOrderOut]:
+    return Call(method="GET", path=_path("lab", "orders", order_id), read=_LAB_ORDER)
+
+
+def cancel_lab_order(order_id: str) -> Call[schemas.LabOrderOut]:
+    path = _path("lab", "orders", order_id, "cancel")
+    return Call(method="POST", path=path, read=_LAB_ORDER)
+
+
+def predictor_points(profile: str) -> Call[list[schemas.PredictorPointOut]]:
+    params = (("profile", profile),) if profile else ()
+    return Call(method="GET", path=_path("lab", "points"), params=params, read=_POINTS)
+
+
+def add_predictor_point(request: schemas.PredictorPointIn) -> Call[schemas.PredictorPointOut]:
+    return Call(method="POST", path=_path("lab", "points"), body=request, read=_POINT)
 
 
 # ── projects and operation ───────────────────────────────────────────────────────────────────────

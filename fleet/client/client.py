@@ -17,7 +17,7 @@ import httpx
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
 from fleet.client import calls, schemas, sending
 from fleet.client.async_client import AsyncClient
-from fleet.client.calls import PAGE_ROWS, Call, RolloutAction
+from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.errors import ApiError
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
@@ -183,6 +183,35 @@ class Client:
     def job_report(self, job_id: str) -> str:
         """The optimiser's report of a job, as one HTML page."""
         return self.send(calls.job_report(job_id))
+
+    def lab_devices(self, on: str) -> list[schemas.LabDeviceOut]:
+        """The devices that "device:ID" or "group:NAME" means, and why one cannot measure now."""
+        return self.send(calls.lab_devices(on))
+
+    def lab_blob(self, sha256: str) -> schemas.LabBlobOut:
+        return self.send(calls.lab_blob(sha256))
+
+    def upload_lab_blob(self, kind: LabBlobKind, data: bytes) -> schemas.LabBlobOut:
+        """Store a packed bundle or samples for devices to fetch when they are ordered to."""
+        return self.send(calls.upload_lab_blob(kind, data))
+
+    def order_measurement(self, request: schemas.LabOrderIn) -> schemas.LabOrderOut:
+        """Have a lab device measure a candidate."""
+        return self.send(calls.order_measurement(request))
+
+    def lab_order(self, order_id: str) -> schemas.LabOrderOut:
+        return self.send(calls.lab_order(order_id))
+
+    def cancel_lab_order(self, order_id: str) -> schemas.LabOrderOut:
+        return self.send(calls.cancel_lab_order(order_id))
+
+    def predictor_points(self, profile: str = "") -> list[schemas.PredictorPointOut]:
+        """What devices took, beside what figures alone foretold."""
+        return self.send(calls.predictor_points(profile))
+
+    def add_predictor_point(self, request: schemas.PredictorPointIn) -> schemas.PredictorPointOut:
+        """Let a device's result correct the predictor."""
+        return self.send(calls.add_predictor_point(request))
 
     def projects(self) -> list[schemas.ProjectOut]:
         return self.send(calls.projects())

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from edge_agent.wire.ids import Slug
+from edge_agent.wire.ids import Digest, Slug
+from edge_agent.wire.lab import MAX_ORDER_S
 
 Json = dict[str, Any]
 LABEL_KEY_PATTERN = r'^[^"\\=\x00-\x1f]{1,64}$'
@@ -261,6 +262,79 @@ class RolloutDetail(RolloutOut):
     assignments: list[Json]
     """`device`, `wave`, `phase`, `reason`, `detail`, `generation`, `updated_at`."""
     gates: list[GateOut]
+
+
+class LabDeviceOut(ApiModel):
+    """A device that measurements can be asked of; `problem` says why not now, empty when it can."""
+
+    id: str
+    profile: str
+    problem: str = ""
+    inventory: Json
+
+
+class LabBlobOut(ApiModel):
+    sha256: str
+    kind: Literal["bundle", "samples"]
+    length: int
+
+
+class LabOrderIn(ApiRequest):
+    """One measurement on one device; fields as in `edge_agent.wire.lab.MeasureOrder`."""
+
+    device: Slug
+    candidate: Digest
+    """SHA-256 of an uploaded bundle of the device's profile, as are `samples` and
+    `compare_with`."""
+    samples: Digest
+    compare_with: Digest | None = None
+    latency_ms: float | None = Field(default=None, gt=0)
+    percentile: float = Field(default=0.99, gt=0, lt=1)
+    qps: float | None = Field(default=None, gt=0)
+    cost: bool = True
+    memory: bool = True
+    settings: Json = Field(default_factory=dict)
+    server_settings: Json = Field(default_factory=dict)
+    timeout_s: float = Field(default=900.0, ge=1, le=MAX_ORDER_S)
+    """The device gives up, and the order runs out, after this."""
+
+
+class LabOrderOut(ApiModel):
+    """`state`: sent, accepted, downloading, measuring; then done, failed, refused, aborted,
+    expired or cancelled, and `ended` is true.  `result` is the signed `MeasureResult`."""
+
+    id: str
+    device: str
+    profile: str
+    state: str
+    ended: bool
+    detail: str
+    result: Json
+    created_at: float
+    expires_at: float
+    updated_at: float
+
+
+class PredictorPointIn(ApiRequest):
+    """What a variant was predicted to take by figures alone, and what a device took."""
+
+    order: str
+    """The measurement, which has ended well."""
+    runtime: str = Field(max_length=40)
+    precision: str = Field(max_length=40)
+    variant: str = Field(max_length=200)
+    scaled_ms: float = Field(gt=0)
+
+
+class PredictorPointOut(ApiModel):
+    profile: str
+    runtime: str
+    precision: str
+    variant: str
+    device: str
+    scaled_ms: float
+    measured_ms: float
+    at: float
 
 
 class DriftOut(ApiModel):

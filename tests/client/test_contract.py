@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from cloud.api import (
     export_routes,
     fleet_routes,
+    lab_routes,
     learning_routes,
     model_routes,
     operation_routes,
@@ -16,7 +17,9 @@ from edge_agent.wire.messages import EnrolRequest, Inventory
 from fleet.client import calls, schemas
 from fleet.client.calls import Call
 
-MODULES = (fleet_routes, model_routes, learning_routes, operation_routes, export_routes)
+MODULES = (
+    fleet_routes, model_routes, learning_routes, operation_routes, export_routes, lab_routes,
+)  # fmt: skip
 
 
 def _routes() -> Iterator[tuple[str, str]]:
@@ -62,6 +65,20 @@ def _calls() -> list[Call]:
         calls.start_job(schemas.JobIn(kind="build", project="p")),
         calls.cancel_job("j"),
         calls.job_report("j"),
+        calls.lab_devices("device:d"),
+        calls.lab_blob("a" * 64),
+        calls.upload_lab_blob("bundle", b""),
+        calls.order_measurement(
+            schemas.LabOrderIn(device="d", candidate="a" * 64, samples="b" * 64)
+        ),
+        calls.lab_order("o"),
+        calls.cancel_lab_order("o"),
+        calls.predictor_points("p"),
+        calls.add_predictor_point(
+            schemas.PredictorPointIn(
+                order="o", runtime="r", precision="p", variant="v", scaled_ms=1.0
+            )
+        ),
         calls.projects(),
         calls.project("p"),
         calls.apply_project("p", b""),
