@@ -104,7 +104,7 @@ def create_order(
     *,
     now: float,
 ) -> LabOrder:
-    """Order a measurement; the caller commits.
+    """Order a measurement, once under the same id; the caller commits.
 
     Raises:
         NotFound: there is no such device or blob.
@@ -114,6 +114,10 @@ def create_order(
         SigningError: the candidate cannot be named.
     """
     _check_settings(request.settings, request.server_settings)
+    if request.id is not None and (known := session.get(LabOrder, request.id)) is not None:
+        if known.device != request.device:
+            raise Conflict(f"order {request.id} is for {known.device}")
+        return known
     device = session.get(Device, request.device, with_for_update=True)
     if device is None:
         raise NotFound(f"no device {request.device!r}")
@@ -128,7 +132,7 @@ def create_order(
     if request.compare_with is not None:
         baseline = _blob(session, request.compare_with, "bundle", device.profile)
     order = MeasureOrder(
-        id=secrets.token_hex(16),
+        id=request.id or secrets.token_hex(16),
         device=device.id,
         profile=device.profile,
         issued_at=now,

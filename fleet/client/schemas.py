@@ -25,6 +25,7 @@ Labels = Annotated[
 ]
 RowNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A number that every database can hold."""
+OrderId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 MAX_PROBATION_S: Final = 7 * 86_400.0
 Role = Literal["viewer", "operator", "admin"]
 
@@ -282,6 +283,8 @@ class LabBlobOut(ApiModel):
 class LabOrderIn(ApiRequest):
     """One measurement on one device; fields as in `edge_agent.wire.lab.MeasureOrder`."""
 
+    id: OrderId | None = None
+    """Drawn by the caller, so that asking again after a lost answer orders nothing twice."""
     device: Slug
     candidate: Digest
     """SHA-256 of an uploaded bundle of the device's profile, as are `samples` and

@@ -1,0 +1,180 @@
+"""Measuring on a real device: API, broker, delivery, ingest, and an agent of its own process."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud.db.tables import Device
+from cloud.lab.errors import CannotMeasure, LabFailed
+from cloud.lab.measurer import RemoteMeasurer
+from cloud.orchestrator.outbox import publish_pending
+from edge_agent.measure import MeasureSettings
+from edge_agent.wire.manifest import Manifest
+from fleet.client.errors import ApiError
+from fleet.client.schemas import LabOrderIn
+from optimizer.budget import Budget
+from optimizer.profiles import load_profile
+from tests.agent.conftest import PROFILE, Plane, Process, tiny_bundle, until
+
+pytestmark = pytest.mark.slow
+
+QUICK = MeasureSettings(
+    quick=True, min_duration_s=0.02, max_duration_s=0.5, min_queries=100, attempts=1
+)
+SAMPLES = [{"x": np.eye(4, dtype=np.float32)[index : index + 1]} for index in range(4)]
+BUDGET = Budget.model_validate({"latency_ms": 50.0, "memory_mib": 500.0})
+
+
+@pytest.fixture
+def outbox(plane: Plane) -> Iterator[None]:
+    """The orchestrator's part of it: the outbox leaves, signed by the director."""
+    stop = threading.Event()
+
+    def pump() -> None:
+        while not stop.wait(0.05):
+            publish_pending(
+                plane.services.sessions, plane.services.director, plane.connection, time.time()
+            )
+
+    thread = threading.Thread(target=pump)
+    thread.start()
+    yield
+    stop.set()
+    thread.join(10)
+
+
+@pytest.fixture
+def lab(
+    plane: Plane, agents: Callable[[str], Process], tmp_path: Path, outbox: None
+) -> Callable[..., Process]:
+    """Starts an agent that is a lab device, or not."""
+
+    def start(name: str, *, lab: bool = True) -> Process:
+        agent = agents(name)
+        # measurements of other tests hold the lock that lies in the usual place
+        agent.environment["TMPDIR"] = str(agent.directory)
+        with (agent.directory / "agent.toml").open("a") as settings:
+            settings.write(f"lab = {'true' if lab else 'false'}\n")
+        claim = plane.claim(tmp_path / f"{name}.json")
+        enrolled = agent.command("enrol", "--claim", str(claim), "--name", name)
+        assert enrolled.returncode == 0, enrolled.stderr
+        agent.start()
+        until(lambda: plane.client.device(name).online, what="the device is online")
+        return agent
+
+    return start
+
+
+def candidate(tmp_path: Path, version: int = 7, code: str = "") -> tuple[Path, Manifest]:
+    directory = tmp_path / f"candidate-{version}"
+    with tarfile.open(fileobj=io.BytesIO(tiny_bundle(directory, version, code=code))) as tar:
+        data = tar.extractfile("manifest.json")
+        assert data is not None
+        manifest = data.read()
+    (directory / "manifest.json").write_bytes(manifest)
+    return directory, Manifest.decode(manifest, limit=1 << 20)
+
+
+def test_a_candidate_is_measured_while_the_device_serves(plane, lab, tmp_path):
+    agent = lab("lab-1")
+    plane.assign("lab-1", plane.release(1, tmp_path))
+    until(lambda: agent.ready(1), what="version 1 serves")
+    measurer = RemoteMeasurer(plane.client, "device:lab-1", timeout_s=60, poll_s=0.1)
+    profile = load_profile(PROFILE)
+    assert measurer.where(profile) == "lab-1"
+    assert measurer.notes(profile) == ()
+    assert measurer.where(load_profile("raspberry-pi-4")) == ""
+
+    stop = threading.Event()
+    answered: list[int] = []
+
+    def predict() -> None:
+        while not stop.wait(0.02):
+            answered.append(agent.predict(f"p{len(answered)}", [0.0, 1.0, 0.0, 0.0]))
+
+    client = threading.Thread(target=predict)
+    client.start()
+    directory, manifest = candidate(tmp_path)
+    try:
+        measured = measurer.measure(directory, manifest, SAMPLES, profile, BUDGET, QUICK)
+    finally:
+        stop.set()
+        client.join(10)
+    assert measured.latency is not None and measured.latency.queries >= 100
+    assert measured.latency.provenance["precision"] == "fp32"
+    assert measured.cost is not None and measured.memory_mib is not None
+    assert any("lab-1 served" in note for note in measured.notes)
+    assert set(answered) == {1}
+    assert agent.status()["models"]["tiny"]["version"] == 1
+    assert not (agent.directory / "lab" / "work").exists()
+
+    compared = measurer.compare(directory, directory, SAMPLES, profile, QUICK)
+    assert compared is not None and compared.low <= compared.speedup <= compared.high
+    until(
+        lambda: not any("lab/" in name for name in plane.services.director.assigned("lab-1")),
+        what="the director names no candidate any more",
+    )
+
+
+def test_a_device_that_did_not_say_so_is_not_asked(plane, lab):
+    lab("plain-1", lab=False)
+    with pytest.raises(CannotMeasure, match=r"plain-1 is no lab device: set 'lab = true'"):
+        RemoteMeasurer(plane.client, "device:plain-1")
+    order = LabOrderIn(device="plain-1", candidate="a" * 64, samples="b" * 64)
+    with pytest.raises(ApiError, match="no lab device"):
+        plane.client.order_measurement(order)
+
+
+def test_an_absent_or_unknown_device_is_one_clear_line(plane, lab):
+    agent = lab("lab-away")
+    agent.stop()
+    until(lambda: not plane.client.device("lab-away").online, what="it is offline")
+    with pytest.raises(CannotMeasure, match="lab-away is offline"):
+        RemoteMeasurer(plane.client, "device:lab-away")
+    for on, line in (
+        ("device:nobody", "no device 'nobody'"),
+        ("group:none", "no device is of group 'none'"),
+        ("nobody", "neither device:ID nor group:NAME"),
+    ):
+        with pytest.raises(ApiError, match=line):
+            RemoteMeasurer(plane.client, on)
+
+
+def test_a_device_killed_in_the_middle_answers_once_that_it_was(plane, lab, tmp_path):
+    agent = lab("lab-2")
+    with plane.services.sessions.begin() as session:
+        session.get_one(Device, "lab-2").labels = {"group": "bench"}
+    measurer = RemoteMeasurer(plane.client, "group:bench", timeout_s=60, poll_s=0.1)
+    directory, manifest = candidate(tmp_path, code="import time\ntime.sleep(20)\n")
+    failures: list[str] = []
+
+    def measure() -> None:
+        try:
+            measurer.measure(directory, manifest, SAMPLES, load_profile(PROFILE), BUDGET, QUICK)
+        except LabFailed as error:
+            failures.append(str(error))
+
+    waiting = threading.Thread(target=measure)
+    waiting.start()
+    until(lambda: "lab.begun" in agent.log(), what="the order has begun")
+    until(lambda: (agent.directory / "lab" / "work" / "order.json").exists(), what="it measures")
+    agent.kill()
+    agent.start()
+    waiting.join(40)
+    assert failures == ["lab-2: aborted: the device was restarted while it measured"]
+    assert not (agent.directory / "lab" / "work").exists()
+    # and it is ready for the next one
+    directory, manifest = candidate(tmp_path, version=8)
+    settings = BUDGET.model_copy(update={"memory_mib": None})
+    found = measurer.measure(
+        directory, manifest, SAMPLES, load_profile(PROFILE), settings, QUICK, "quick"
+    )
+    assert found.latency is not None and found.cost is None
