@@ -61,6 +61,7 @@ from edge_agent.serve.metadata import agent_version
 from edge_agent.update import windows
 from edge_agent.update.by_hand import Busy, ByHand
 from edge_agent.update.errors import BadMedium
+from edge_agent.update.selftest import device_memory_mib, memory_limit_mib
 from edge_agent.update.transfer import Pace
 from edge_agent.update.updater import open_updater
 from edge_agent.wire import topics
@@ -160,13 +161,14 @@ class Agent:
             open_trust=lambda: open_trust(identity, fetch, "lab/trust"),
             fetch=fetch,
             chunks=chunks.beside(2 * settings.update_window_chunks),
-            send=lambda frame: self._outbox.append("measure", frame),
+            # a result that was journalled when the agent was killed is not journalled again
+            send=lambda frame: self._outbox.append("measure", frame, once="measure"),
             sign=lambda data: sign(identity.key_path, data),
             served=self._served_for_the_lab,
             inventory=lambda: collect(identity.directory),
             agent_version=agent_version(),
             quota_mib=settings.lab_quota_mib,
-            memory_mib=settings.lab_memory_mib,
+            memory_mib=settings.lab_memory_mib or memory_limit_mib(device_memory_mib()),
             unpack_mib=settings.update_memory_mib,
             pace=pace,
         )

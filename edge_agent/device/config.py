@@ -103,8 +103,9 @@ class AgentSettings(BaseModel):
     code that online keys alone have signed, though never where it serves.  For lab devices."""
     lab_quota_mib: int = Field(default=1024, ge=16)
     """Most MiB that a measurement may take on the disk; removed after each."""
-    lab_memory_mib: int = Field(default=4096, ge=64)
-    """Most MiB of memory that a candidate may take while it is measured."""
+    lab_memory_mib: int = Field(default=0, ge=0, le=1 << 20)
+    """What a candidate may take while it is measured, in MiB; 0 is half of the device's memory, at
+    least 256."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is logged."""
     log_format: Literal["text", "json"] = "text"

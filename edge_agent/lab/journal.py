@@ -2,7 +2,7 @@
 
 An order is *begun*, then *answered* (its signed result is on the disk), then *reported* (the result
 is in the outbox).  What is found begun at the start of the agent was interrupted; what is found
-answered is put into the outbox again, where the control plane knows a second copy by its order.
+answered is put into the outbox again, which takes the same bytes once.
 """
 
 from __future__ import annotations
