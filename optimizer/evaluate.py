@@ -102,7 +102,8 @@ def answer(pipeline: Pipeline, inputs: Tensors, batch: int = DEFAULT_BATCH) -> A
     """The pipeline's answers on `inputs`, in their order.
 
     Raises:
-        EvaluationFailed: the pipeline gives neither labels nor scores, or fails on the data.
+        EvaluationFailed: the pipeline gives neither labels nor scores, scores that are no numbers,
+            or fails on the data.
     """
     labels: list[NDArray[np.int64]] = []
     scores: list[Array | None] = []
@@ -118,11 +119,20 @@ def answer(pipeline: Pipeline, inputs: Tensors, batch: int = DEFAULT_BATCH) -> A
             outputs = None
         except PipelineError as error:
             raise EvaluationFailed(f"the pipeline fails on the data: {error}") from error
+        _require_numbers(outputs)
         labels.append(_labels(outputs))
         scores.append(None if outputs is None else outputs.get("scores"))
     if not labels:
         raise EvaluationFailed("there is no data to evaluate on")
     return Answers(np.concatenate(labels), _joined(scores, [len(part) for part in labels]))
+
+
+def _require_numbers(outputs: Tensors | None) -> None:
+    scores = None if outputs is None else outputs.get("scores")
+    if scores is not None and scores.dtype.kind == "f" and np.isnan(scores).any():
+        raise EvaluationFailed(
+            "scores of the pipeline are NaN: the network's outputs are no numbers"
+        )
 
 
 def score(

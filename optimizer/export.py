@@ -23,7 +23,8 @@ import onnx
 
 from edge_agent.runtime import SessionError, Tensors, open_session
 from edge_agent.wire.manifest import Datatype, ModelSpec, TensorSpec
-from optimizer.errors import ExportFailed
+from optimizer.disk_space import is_full
+from optimizer.errors import DiskFull, ExportFailed
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,7 @@ def export_onnx(
 
     Raises:
         ExportFailed: torch cannot express the module, or the file does not answer like it.
+        DiskFull: there is no room for the file.
     """
     import torch
 
@@ -102,6 +104,8 @@ def export_onnx(
         raise
     except Exception as error:  # the exporter raises many unrelated types
         path.unlink(missing_ok=True)
+        if is_full(error, path.parent):
+            raise DiskFull.at(path.parent) from error
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportFailed(f"{path.name}: the network cannot be exported: {line}") from error
     finally:

@@ -145,14 +145,14 @@ def _write_weights(context: PassContext, config: OrtWeights, bits: int) -> None:
     model = wrapped.model
     for position, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{position}"
-    large = require_large_matrices(model, config.min_weights)
+    large = set(require_large_matrices(model, config.min_weights)) - set(config.exclude)
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=bits,
         block_size=config.block,
         is_symmetric=config.symmetric,
         accuracy_level=4 if config.int8_arithmetic else 1,
-        nodes_to_include=[name for name in large if name not in config.exclude],
+        nodes_to_exclude=[node.name for node in model.graph.node if node.name not in large],
     )
     quantizer.process()
     made = quantizer.model.model

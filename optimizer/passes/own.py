@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.errors import ConfigError
-from optimizer.passes.registry import recipes, registering
+from optimizer.passes.registry import forget_own, recipes, registering
 
 _PREFIX: Final = "skerry_recipes_"
 
@@ -25,12 +25,15 @@ _PREFIX: Final = "skerry_recipes_"
 def register_files(directory: Path, names: Sequence[str]) -> list[str]:
     """Import the files `names` of `directory`, which stays on the import path.
 
+    A process works for one project: recipes of another, or of earlier files, are forgotten.
+
     Returns:
         Names of all recipes there are now.
 
     Raises:
         ConfigError: a file cannot be imported, takes a name that is taken, or registers nothing.
     """
+    forget_own()
     directory = directory.resolve()
     if names and str(directory) not in sys.path:
         sys.path.insert(0, str(directory))

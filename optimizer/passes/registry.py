@@ -13,8 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import errno
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,12 +26,10 @@ from pydantic import JsonValue, ValidationError
 from edge_agent.wire.base import describe
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.manifest import RuntimeName
+from optimizer.disk_space import is_full
 from optimizer.errors import DiskFull, RecipeFailed, UnknownRecipe, did_you_mean
 from optimizer.passes import proof
 from optimizer.passes.context import Artifact, PassContext, Precision, RecipeConfig
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_ROOM_BYTES: Final = 64 * 1024
 
 C = TypeVar("C", bound=RecipeConfig)
 Apply = Callable[[PassContext, C], Artifact]
@@ -82,25 +78,15 @@ class Recipe:
         except RecipeFailed:
             raise
         except Exception as error:  # quantisers raise whatever their depths raise
-            if _is_full(error, context.directory):
+            if is_full(error, context.directory):
                 raise DiskFull.at(context.directory) from error
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RecipeFailed(f"{self.name}: {line}") from error
 
 
-def _is_full(error: Exception, directory: Path) -> bool:
-    """Whether it failed for want of space; runtimes that write files do not always say so."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(
-        shutil.disk_usage(place).free < _NO_ROOM_BYTES
-        for place in (directory, tempfile.gettempdir())
-    )
-
-
 _registry: Final[dict[str, Callable[[Mapping[str, JsonValue]], Recipe]]] = {}
-_own: Final[dict[str, str]] = {}
-"""Digest of the code by the name of a recipe that a project brought along."""
+_own: Final[list[str]] = []
+"""Names of those that a project brought along."""
 
 _registering: Final[ContextVar[tuple[str, list[str]] | None]] = ContextVar(
     "registering", default=None
@@ -128,7 +114,7 @@ def recipe(
     digest = "" if project is None else project[0]
     if not is_slug(name):
         raise ValueError(f"a recipe's name is lower-case letters, digits and dashes, not {name!r}")
-    if name in _registry and not (digest and name in _own):
+    if name in _registry:
         raise ValueError(f"there is a recipe '{name}' already")
     if not runtimes or not set(runtimes) <= set(get_args(RuntimeName)):
         raise ValueError(
@@ -153,7 +139,7 @@ def recipe(
 
         _registry[name] = configured
         if project is not None:
-            _own[name] = digest
+            _own.append(name)
             project[1].append(name)
         return function
 
@@ -169,9 +155,7 @@ def recipes() -> list[str]:
 def registering(digest: str) -> Iterator[list[str]]:
     """Within the block, recipes are those of a project whose code has this digest.
 
-    They may take the place of earlier ones of a project, never of this package's.
-
-    Returns:
+    Yields:
         Names of those that are registered within the block.
     """
     names: list[str] = []
@@ -180,6 +164,12 @@ def registering(digest: str) -> Iterator[list[str]]:
         yield names
     finally:
         _registering.reset(token)
+
+
+def forget_own() -> None:
+    """Take a project's recipes out again."""
+    while _own:
+        del _registry[_own.pop()]
 
 
 def find(name: str, config: Mapping[str, JsonValue] | None = None) -> Recipe:

@@ -77,6 +77,13 @@ def test_answers_without_classes_cannot_be_judged() -> None:
         evaluate(pipeline(MODEL, output="logits", datatype="FP32"), data)
 
 
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    x = np.array([[1, 0, 0], [0, np.nan, 0]], np.float32)
+    data = EvalData({"x": x}, np.array([0, 1], dtype=np.int64))
+    with pytest.raises(EvaluationFailed, match="scores of the pipeline are NaN"):
+        evaluate(pipeline(MODEL, CLASSIFY, output="scores", datatype="FP32"), data)
+
+
 def test_data_that_does_not_fit_is_one_clear_error() -> None:
     data = EvalData({"y": np.eye(3, dtype=np.float32)}, np.array([0, 1, 2], dtype=np.int64))
     with pytest.raises(EvaluationFailed, match="input 'x' is missing"):

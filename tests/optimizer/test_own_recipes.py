@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ def rounded(context: PassContext, config: Rounded) -> Artifact:
 BODY = "from optimizer.passes import Artifact, RecipeConfig, recipe\n"
 
 
+@pytest.fixture(autouse=True)
+def _forgotten(tmp_path: Path) -> Iterator[None]:
+    yield
+    register_files(tmp_path, [])
+
+
 def apply(directory: Path, name: str, **config: object):
     x = np.random.default_rng(0).normal(size=(8, WIDTH)).astype(np.float32)
     out = directory / "out"
@@ -69,6 +76,19 @@ def test_a_recipe_of_a_project_is_found_configured_and_applied(tmp_path: Path) -
         assert not np.any(numpy_helper.to_array(item) % 0.5)
     with pytest.raises(RecipeFailed, match="recipe 'rounded': step: Input should be greater"):
         find("rounded", {"step": 0})
+
+
+def test_recipes_of_another_project_are_forgotten(tmp_path: Path) -> None:
+    registered(tmp_path, MINE)
+    assert "rounded" not in register_files(tmp_path, [])
+    assert "fp32" in recipes()
+
+
+def test_a_name_is_given_once(tmp_path: Path) -> None:
+    (tmp_path / "again.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(MINE)
+    with pytest.raises(ConfigError, match=r"^again\.py:\d+: there is a recipe 'rounded' already"):
+        register_files(tmp_path, ["mine.py", "again.py"])
 
 
 def test_changed_code_is_another_recipe(tmp_path: Path) -> None:

@@ -157,6 +157,15 @@ def test_small_weights_are_smaller(tmp_path: Path) -> None:
     assert sizes["ort-int4-weights"] < 0.35 * sizes["fp32"]
 
 
+def test_small_matrices_stay_in_fp32(tmp_path: Path) -> None:
+    make(tmp_path, "ort-int4-weights", "perceptron")
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    assert [node.op_type for node in graph.node if "MatMul" in node.op_type] == [
+        "MatMulNBits",
+        "MatMul",
+    ]
+
+
 def test_dynamic_weights_lose_a_bit_where_pairs_saturate(tmp_path: Path) -> None:
     widest = {}
     for profile in ("generic-x86-64", "x86-64-vnni"):

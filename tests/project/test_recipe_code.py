@@ -13,7 +13,7 @@ import pytest
 from cloud.jobs.optimizing import optimize_task
 from cloud.project import ProjectError, load_project, pack_project, unpack_project
 from cloud.training.arrays import Rows
-from optimizer.passes import find
+from optimizer.passes import find, register_files
 
 YAML = """\
 name: tiny
@@ -80,6 +80,7 @@ def test_a_search_knows_the_recipes_of_its_project(project: Path, tmp_path: Path
     task = optimize_task(load_project(project), request(project, tmp_path / "job"), tmp_path)
     assert [step.name for step in task.recipes] == ["fp32", "copied"]
     assert find("copied").code
+    register_files(project, [])
 
 
 @pytest.mark.slow
