@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pydantic import TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
 from edge_agent.measure import Comparison, MeasureError, MeasureSettings
 from edge_agent.pipeline import PipelineError
@@ -77,7 +79,6 @@ class CandidateJudge:
         self.budget = task.profiles[profile.name]
         self.references = references
         self.workshop = workshop
-        self.measurements = 0
         self._measurer = measurer
         self.verdicts = Verdicts(
             task, profile, {name: each.accuracy for name, each in references.items()}
@@ -349,14 +350,12 @@ class CandidateJudge:
             budget=self.budget.model_dump(mode="json"),
             settings=settings.model_dump(mode="json"),
             fidelity=fidelity,
-            where=self._measurer.where(self.profile),
+            where=self._where(),
         )
         cache = self.workshop.cache
         if (known := cache.get("measurement", key)) is not None:
             measured = _MEASURED.validate_python(known.value)
         else:
-            if fidelity == "full":
-                self.measurements += 1
             measured = self._measurer.measure(
                 directory, manifest, self._samples, self.profile, self.budget, settings, fidelity
             )
@@ -380,7 +379,7 @@ class CandidateJudge:
             baseline=file_digest(baseline / "manifest.json"),
             candidate=file_digest(candidate.bundle_dir / "manifest.json"),
             settings=self._settings.model_dump(mode="json"),
-            where=self._measurer.where(self.profile),
+            where=self._where(),
         )
         if (known := self.workshop.cache.get("comparison", key)) is not None:
             return Comparison.model_validate(known.value)
@@ -390,6 +389,10 @@ class CandidateJudge:
         if found is not None and not found.disturbed:
             self.workshop.cache.put("comparison", key, found.model_dump(mode="json"))
         return found
+
+    def _where(self) -> list[JsonValue]:
+        """The machine that figures are taken on, and this one, if that is the same."""
+        return [self._measurer.where(self.profile), platform.node(), os.cpu_count()]
 
     def fp32_bundle(self, member: str) -> Path | None:
         """The bundle of a member in fp32 on ONNX Runtime, where no recipe of the task makes one.

@@ -105,8 +105,6 @@ class Workshop:
     def __init__(self, task: OptimizeTask, cache: Cache) -> None:
         self._task = task
         self.cache = cache
-        self.made = 0
-        self.evaluated = 0
         self._base: dict[str, JsonValue] = {
             "code": code_version(),
             "packages": package_versions(),  # type: ignore[dict-item]
@@ -155,7 +153,6 @@ class Workshop:
         )
         if (known := self.cache.get("artifact", key)) is not None:
             return _made(known)
-        self.made += 1
         with self.cache.making() as directory, self.cache.making() as kept:
             artifact = recipe.apply(
                 PassContext(
@@ -207,7 +204,6 @@ class Workshop:
         )  # fmt: skip
         if (found := self.cache.get("accuracy", key)) is not None:
             return _evaluated(found)
-        self.evaluated += 1
         task, data = self._task, select(self._task.data, rows)
         with self.cache.making() as directory, self.cache.making() as kept:
             made.entry.hand_out(directory)
