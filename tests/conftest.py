@@ -33,6 +33,7 @@ ALONE = frozenset(
     {
         "agent/test_agent.py",
         "agent/test_several_models.py",
+        "bench/test_bench_optimizer.py",
         "bench/test_bench_servers.py",
         "bench/test_open_loop.py",
         "bench/test_update_parts.py",

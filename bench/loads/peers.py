@@ -1,19 +1,13 @@
 """Other servers of the same network, each in an environment of its own.
 
-Environments are made once, below `$SKERRY_BENCH_CACHE` or `~/.cache/skerry/bench-peers`, from the
-exact versions in `bench/peers/*.txt` and without resolving: pip fetches what is named there and
-nothing else.  A changed file makes the environment anew.
+See `bench.loads.environments` for how these come about.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,16 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from bench.loads.errors import PeerUnavailable, ServerFailed
+from bench.loads.environments import HERE, pins_of
+from bench.loads.errors import ServerFailed
 from bench.loads.measure import ask, require_right
 from bench.loads.networks import OUTPUT, TINY, Bundle
 from bench.loads.processes import ServerProcess, free_port, started
 from bench.loads.requests import HttpRequest, Kind, infer
 
-HERE: Final = Path(__file__).parent.parent / "peers"
 READY_S: Final = 120.0
-_INSTALL_S: Final = 1800.0
-_MARK: Final = "pins.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,8 @@ class Peer:
 
     def versions(self) -> dict[str, str]:
         """Pinned versions of the server and of onnxruntime."""
-        pinned = dict(line.split("==", 1) for line in pins_of(self).splitlines() if "==" in line)
+        lines = pins_of(self.pins).splitlines()
+        pinned = dict(line.split("==", 1) for line in lines if "==" in line)
         return {name: pinned[name] for name in (self.package, "onnxruntime")}
 
 
@@ -92,52 +85,6 @@ PEERS: Final = (
         kinds=("json", "binary"), python_server=False,
     ),
 )  # fmt: skip
-
-
-def cache_directory() -> Path:
-    given = os.environ.get("SKERRY_BENCH_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "skerry" / "bench-peers"
-
-
-def pins_of(peer: Peer) -> str:
-    return (HERE / f"{peer.pins}.txt").read_text(encoding="ascii")
-
-
-def environment(peer: Peer, cache: Path) -> Path:
-    """The interpreter of the peer's environment, which is made if it is not there.
-
-    Raises:
-        PeerUnavailable: it cannot be made.
-    """
-    place = cache / peer.pins
-    python = place / "bin" / "python"
-    digest = hashlib.sha256(pins_of(peer).encode()).hexdigest()
-    with contextlib.suppress(OSError):
-        if (place / _MARK).read_text(encoding="ascii") == digest and python.exists():
-            return python
-    if place.exists():
-        shutil.rmtree(place)
-    try:
-        place.mkdir(parents=True)
-    except OSError as error:
-        raise PeerUnavailable(f"{place}: {error.strerror or error}") from error
-    _run([sys.executable, "-m", "venv", str(place)])
-    pins = str(HERE / f"{peer.pins}.txt")
-    _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:",
-          "--disable-pip-version-check", "-r", pins])  # fmt: skip
-    (place / _MARK).write_text(digest, encoding="ascii")
-    return python
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerUnavailable(f"{' '.join(command[:4])}: {error}") from error
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        said = (lines or done.stderr.splitlines() or ["no reason given"])[-1]
-        raise PeerUnavailable(f"cannot be installed: {said[:300]}")
 
 
 @contextlib.contextmanager

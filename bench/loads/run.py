@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.loads import measure, networks, peers, processes
+from bench.loads import environments, measure, networks, peers, processes
 from bench.loads.errors import BenchError, PeerUnavailable, ServerFailed
 from bench.loads.measure import Figures, OverloadFigures, SwapFigures
 from bench.loads.networks import CONV, IMAGE, MLP, TINY, Bundle, Network
@@ -163,13 +163,13 @@ def run(settings: Settings, place: Path, tell: Callable[[str], None] = say) -> F
 def compare(settings: Settings, place: Path, tell: Callable[[str], None] = say) -> list[PeerFound]:
     """Make the peers' environments, then load one after the other."""
     bundle = networks.write(place / "peers", TINY)
-    cache = peers.cache_directory()
+    cache = environments.cache_directory()
     pythons: dict[str, Path | PeerUnavailable] = {}
     for peer in peers.PEERS:
         if peer.pins not in pythons:
             tell(f"{peer.name}: its environment")
             try:
-                pythons[peer.pins] = peers.environment(peer, cache)
+                pythons[peer.pins] = environments.environment(peer.pins, cache)
             except PeerUnavailable as error:
                 pythons[peer.pins] = error
     found = []

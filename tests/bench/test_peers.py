@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.loads import networks, peers
+from bench.loads import environments, networks, peers
 from bench.loads.errors import PeerUnavailable, ServerFailed
 from bench.loads.networks import TINY, Bundle
 from bench.loads.peers import PEERS, Peer
@@ -22,7 +22,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_every_version_of_an_environment_is_pinned_and_fit_for_a_cpu(peer: Peer) -> None:
-    lines = peers.pins_of(peer).split()
+    lines = environments.pins_of(peer.pins).split()
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
     names = {line.partition("==")[0].lower() for line in lines}
     assert {peer.package, "onnxruntime"} <= names
@@ -48,25 +48,25 @@ def test_an_environment_that_is_there_is_taken_as_it_is(tmp_path: Path) -> None:
     python = tmp_path / peer.pins / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
-    digest = hashlib.sha256(peers.pins_of(peer).encode()).hexdigest()
+    digest = hashlib.sha256(environments.pins_of(peer.pins).encode()).hexdigest()
     (tmp_path / peer.pins / "pins.sha256").write_text(digest)
-    assert peers.environment(peer, tmp_path) == python
+    assert environments.environment(peer.pins, tmp_path) == python
 
 
 def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     in_the_way = tmp_path / "cache"
     in_the_way.write_text("a file")
     with pytest.raises(PeerUnavailable, match="Not a directory"):
-        peers.environment(PEERS[0], in_the_way)
+        environments.environment(PEERS[0].pins, in_the_way)
 
 
 def test_the_cache_is_where_the_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SKERRY_BENCH_CACHE", str(tmp_path))
-    assert peers.cache_directory() == tmp_path
+    assert environments.cache_directory() == tmp_path
     monkeypatch.delenv("SKERRY_BENCH_CACHE")
-    assert peers.cache_directory().parts[-3:] == (".cache", "skerry", "bench-peers")
+    assert environments.cache_directory().parts[-3:] == (".cache", "skerry", "bench-peers")
 
 
 def test_a_peer_that_does_not_start_says_why(bundle: Bundle) -> None:

@@ -1,0 +1,1 @@
+"""The optimizer beside what people start from, and beside other optimisers."""
