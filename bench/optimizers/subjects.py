@@ -6,9 +6,8 @@ mobilenet    a network of inverted residuals (MobileNetV2's layers, width 1) at 
 transformer  four encoder layers of width 256 on 128 bytes of text: which package is it from?
 lstm         two layers of 128 on the same text
 
-The two large image networks see digits on a sheet of 4×4 copies, 56×56 each.  They are trained on
-single copies, which costs a sixteenth: averaging over the sheet gives the features of one copy,
-but for its borders.  Their accuracy is that of the sheets.
+The two large image networks see digits on a sheet of 4×4 copies, 56×56 each.  Most of their
+training sees single copies, which costs a sixteenth; the last epoch sees sheets.
 """
 
 from __future__ import annotations
@@ -61,6 +60,7 @@ class Subject:
     Attributes:
         item: shape of one item as it is served.
         train: rows that it is trained on, which may be smaller than what is served.
+        last: rows of the size that is served, for one epoch more; `None` where `train` has it.
         data: rows that it is quantised and judged by.
     """
 
@@ -72,12 +72,18 @@ class Subject:
     train: Callable[[], LabelledRows]
     data: Callable[[], Data]
     training: TrainingSpec
+    last: Callable[[], LabelledRows] | None = None
 
     def trained(self) -> nn.Module:
         """The network after its training; the same on every run of one machine."""
         torch.manual_seed(SEED)
         module = self.build()
         Training(module, self.train(), self.training).run(self.training.epochs)
+        if self.last is not None:
+            spec = self.training.model_copy(
+                update={"epochs": 1, "learning_rate": self.training.learning_rate / 4}
+            )
+            Training(module, self.last(), spec).run(1)
         return module.eval()
 
 
@@ -91,6 +97,7 @@ def subjects(quick: bool) -> tuple[Subject, ...]:
         )
 
     text = functools.partial(_text_data, judged)
+    last = functools.partial(_sheet_rows, 32 if quick else 900)
     return (
         Subject(
             "digits", "CNN, 64²", "FP32", (1, 64, 64), small_cnn,
@@ -100,12 +107,12 @@ def subjects(quick: bool) -> tuple[Subject, ...]:
         Subject(
             "resnet", "ResNet-18, 224²", "FP32", (3, 224, 224), ResNet18,
             functools.partial(_digit_rows, TILE, 3), functools.partial(_sheets, judged),
-            effort(4, 5e-4),
+            effort(4, 5e-4), last,
         ),
         Subject(
             "mobilenet", "inverted residuals, 224²", "FP32", (3, 224, 224), MobileNet,
             functools.partial(_digit_rows, TILE, 3), functools.partial(_sheets, judged),
-            effort(6, 1e-3),
+            effort(6, 1e-3), last,
         ),
         Subject(
             "transformer", "encoder, 128 bytes", "INT64", (TEXT_BYTES,), TextTransformer,
@@ -266,6 +273,10 @@ def _digit_rows(side: int, channels: int) -> LabelledRows:
     return LabelledRows({INPUT: images}, _digits()[1][:_TRAINED])
 
 
+def _sheet_rows(count: int) -> LabelledRows:
+    return LabelledRows({INPUT: _sheet(_enlarged(TILE)[:count])}, _digits()[1][:count])
+
+
 def _digit_data(judged: int) -> Data:
     return _parts(_enlarged(64), judged)
 
@@ -274,14 +285,14 @@ def _digit_data(judged: int) -> Data:
 def _sheets(judged: int) -> Data:
     """Sheets [n, 3, 224, 224] of 4×4 copies."""
     small = _parts(_enlarged(TILE), judged)
-
-    def sheet(images: Array) -> Array:
-        return np.tile(np.repeat(images, 3, axis=1), (1, 1, SHEET, SHEET))
-
     return Data(
-        sheet(small.calibration), sheet(small.judged), small.labels, sheet(small.golden),
+        _sheet(small.calibration), _sheet(small.judged), small.labels, _sheet(small.golden),
         small.names,
     )  # fmt: skip
+
+
+def _sheet(images: Array) -> Array:
+    return np.tile(np.repeat(images, 3, axis=1), (1, 1, SHEET, SHEET))
 
 
 def _parts(images: NDArray[np.float32], judged: int) -> Data:
