@@ -233,6 +233,8 @@ class ProfileSearch:
             elif candidate.fidelity != "full" and candidate.verdict == "INCONCLUSIVE":
                 better = rungs.beaten_by.get(index)
                 why = self._time_is_up()
+                if rungs.gave_up:
+                    why = "those before it could not be decided"
                 if better is not None:
                     why = f"{self._judge.name(self._distinct[better])} promises more"
                 self._candidates[name] = candidate.model_copy(

@@ -9,6 +9,8 @@ Rules:
       the times of both, with their margins, do not meet.
     * At most a share of the points is measured in full, unless none of them has passed yet: then
       the next ones follow, for a search that finds nothing is worth less than one that takes long.
+    * Where several full measurements could not be decided and none passed, the rest is left alone:
+      on a machine that is too busy to measure, more of the same helps nobody.
     * Where accuracy is preferred, a point must not be surely worse than the most accurate one, and
       that one is measured in full too: the choice refers to it.
 
@@ -34,6 +36,9 @@ SMALL: Final = 8
 
 _FULL_AT_LEAST: Final = 2
 _QUICK_AT_LEAST: Final = 4
+_UNDECIDED: Final = 2
+"""Full measurements that may stay undecided, over those that are allowed."""
+
 _HIGH_LOAD: Final = 0.9
 _LOW_LOAD: Final = 0.5
 _ORDER: Final[dict[Fidelity, int]] = {"probe": 0, "quick": 1, "full": 2}
@@ -84,6 +89,7 @@ class Rungs:
         worse: whether the first point is surely less accurate than the second.
         everything: measure all points in full.
         looks: what was found; a point that there was no time for is missing.
+        gave_up: too many measurements could not be decided.
         beaten_by: for a point that goes no further though it might pass: the one that beats it.
     """
 
@@ -95,6 +101,7 @@ class Rungs:
     everything: bool = False
     looks: dict[int, Look] = field(default_factory=dict)
     beaten_by: dict[int, int] = field(default_factory=dict)
+    gave_up: bool = False
 
     def climb(self) -> None:
         """Look until the best point is known, or the time is up."""
@@ -146,8 +153,15 @@ class Rungs:
                     continue
             if point is None or (passed and self._enough(point, passed)):
                 return
+            if not passed and self._undecided() >= _UNDECIDED * self.full_limit:
+                self.gave_up = True
+                return
             if not self._look(point, "full"):
                 return
+
+    def _undecided(self) -> int:
+        outcomes = [self.looks[point].outcome for point in self._at("full")]
+        return sum(outcome in ("INVALID", "INCONCLUSIVE") for outcome in outcomes)
 
     def _enough(self, point: int, passed: list[int]) -> bool:
         """Whether `point`, the best of the rest, need not be measured in full."""

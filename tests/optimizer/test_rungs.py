@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from optimizer.budget import Preference
+from optimizer.budget import Outcome, Preference
 from optimizer.rungs import SMALL, Look, Rungs
 from optimizer.task import Fidelity
 
@@ -125,6 +125,17 @@ def test_while_nothing_passes_the_search_goes_on() -> None:
     rungs.climb()
     assert rungs.looks[17].outcome == "PASS"
     assert rungs.measured == 18
+
+
+@pytest.mark.parametrize("outcome", ["INVALID", "INCONCLUSIVE"])
+def test_on_a_machine_that_is_too_busy_the_search_gives_up(outcome: Outcome) -> None:
+    def look(point: int, fidelity: Fidelity) -> Look:
+        return Look(fidelity, outcome if fidelity == "full" else "INCONCLUSIVE", 1.0 + point, 0.1)
+
+    rungs = Rungs(40, look, "speed")
+    rungs.climb()
+    assert rungs.gave_up
+    assert rungs.measured == 12
 
 
 def test_a_point_that_might_still_pass_says_what_beats_it() -> None:
