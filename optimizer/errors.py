@@ -6,6 +6,7 @@ OptimizerError            base of all of them; always one clear line
 ├── UnknownRecipe         no recipe of that name
 ├── ExportFailed          the trained network does not become a usable ONNX file
 ├── RecipeFailed          a recipe cannot be applied to this network
+├── BadCalibration        the rows that quantisers take their ranges from do not stand for the data
 ├── TrainingFailed        a network cannot be trained: no finite loss, no logits, foreign weights
 ├── DeriveFailed          no further member can be derived from this one
 ├── EvaluationFailed      the pipeline's answers cannot be judged (no scores, wrong count)
@@ -55,6 +56,10 @@ class ExportFailed(OptimizerError):
 
 class RecipeFailed(OptimizerError):
     """A recipe cannot be applied to this network."""
+
+
+class BadCalibration(OptimizerError):
+    """The rows that quantisers take their ranges from do not stand for the data."""
 
 
 class TrainingFailed(OptimizerError):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
+from edge_agent.runtime import Tensors
 from optimizer.evaluate import EvalData
 from optimizer.passes import register_files
+from optimizer.passes.proof import require_classes
 from optimizer.report import write_report
 from optimizer.search import optimize
 from optimizer.task import OptimizeTask, Progress, TrainedMember
@@ -54,6 +58,7 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
 
     Raises:
         ConfigError: a file with recipes is broken.
+        BadCalibration: the training rows are of one class.
     """
     register_files(Path(request["project_dir"]), project.recipe_code)
     rows = Rows.open(Path(request["data"]))
@@ -69,7 +74,7 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         inputs=project.inputs,
         outputs=project.outputs,
         labels=project.labels,
-        calibration={name: array[:CALIBRATION_ROWS] for name, array in train.inputs.items()},
+        calibration=_calibration(train, project.labels),
         data=EvalData(judged.inputs, judged.labels, project.labels),
         golden={name: array[:GOLDEN_ROWS] for name, array in rows.part("golden").inputs.items()},
         out_dir=directory / "bundles",
@@ -85,6 +90,14 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         time_limit_s=project.measure.time_limit_s,
         cache_dir=Path(request["cache_dir"]),
     )
+
+
+def _calibration(train: Rows, labels: Sequence[str]) -> Tensors:
+    """Rows spread evenly over the training data, which may be sorted by class."""
+    count = min(CALIBRATION_ROWS, len(train))
+    chosen = train.take(np.linspace(0, max(len(train) - 1, 0), count).astype(np.int64))
+    require_classes(chosen.labels, labels)
+    return chosen.inputs
 
 
 def _unpacked(bundles: Mapping[str, str], directory: Path) -> Path | None:

@@ -5,14 +5,16 @@ Owns the checks alone; the recipes' own failures stand with them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.runtime import SessionError, Tensors, available, open_session
 from edge_agent.wire.manifest import ModelSpec
-from optimizer.errors import ExportFailed, RecipeFailed
+from optimizer.errors import BadCalibration, ExportFailed, RecipeFailed
 from optimizer.export import read_interface
 from optimizer.passes.context import Artifact
 
@@ -50,6 +52,23 @@ def require_fitting(source: Path, calibration: Tensors) -> None:
     counts = {len(array) for array in calibration.values()}
     if len(counts) > 1:
         raise RecipeFailed("the inputs of the calibration data have different numbers of rows")
+
+
+def require_classes(labels: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Check that calibration rows are of more than one class.
+
+    Args:
+        labels: class index of each row; none at all is for the quantisers to refuse.
+
+    Raises:
+        BadCalibration: all are of one class, whose ranges would clip the others.
+    """
+    present = np.unique(labels)
+    if len(labels) > 1 and len(present) == 1 and len(names) > 1:
+        raise BadCalibration(
+            f"all {len(labels)} calibration rows are of the class '{names[int(present[0])]}': "
+            "quantisers need rows of every class"
+        )
 
 
 def require_sound(artifact: Artifact, directory: Path, calibration: Tensors) -> None:

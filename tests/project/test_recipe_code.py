@@ -13,6 +13,7 @@ import pytest
 from cloud.jobs.optimizing import optimize_task
 from cloud.project import ProjectError, load_project, pack_project, unpack_project
 from cloud.training.arrays import Rows
+from optimizer.errors import BadCalibration
 from optimizer.passes import find, register_files
 
 YAML = """\
@@ -74,6 +75,31 @@ def test_a_file_that_is_not_there_is_named_with_its_line(project: Path) -> None:
     (project / "recipes" / "mine.py").unlink()
     with pytest.raises(ProjectError, match=r"^skerry\.yaml:12: no file 'recipes/mine\.py'"):
         load_project(project)
+
+
+@pytest.mark.parametrize("rows", [512, 2000])
+def test_calibration_rows_are_of_all_classes_even_where_data_is_sorted(
+    project: Path, tmp_path: Path, rows: int
+) -> None:
+    (project / "skerry.yaml").write_text(YAML.replace("recipe_code: [recipes/mine.py]\n", ""))
+    asked = request(project, tmp_path / "job")
+    x = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 2, axis=1)
+    labels = (np.arange(rows) > 0.9 * rows).astype(np.int64)
+    Rows({"x": x}, labels, np.full(rows, "train")).save(tmp_path / "job" / "data.npz")
+    task = optimize_task(load_project(project), asked, tmp_path)
+    taken = task.calibration["x"][:, 0]
+    assert len(taken) == 512
+    assert np.count_nonzero(taken > 0.9 * rows) == pytest.approx(51, abs=1)
+
+
+def test_calibration_rows_of_one_class_are_refused(project: Path, tmp_path: Path) -> None:
+    (project / "skerry.yaml").write_text(YAML.replace("recipe_code: [recipes/mine.py]\n", ""))
+    asked = request(project, tmp_path / "job")
+    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    Rows({"x": x}, np.ones(64, np.int64), np.full(64, "train")).save(tmp_path / "job" / "data.npz")
+    line = "all 64 calibration rows are of the class 'right': quantisers need rows of every class"
+    with pytest.raises(BadCalibration, match=f"^{line}$"):
+        optimize_task(load_project(project), asked, tmp_path)
 
 
 def test_a_search_knows_the_recipes_of_its_project(project: Path, tmp_path: Path) -> None:
