@@ -28,6 +28,7 @@ from optimizer.budget import Budget, MetricName
 from optimizer.config_file import Document
 from optimizer.errors import ConfigError
 from optimizer.family import FunctionName, ModelFamily, TrainingSpec
+from optimizer.halving import HalvingSpec
 
 PROJECT_FILE: Final = "skerry.yaml"
 MAX_FILES: Final = 200
@@ -70,6 +71,16 @@ class FamilySpec(ModelFamily):
     """A model family and the names of the network's outputs."""
 
     outputs: tuple[str, ...] = Field(default=("logits",), min_length=1)
+
+
+class FamilyTraining(TrainingSpec):
+    """How the members of the family are trained.
+
+    Attributes:
+        halving: race them instead of training each in full; a family with a `search` always does.
+    """
+
+    halving: HalvingSpec | None = None
 
 
 class MetricsSpec(_Part):
@@ -130,6 +141,7 @@ class Project(_Part):
         pipeline: steps in their order; "model" is the network.
         metrics: the primary metric of budgets and gates alike.
         image: how devices take images for the model; without it they take tensors and JSON.
+        derive: further members made of trained ones, each a derivation with its config.
         recipes: what the optimizer tries, each a name with its config; empty tries all.
         recipe_code: files that register the project's own recipes.
         profiles: a budget for each hardware profile that the project serves.
@@ -142,7 +154,7 @@ class Project(_Part):
     )
     dataset: DatasetSpec
     family: FamilySpec
-    training: TrainingSpec = TrainingSpec()
+    training: FamilyTraining = FamilyTraining()
     code: tuple[CodePath, ...] = Field(min_length=1, max_length=MAX_FILES)
     steps: tuple[RelativePath, ...] = ()
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
@@ -150,6 +162,7 @@ class Project(_Part):
     pipeline: tuple[PipelineStep, ...] = Field(min_length=1)
     image: ImageSpec | None = None
     metrics: MetricsSpec = MetricsSpec()
+    derive: tuple[PipelineStep, ...] = ()
     recipes: tuple[PipelineStep, ...] = ()
     recipe_code: tuple[CodePath, ...] = Field(default=(), max_length=MAX_FILES)
     measure: MeasureSpec = MeasureSpec()
@@ -163,6 +176,11 @@ class Project(_Part):
     def gate_spec(self) -> GateSpec:
         """The gates in the project's primary metric."""
         return self.gates.model_copy(update={"metric": self.metrics.primary})
+
+    @property
+    def halving(self) -> HalvingSpec | None:
+        """How members race; `None` where each is trained in full."""
+        return self.training.halving or (HalvingSpec() if self.family.search else None)
 
     def part(self, *fields: str) -> dict[str, JsonValue]:
         """These fields as JSON values, for the hash of a step that depends on them alone."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edge_agent.pipeline import MODEL_STEP, StepConfigError, check_config, registered
 from edge_agent.wire.manifest import StepSpec
 from optimizer.config_file import Document, Place
+from optimizer.derive import find as find_derivation
 from optimizer.errors import OptimizerError, did_you_mean
 from optimizer.profiles import load_profile
 
@@ -47,6 +48,7 @@ def check_references(document: Document, project: Project, directory: Path) -> N
     _check_function(document, ("dataset", "load"), project.dataset.load, project.code, sources)
     _check_function(document, ("family", "build"), project.family.build, project.code, sources)
     _check_steps(document, project.pipeline, project.steps, sources)
+    _check_derivations(document, project)
     _check_profiles(document, project)
     _check_labels(document, project)
     _check_image(document, project)
@@ -158,6 +160,20 @@ def _check_keys(
                 (*place, step.name, key),
                 f"step '{step.name}' has no key '{key}'{did_you_mean(key, keys or ())}",
             )
+
+
+def _check_derivations(document: Document, project: Project) -> None:
+    known = [member.name for member in project.family.all()]
+    for index, step in enumerate(project.derive):
+        try:
+            config = find_derivation(step.name, step.config).config
+        except OptimizerError as error:
+            raise document.error(("derive", index), str(error)) from error
+        for member in config.members:
+            if member not in known:
+                raise document.error(
+                    ("derive", index), f"no member '{member}'{did_you_mean(member, known)}"
+                )
 
 
 def _check_profiles(document: Document, project: Project) -> None:

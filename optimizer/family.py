@@ -112,6 +112,22 @@ class TrainingSpec(BaseModel):
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """How much a teacher's answers count beside the labels.
+
+    The loss of a row is  (1 − weight)·CE(labels) + weight·T²·KL(teacher at T ‖ network at T).
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.
+
+    Attributes:
+        temperature: T; above 1 the teacher's second choices count more.
+        weight: 0..1.
+    """
+
+    temperature: float = 4.0
+    weight: float = 0.5
+
+
 def grid(search: Mapping[str, JsonValue]) -> tuple[Member, ...]:
     """Every combination of the values of `search`, the last parameter varying fastest.
 

@@ -31,7 +31,7 @@ from edge_agent.runtime import Tensors
 from optimizer.errors import TrainingFailed
 from optimizer.evaluate import Accuracy, score
 from optimizer.export import NetworkInterface, export_onnx
-from optimizer.family import TrainingSpec
+from optimizer.family import Distillation, TrainingSpec
 
 if TYPE_CHECKING:
     import torch
@@ -63,22 +63,6 @@ class LabelledRows:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """How much a teacher's answers count beside the labels.
-
-    The loss of a row is  (1 − weight)·CE(labels) + weight·T²·KL(teacher at T ‖ network at T).
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.
-
-    Attributes:
-        temperature: T; above 1 the teacher's second choices count more.
-        weight: 0..1.
-    """
-
-    temperature: float = 4.0
-    weight: float = 0.5
 
 
 class Trainer(Protocol):

@@ -168,6 +168,7 @@ def _result(
         points=sum(each.points for each in found.values()),
         measured=sum(each.measured for each in found.values()),
         duration_s=duration_s,
+        notes=task.notes,
     )
 
 

@@ -69,6 +69,7 @@ class OptimizeTask:
         time_limit_s: begin nothing more after that; what was found until then is judged.
         cache_dir: keeps finished work between searches; `None` keeps it for this search only.
         trainer: trains members further, for the recipes that need it.
+        notes: on members that are not there, one line each; handed on with the result.
     """
 
     model: str
@@ -97,6 +98,7 @@ class OptimizeTask:
     time_limit_s: float | None = None
     cache_dir: Path | None = None
     trainer: Trainer | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Progress(BaseModel):
@@ -126,7 +128,8 @@ class Candidate(BaseModel):
         comparison: with the reference member in fp32 on ONNX Runtime, timed in turns in one run;
             of those that were about to be chosen.
         max_qps: the highest rate at which the budget's latency holds, where it was sought.
-        parent: the candidate that this one was derived from; empty if none.
+        parent: the candidate, or for a derived member the member, that this one was derived from;
+            empty if none.
         precision: what the runtime reports; of the recipe where it was not opened.
         reason: which bounds are missed, or why the variant could not be judged; empty for PASS.
         notes: what the figures do not say, such as being taken on a faster CPU than the profile's.
@@ -176,6 +179,7 @@ class OptimizeResult(BaseModel):
         selected: name of the chosen variant by profile; a profile without one is missing.
         unmet: by profile without a chosen variant: one line that names the nearest miss.
         environment: versions and CPU flags of the machine that evaluated and measured.
+        notes: on members that were left out before the search.
         points: different points of the search, those of the same files counted once.
         measured: points that were measured in full.
         duration_s: how long the search took.
@@ -194,6 +198,7 @@ class OptimizeResult(BaseModel):
     selected: dict[str, str]
     unmet: dict[str, str]
     environment: dict[str, str]
+    notes: tuple[str, ...] = ()
     points: int = 0
     measured: int = 0
     duration_s: float = 0.0

@@ -21,7 +21,9 @@ from typing import IO, Any, Final
 
 TASKS: Final = {
     "load": "cloud.training.load",
+    "probe": "cloud.training.probe",
     "fit": "cloud.training.fit",
+    "derive": "cloud.training.derive",
     "export": "cloud.training.export",
     "optimize": "cloud.jobs.optimizing",
     "predict": "cloud.jobs.predicting",

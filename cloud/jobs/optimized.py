@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from cloud.db.tables import Variant
 from cloud.jobs.cache import Result
+from cloud.jobs.members import Members
 from cloud.jobs.plan import Plan
 from cloud.jobs.workplace import Desk
 from cloud.publish import build_bundle
@@ -22,7 +23,12 @@ from optimizer.task import Candidate, OptimizeResult
 
 
 def optimize(
-    desk: Desk, plan: Plan, rows_path: str, exported: Result, parents: dict[str, str]
+    desk: Desk,
+    plan: Plan,
+    rows_path: str,
+    exported: Result,
+    trained: Members,
+    parents: dict[str, str],
 ) -> Result:
     """Search, and store bundles and reports.
 
@@ -38,10 +44,20 @@ def optimize(
         item["member"]: str(desk.fetch(item["onnx_sha"], f"{item['member']}.onnx"))
         for item in members
     }
+    lineage: dict[str, JsonValue] = {
+        name: {
+            "checkpoint": str(desk.fetch(sha, f"{name}.pt")),
+            "parent": trained.bases.get(name, ""),
+            "notes": trained.trained[name].get("notes", []),
+        }
+        for name, sha in trained.checkpoints.items()
+    }
     answer = desk.child(
         "optimize",
         data=rows_path,
         members=files,
+        lineage=lineage,
+        notes=list(trained.notes),
         parents={place: str(desk.fetch(sha, f"{sha}.tar")) for place, sha in parents.items()},
         version=plan.version,
         quick=plan.quick or desk.project.measure.quick,

@@ -12,6 +12,7 @@ import numpy as np
 from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
 from edge_agent.runtime import Tensors
+from cloud.training.trainer import ProjectTrainer
 from optimizer.evaluate import EvalData
 from optimizer.passes import register_files
 from optimizer.passes.proof import require_classes
@@ -34,7 +35,9 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
 
     Args:
         request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
-            `parents` (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick` and `cache_dir`.
+            `lineage` (by member its `checkpoint`, a path, its `parent` and `notes`), `notes` on
+            members that are not there, `parents` (bundle tars by `PROFILE/MEMBER-RECIPE`),
+            `version`, `quick` and `cache_dir`.
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -65,10 +68,11 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
     judged = rows.part(*EVAL_SPLITS)
     train = rows.part("train")
     members: dict[str, str] = request["members"]
+    lineage: dict[str, Json] = request["lineage"]
     return OptimizeTask(
         model=project.model,
         version=int(request["version"]),
-        members=tuple(TrainedMember(name, Path(path)) for name, path in members.items()),
+        members=tuple(_member(name, Path(path), lineage[name]) for name, path in members.items()),
         profiles=project.profiles,
         pipeline=project.pipeline,
         inputs=project.inputs,
@@ -89,6 +93,14 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         parent_dir=_unpacked(request["parents"], directory / "parents"),
         time_limit_s=project.measure.time_limit_s,
         cache_dir=Path(request["cache_dir"]),
+        trainer=ProjectTrainer(
+            project,
+            Path(request["project_dir"]),
+            rows,
+            {name: Path(known["checkpoint"]) for name, known in lineage.items()},
+            {name: known["parent"] for name, known in lineage.items() if known["parent"]},
+        ),
+        notes=tuple(request["notes"]),
     )
 
 
@@ -98,6 +110,11 @@ def _calibration(train: Rows, labels: Sequence[str]) -> Tensors:
     chosen = train.take(np.linspace(0, max(len(train) - 1, 0), count).astype(np.int64))
     require_classes(chosen.labels, labels)
     return chosen.inputs
+
+
+def _member(name: str, path: Path, known: Json) -> TrainedMember:
+    checkpoint, notes = Path(known["checkpoint"]), tuple(known["notes"])
+    return TrainedMember(name, path, known["parent"], checkpoint, notes)
 
 
 def _unpacked(bundles: Mapping[str, str], directory: Path) -> Path | None:

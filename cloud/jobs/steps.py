@@ -10,34 +10,28 @@ import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import JsonValue
-
 from cloud import datasets
-from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Job, ModelVersion
 from cloud.db.tables import Project as ProjectRow
-from cloud.jobs.cache import Result, StepCache
+from cloud.jobs.cache import Result
 from cloud.jobs.errors import StepFailed
 from cloud.jobs.judging import judge
+from cloud.jobs.members import Members
+from cloud.jobs.networks import NetworkSteps
 from cloud.jobs.optimized import optimize, parent_bundles, variant_records
 from cloud.jobs.plan import Plan
 from cloud.jobs.registering import environment, gate_results, model_metrics
-from cloud.jobs.workplace import Desk, Workplace
 from cloud.project import Project, read_packed
 from cloud.registry import models as registry
 from cloud.training.arrays import Rows
+from optimizer.halving import Bounds, Rules
+from optimizer.profiles import Host, load_profile
 
 log = logging.getLogger("skerry.jobs")
 
 
-class Steps:
+class Steps(NetworkSteps):
     """Steps on one control plane."""
-
-    def __init__(self, sessions: Sessions, place: Workplace, cache: StepCache) -> None:
-        self._sessions = sessions
-        self._readers = read_only(sessions)
-        self._place = place
-        self._cache = cache
 
     # ── plan ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -55,6 +49,8 @@ class Steps:
                 raise StepFailed(
                     f"model {project.model!r} has no champion to retrain; build and publish one"
                 )
+            warm_start = _checkpoints(champion) if job.kind == "retrain" else {}
+            members, halving = _entrants(project, warm_start)
             return Plan(
                 job_id=job_id,
                 kind=cast(Any, job.kind),
@@ -64,8 +60,10 @@ class Steps:
                 version=registry.reserve_version(session, project.model, job_id),
                 champion=champion.version if champion is not None else None,
                 base_dataset=champion.dataset if champion is not None else None,
-                warm_start=_checkpoints(champion) if job.kind == "retrain" else {},
-                members=tuple(project.family.members),
+                warm_start=warm_start,
+                members=members,
+                halving=halving,
+                derive=project.derive,
                 quick=bool(job.params.get("quick", False)),
             ).model_dump(mode="json")
 
@@ -105,62 +103,15 @@ class Steps:
             )
             return {"dataset": version.id, "rows": version.rows}
 
-    # ── networks ─────────────────────────────────────────────────────────────────────────────────
+    # ── variants ─────────────────────────────────────────────────────────────────────────────────
 
-    def train(self, plan: Plan, dataset: str, member: str) -> Result:
-        """Fit one member; its weights are a blob."""
-        desk = self._desk(plan, f"train:{member}")
-        warm = plan.warm_start.get(member)
-
-        def compute() -> Result:
-            path = None if warm is None else str(desk.fetch(warm, "parent.pt"))
-            answer = desk.child(
-                "fit", member=member, data=self._rows(desk, dataset), warm_start=path
-            )
-            checkpoint = desk.blobs.put_file(desk.directory / "checkpoint.pt")
-            return {**answer, "checkpoint_sha": checkpoint}
-
-        inputs: dict[str, JsonValue] = {
-            **self._network_inputs(desk, dataset),
-            "member": member,
-            "params": dict(desk.project.family.members[member]),
-            "training": desk.project.training.model_dump(mode="json"),
-            "warm_start": warm,
-        }
-        return self._cache.once("train", inputs, compute)
-
-    def export(self, plan: Plan, dataset: str, checkpoints: Mapping[str, str]) -> Result:
-        """ONNX files of all members, as blobs by name."""
-        desk = self._desk(plan, "export")
-
-        def compute() -> Result:
-            files: dict[str, JsonValue] = {
-                member: str(desk.fetch(sha, f"{member}.pt")) for member, sha in checkpoints.items()
-            }
-            desk.child("export", data=self._rows(desk, dataset), checkpoints=files)
-            onnx: list[JsonValue] = [
-                {
-                    "member": member,
-                    "onnx_sha": desk.blobs.put_file(desk.directory / f"{member}.onnx"),
-                }
-                for member in checkpoints
-            ]
-            return {"members": onnx}
-
-        inputs: dict[str, JsonValue] = {
-            **self._network_inputs(desk, dataset),
-            "family": desk.project.family.model_dump(mode="json"),
-            "checkpoints": dict(checkpoints),
-        }
-        return self._cache.once("export", inputs, compute)
-
-    def optimize(self, plan: Plan, dataset: str, exported: Result) -> Result:
+    def optimize(self, plan: Plan, dataset: str, exported: Result, members: Members) -> Result:
         """Candidates of every profile with their bundles, and the report."""
         desk = self._desk(plan, "optimize")
         with self._readers() as session:
             parents = parent_bundles(session, plan)
         kept = {place: sha for place, sha in parents.items() if desk.blobs.has(sha)}
-        return optimize(desk, plan, self._rows(desk, dataset), exported, kept)
+        return optimize(desk, plan, self._rows(desk, dataset), exported, members, kept)
 
     # ── judgement ────────────────────────────────────────────────────────────────────────────────
 
@@ -174,7 +125,7 @@ class Steps:
         self,
         plan: Plan,
         dataset: str,
-        trained: Mapping[str, Result],
+        members: Members,
         optimized: Result,
         judged: Result,
     ) -> Result:
@@ -187,11 +138,13 @@ class Steps:
             "version": plan.version,
             "dataset": dataset,
             "gates": judged["verdict"],
-            "members": {name: answer["metrics"] for name, answer in trained.items()},
+            "members": {name: answer["metrics"] for name, answer in members.trained.items()},
             "selected": optimized["selected"],
             "report_html": optimized["report_html_sha"],
             "report_json": optimized["report_json_sha"],
         }
+        if members.notes:
+            result["notes"] = list(members.notes)
         with self._sessions.begin() as session:
             if not self._place.records.finish(session, plan.job_id, "succeeded", result=result):
                 return {}  # cancelled in the meantime, or done before a crash
@@ -203,7 +156,7 @@ class Steps:
                 dataset=dataset,
                 code_sha=plan.code_sha,
                 job=plan.job_id,
-                metrics=model_metrics(trained, optimized),
+                metrics=model_metrics(members.trained, optimized),
                 environment=environment(),
                 variants=variant_records(optimized),
                 gates=gates,
@@ -211,32 +164,6 @@ class Steps:
             )
         log.info("job.succeeded job=%s model=%s version=%d", plan.job_id, plan.model, plan.version)
         return result
-
-    # ── shared ───────────────────────────────────────────────────────────────────────────────────
-
-    def _desk(self, plan: Plan, step: str) -> Desk:
-        start, share = plan.place(step)
-        self._place.records.progress(plan.job_id, step, start)
-        return self._place.desk(plan.job_id, step, plan.code_sha, start, share)
-
-    def _rows(self, desk: Desk, dataset: str) -> str:
-        """Path of the dataset's rows as a file that a child can read."""
-        path = desk.directory / "rows.npz"
-        if not path.exists():
-            with self._readers() as session:
-                data = datasets.read(session, self._place.blobs, dataset)
-            Rows(data.inputs, data.labels, data.split, data.weight).save(path)
-        return str(path)
-
-    def _network_inputs(self, desk: Desk, dataset: str) -> dict[str, JsonValue]:
-        """What every network of the project depends on."""
-        project: Project = desk.project
-        return {
-            "dataset": dataset,
-            "code": desk.files_sha(*project.code, *project.steps),
-            **project.part("pipeline", "inputs", "labels"),
-            "build": project.family.build,
-        }
 
 
 def _checkpoints(champion: ModelVersion | None) -> dict[str, str]:
@@ -246,3 +173,27 @@ def _checkpoints(champion: ModelVersion | None) -> dict[str, str]:
         for name, answer in members.items()
         if "checkpoint_sha" in answer
     }
+
+
+def _entrants(
+    project: Project, warm_start: Mapping[str, str]
+) -> tuple[tuple[str, ...], Rules | None]:
+    """Who is trained, and by which rules where they race.
+
+    A retraining goes on with those that the champion's race left.
+    """
+    names = tuple(member.name for member in project.family.all())
+    if project.halving is None:
+        return names, None
+    left = tuple(name for name in names if name in warm_start)
+    if left:
+        return left, None
+    here = Host.here().machine
+    bounds = {
+        profile: Bounds(
+            latency_ms=budget.latency_ms if load_profile(profile).machine == here else None,
+            artifact_kib=budget.artifact_kib,
+        )
+        for profile, budget in project.profiles.items()
+    }
+    return names, Rules(spec=project.halving, epochs=project.training.epochs, profiles=bounds)

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from cloud.project import load_project
 from cloud.training.arrays import Rows
-from cloud.training.fit import build_member
+from cloud.training.networks import load_member
 from cloud.training.prepare import network_inputs
 from optimizer.export import export_onnx
 
@@ -23,7 +21,8 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     """Write `MEMBER.onnx` for each member.
 
     Args:
-        request: `project_dir`, `data` (path) and `checkpoints`, a path by member.
+        request: `project_dir`, `data` (path), `checkpoints`, a path by member, and `bases`: by
+            derived member the one that it was made of.
     """
     project = load_project(Path(request["project_dir"]))
     project_dir = Path(request["project_dir"])
@@ -33,9 +32,9 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     checkpoints: dict[str, str] = request["checkpoints"]
     for index, (member, checkpoint) in enumerate(checkpoints.items()):
         report(index / len(checkpoints), f"exporting {member}")
-        module = build_member(project, project_dir, member)
-        module.load_state_dict(torch.load(checkpoint, weights_only=True))
-        module.eval()
+        module = load_member(
+            project, project_dir, member, Path(checkpoint), request.get("bases", {})
+        )
         path = directory / f"{member}.onnx"
         export_onnx(module, example, path, project.family.outputs)
     return {"members": sorted(checkpoints)}

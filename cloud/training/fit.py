@@ -1,4 +1,7 @@
-"""Task "fit": train one member of the family, from scratch or from a parent's weights."""
+"""Task "fit": train one member of the family, from scratch or from a parent's weights.
+
+A training may end after some of its epochs and go on in another process as if it had not.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,18 @@ from torch import nn
 from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
 from cloud.training.errors import BadData, BadFunction
-from cloud.training.functions import import_function
-from cloud.training.prepare import network_inputs
+from cloud.training.networks import build_member
+from cloud.training.prepare import labelled, network_inputs
+from cloud.training.trainer import JUDGED_ON
 from edge_agent.runtime.session import Tensors
+from optimizer.errors import TrainingFailed
 from optimizer.evaluate import score
-from optimizer.fine_tuning import LabelledRows, Training, predict
+from optimizer.fine_tuning import Training, predict
 
 Json = dict[str, Any]
 
 CHECKPOINT: Final = "checkpoint.pt"
-JUDGED_ON: Final = ("eval",)
+STATE: Final = "state.pt"
 
 
 def run(request: Json, directory: Path, report: Callable[[float, str], None]) -> Json:
@@ -31,11 +36,22 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
 
     Args:
         request: `project_dir`, `member`, `data` (path) and `warm_start`, the path of a
-            parent's checkpoint or None.
+            parent's checkpoint or None.  To train for some epochs only: `until`, counted from the
+            start, and `state`, the path of what an earlier run left as `state.pt`, or None.
 
     Returns:
-        `metrics` on the rows of split "eval", `epochs`, `seconds`, `parameters`, `warm_start`.
+        `metrics` on the rows of split "eval", `epochs`, `seconds`, `parameters`, `warm_start`;
+        with `until` only `failure`, one line, where the network cannot be trained.
     """
+    try:
+        return _run(request, directory, report)
+    except TrainingFailed as error:
+        if "until" not in request:
+            raise
+        return {"failure": str(error)}
+
+
+def _run(request: Json, directory: Path, report: Callable[[float, str], None]) -> Json:
     project = load_project(Path(request["project_dir"]))
     project_dir = Path(request["project_dir"])
     rows = Rows.open(Path(request["data"]))
@@ -48,42 +64,25 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     if not len(train):
         raise BadData("no row is left to train on")
     _check_logits(module, tensors, project)
-    Training(module, train, project.training).run(project.training.epochs, report)
+    training = Training(module, train, project.training)
+    until = int(request.get("until", project.training.epochs))
+    if request.get("state"):
+        training.resume(torch.load(str(request["state"]), weights_only=True))
+    training.run(until, report)
     torch.save(module.state_dict(), directory / CHECKPOINT)
+    if until < project.training.epochs:
+        torch.save(training.state(), directory / STATE)
     if not len(judged):
         raise BadData("no row is held out to judge by; raise dataset.eval_share")
     answers = predict(module, judged.tensors).argmax(axis=1).astype(np.int64)
     accuracy = score(answers, judged.labels, project.labels)
     return {
         "metrics": accuracy.model_dump(mode="json", exclude={"predictions"}),
-        "epochs": project.training.epochs,
+        "epochs": until,
         "seconds": round(time.monotonic() - started, 2),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "warm_start": warm,
     }
-
-
-def build_member(project: Project, project_dir: Path, member: str) -> nn.Module:
-    """The untrained network of a member.
-
-    Raises:
-        BadFunction: the family's function does not return a network.
-    """
-    module = import_function(project_dir, project.family.build)(**project.family.params(member))
-    if not isinstance(module, nn.Module):
-        raise BadFunction(
-            f"{project.family.build} must return a torch.nn.Module, not {type(module).__name__}"
-        )
-    return module
-
-
-def labelled(tensors: Tensors, rows: Rows, *splits: str) -> LabelledRows:
-    """The rows of these splits as the training loop takes them."""
-    chosen = np.isin(rows.split, splits)
-    part = rows.take(chosen)
-    return LabelledRows(
-        {name: array[chosen] for name, array in tensors.items()}, part.labels, part.weight
-    )
 
 
 def _check_logits(module: nn.Module, tensors: Tensors, project: Project) -> None:

@@ -14,6 +14,7 @@ from cloud.training.arrays import Rows
 from cloud.training.errors import BadData
 from edge_agent.pipeline import MODEL_STEP, Array, Pipeline, Rejected, Tensors, load_code
 from edge_agent.runtime import Provenance
+from optimizer.fine_tuning import LabelledRows
 
 _CHUNK_ROWS: Final = 256
 
@@ -60,6 +61,15 @@ def network_inputs(project: Project, project_dir: Path, rows: Rows) -> tuple[Ten
         raise BadData(f"the pipeline's checkers refuse every row ({reason or 'no rows'})")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return joined, rows.take(np.concatenate(kept))
+
+
+def labelled(tensors: Tensors, rows: Rows, *splits: str) -> LabelledRows:
+    """The rows of these splits as the training loop takes them."""
+    chosen = np.isin(rows.split, splits)
+    part = rows.take(chosen)
+    return LabelledRows(
+        {name: array[chosen] for name, array in tensors.items()}, part.labels, part.weight
+    )
 
 
 def _answerable(

@@ -16,7 +16,7 @@ from optimizer.derive.registry import (
     derivation,
 )
 from optimizer.errors import DeriveFailed
-from optimizer.fine_tuning import Distillation
+from optimizer.family import Distillation
 
 
 class Distil(DeriveConfig):

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from edge_agent.runtime import Tensors
 from optimizer.derive.registry import (
     Choice,
     DeriveConfig,
@@ -33,11 +32,13 @@ from optimizer.derive.registry import (
     derivation,
 )
 from optimizer.errors import DeriveFailed
-from optimizer.fine_tuning import Distillation
+from optimizer.family import Distillation
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from edge_agent.runtime import Tensors
 
 _OWN_ANSWERS: Final = Distillation(temperature=2.0, weight=0.5)
 """The unpruned network teaches the pruned one."""

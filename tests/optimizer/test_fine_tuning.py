@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from optimizer.errors import TrainingFailed
-from optimizer.family import TrainingSpec
+from optimizer.family import Distillation, TrainingSpec
 from optimizer.fine_tuning import (
     ArrayTrainer,
-    Distillation,
     LabelledRows,
     Training,
     load_weights,

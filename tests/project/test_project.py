@@ -85,14 +85,43 @@ def test_the_retrain_section_is_the_policys() -> None:
         ("metrics: {", "image: {input: imag, mode: L}\nmetrics: {", "no input 'imag'; did you mean 'image'?"),
         ("metrics: {", "image: {input: image, mode: RGB}\nmetrics: {", "[-1, height, width, 3], 'image' is FP32 [-1, 8, 8]"),
         ("metrics: {", "image: {input: image, mod: L}\nmetrics: {", "unknown key 'mod'; did you mean 'mode'?"),
+        ("large: {channels: 32, hidden: 128}", "large: {channels: 32}\n  search: {channels: [8]}", "family.search: no parameter has several values"),
+        ("large: {channels: 32, hidden: 128}", "large: {}\n  search: {channels: [8, 8]}", "two combinations are named 'channels8'"),
+        ("large: {channels: 32, hidden: 128}", "large: {}\n  serch: {channels: [8, 9]}", "unknown key 'serch'; did you mean 'search'?"),
+        ("epochs: 14,", "halving: {keep: 0.99},", "training.halving.keep: input should be less than or equal to 0.9, not 0.99"),
+        ("metrics: {", "derive: [prun]\nmetrics: {", "unknown derivation 'prun'; did you mean 'prune'?"),
+        ("metrics: {", "derive: [{prune: {shar: 0.5}}]\nmetrics: {", "derivation 'prune': shar"),
+        ("metrics: {", "derive: [{distil: {members: [smal]}}]\nmetrics: {", "no member 'smal'; did you mean 'small'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_blamed_on_its_line(project: Path, old: str, new: str, complaint: str) -> None:
     line = change(project, old, new)
     text = refusal(project)
     assert complaint in text
+    line += new.count("serch") + new.count("search")  # stands on the line after
     if "pipeline: the step" not in complaint:
         assert text.startswith(f"skerry.yaml:{line}: ")
+
+
+def test_a_family_may_be_a_grid_that_is_raced_and_derived_from(project: Path) -> None:
+    change(
+        project, "large: {channels: 32, hidden: 128}", "large: {}\n  search: {channels: [8, 16]}"
+    )
+    change(project, "metrics: {", "derive: [distil, prune: {share: 0.5}]\nmetrics: {")
+    loaded = load_project(project)
+    names = [member.name for member in loaded.family.all()]
+    assert names == ["small", "large", "channels8", "channels16"]
+    assert loaded.halving is not None and loaded.halving.rungs(14) == (2, 4, 8, 14)
+    assert [(step.name, step.config) for step in loaded.derive] == [
+        ("distil", {}), ("prune", {"share": 0.5}),
+    ]  # fmt: skip
+
+
+def test_members_that_are_written_down_race_only_where_asked(project: Path) -> None:
+    assert load_project(project).halving is None
+    change(project, "epochs: 14,", "epochs: 14, halving: {first_epochs: 3},")
+    halving = load_project(project).halving
+    assert halving is not None and halving.first_epochs == 3
 
 
 def test_a_model_may_take_images(project: Path) -> None:

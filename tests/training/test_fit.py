@@ -74,7 +74,8 @@ class Desk:
         """Of the checkpoint on raw images."""
         import torch
 
-        from cloud.training.fit import build_member, predict
+        from cloud.training.networks import build_member
+        from optimizer.fine_tuning import predict
 
         project = load_project(self.project_dir)
         module = build_member(project, self.project_dir, "small")
