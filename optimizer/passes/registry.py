@@ -42,6 +42,7 @@ class Recipe:
     Attributes:
         runtimes: what can open its files; the first is the one they are made for.
         code: digest of the project's code that it comes from; empty for those of this package.
+        trains: it trains the network further, which takes a trainer and time.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Recipe:
     packages: tuple[str, ...]
     _apply: Callable[[PassContext], Artifact]
     code: str = ""
+    trains: bool = False
 
     @property
     def runtime(self) -> RuntimeName:
@@ -91,6 +93,7 @@ _own: Final[list[str]] = []
 _registering: Final[ContextVar[tuple[str, list[str]] | None]] = ContextVar(
     "registering", default=None
 )
+_on_request: Final[set[str]] = set()
 
 
 def recipe(
@@ -100,12 +103,14 @@ def recipe(
     precision: Precision,
     config: type[C],
     packages: Sequence[str] = (),
+    trains: bool = False,
 ) -> Callable[[Apply[C]], Apply[C]]:
     """Register a recipe.
 
     Args:
         runtimes: what opens its files, the one that they are made for first; at least one.
         packages: modules it imports beside the runtime; where one is missing it cannot be applied.
+        trains: it trains the network further, so it is tried only where a project names it.
 
     Raises:
         ValueError: the name is no slug or taken, or a runtime is unknown; said in one line.
@@ -135,9 +140,14 @@ def recipe(
                 tuple(packages),
                 lambda context: function(context, parsed),
                 digest,
+                trains,
             )
 
         _registry[name] = configured
+        if trains:
+            _on_request.add(name)
+        else:
+            _on_request.discard(name)
         if project is not None:
             _own.append(name)
             project[1].append(name)
@@ -147,8 +157,8 @@ def recipe(
 
 
 def recipes() -> list[str]:
-    """Names of the registered recipes, in the order in which they were registered."""
-    return list(_registry)
+    """Names of the recipes that are tried unasked, in the order in which they were registered."""
+    return [name for name in _registry if name not in _on_request]
 
 
 @contextmanager
