@@ -21,6 +21,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -253,7 +254,7 @@ class ArrayTrainer:
     def spec(self) -> TrainingSpec:
         return self._spec
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._spec.model_dump_json().encode())
         for name, array in self._train.tensors.items():

@@ -139,7 +139,7 @@ class Workshop:
             OSError: the disk is full.
         """
         require_installed(recipe)
-        trainer = self._task.trainer
+        trainer = self._task.trainer if recipe.trains else None
         facts = profile.model_dump(mode="json", exclude=_NO_PART_OF_FILES)
         key = self.key(
             what="files",

@@ -10,11 +10,12 @@ openvino-int8           OpenVINO, quantised by NNCF (-mixed: the other preset)
 openvino-int8-weights   OpenVINO, weights in 8 bits (openvino-int4-weights: in 4)
 tensorrt-fp16           ONNX in fp16 for TensorRT
 tensorrt-int8           ONNX, static QDQ in TensorRT's form
+qat-int8                ort-int8 of a network that is trained for it; only where it is named
 """
 
 from __future__ import annotations
 
-from optimizer.passes import dynamic, floats, ort, ov, trt
+from optimizer.passes import dynamic, floats, ort, ov, qat, trt
 from optimizer.passes.context import Artifact, Batches, PassContext, Precision, RecipeConfig
 from optimizer.passes.own import register_files
 from optimizer.passes.registry import Recipe, find, recipe, recipes
@@ -31,6 +32,7 @@ __all__ = [
     "floats",
     "ort",
     "ov",
+    "qat",
     "recipe",
     "recipes",
     "register_files",

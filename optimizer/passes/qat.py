@@ -161,7 +161,7 @@ def _rounding_of_weights(axis: int | None, limit: int) -> nn.Module:
     """A parametrisation that rounds a weight on a symmetric grid, one for each index of `axis`."""
     import torch
 
-    class RoundedWeight(torch.nn.Module):
+    class RoundedWeight(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
             others = [other for other in range(weight.dim()) if other != axis]
             largest = weight.detach().abs().amax(dim=others, keepdim=True)
@@ -180,7 +180,7 @@ def _without_new_statistics(module: nn.Module) -> nn.Module:
     """`module` as one whose batch normalisations keep their statistics while it is trained."""
     import torch
 
-    class Frozen(torch.nn.Module):
+    class Frozen(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
         def __init__(self) -> None:
             super().__init__()
             self.inner = module

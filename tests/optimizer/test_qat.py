@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from edge_agent.wire.manifest import ModelSpec
 from optimizer.errors import RecipeFailed, TrainingFailed
 from optimizer.family import TrainingSpec
 from optimizer.fine_tuning import ArrayTrainer, LabelledRows, Training
-from optimizer.passes import PassContext, find, recipes
+from optimizer.passes import Artifact, PassContext, find, recipes
 from optimizer.passes.qat import train_quantised
 from optimizer.profiles import load_profile
 
@@ -40,11 +41,11 @@ def network() -> nn.Module:
 
 
 def unbalanced(module: nn.Module) -> nn.Module:
-    """The same function, but the channels between the convolutions differ 300 times in size.
+    """The same function, but half of the channels between the convolutions are 300 times as large.
 
-    An activation has one scale for all of its channels, so the small ones lose nearly everything.
+    An activation has one scale for all of its channels, so the small ones lose everything.
     """
-    factors = torch.logspace(0, 2.5, CHANNELS)
+    factors = torch.where(torch.arange(CHANNELS) < CHANNELS // 2, 1.0, 300.0)
     with torch.no_grad():
         module[1].weight.mul_(factors)
         module[1].bias.mul_(factors)
@@ -80,17 +81,32 @@ def trainer(digits: Digits) -> ArrayTrainer:
     )
 
 
-def context(trainer: ArrayTrainer, directory: Path, **fields: object) -> PassContext:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, trainer: ArrayTrainer) -> Path:
+    path = tmp_path_factory.mktemp("source") / "source.onnx"
+    trainer.export(trainer.module("only"), path)
+    return path
+
+
+@pytest.fixture
+def context(tmp_path: Path, source: Path, trainer: ArrayTrainer, digits: Digits) -> PassContext:
+    """For a profile without VNNI, on which weights have 7 bits."""
+    return PassContext(
+        source,
+        rows(digits.part(0, 200)).tensors,
+        tmp_path / "made",
+        load_profile("generic-x86-64"),
+        member="only",
+        trainer=trainer,
+    )
+
+
+def made(context: PassContext, name: str, **config: float) -> tuple[Artifact, Path]:
+    """What a recipe makes, in a directory of its own."""
+    place = context.directory.parent
+    directory = place / f"made-{len(list(place.iterdir()))}"
     directory.mkdir()
-    source = directory / "source.onnx"
-    trainer.export(trainer.module("only"), source)
-    calibration = rows_of(trainer)
-    known = {"profile": load_profile("generic-x86-64"), "member": "only", "trainer": trainer}
-    return PassContext(source, calibration, directory, **{**known, **fields})
-
-
-def rows_of(trainer: ArrayTrainer) -> dict[str, np.ndarray]:
-    return {"x": trainer._train.tensors["x"][:200]}
+    return find(name, config).apply(replace(context, directory=directory)), directory
 
 
 def right(directory: Path, part: Digits) -> float:
@@ -103,28 +119,21 @@ def right(directory: Path, part: Digits) -> float:
 
 
 def test_training_with_rounding_recovers_what_plain_quantisation_loses(
-    tmp_path: Path, trainer: ArrayTrainer, digits: Digits
+    context: PassContext, trainer: ArrayTrainer, digits: Digits
 ) -> None:
     judged = digits.part(1200, 1700)
     whole = trainer.accuracy(trainer.module("only")).accuracy
-    plain, aware = context(trainer, tmp_path / "ptq"), context(trainer, tmp_path / "qat")
-    find("ort-int8", {"reduce_range": True}).apply(plain)
-    artifact = find("qat-int8", {"reduce_range": True, "epochs": 4}).apply(aware)
-    lost, kept = right(plain.directory, judged), right(aware.directory, judged)
-    print(f"fp32 {whole:.3f}, ort-int8 {lost:.3f}, qat-int8 {kept:.3f}")
-    assert lost < whole - 0.02  # the case is hard
-    assert kept > lost + 0.01
+    _, plain = made(context, "ort-int8", reduce_range=True)
+    artifact, aware = made(context, "qat-int8", reduce_range=True, epochs=4, rate=0.5)
+    assert right(plain, judged) < whole - 0.3, "the case is not hard"
+    assert right(aware, judged) > whole - 0.1
     assert artifact.precision == "int8"
     assert artifact.notes[0] == "trained for 4 epochs with int8 rounding in 3 layers"
 
 
-def test_training_twice_gives_the_same_file(tmp_path: Path, trainer: ArrayTrainer) -> None:
-    files = []
-    for name in ("one", "two"):
-        work = context(trainer, tmp_path / name)
-        find("qat-int8", {"epochs": 1}).apply(work)
-        files.append((work.directory / "model.onnx").read_bytes())
-    assert files[0] == files[1]
+def test_training_twice_gives_the_same_file(context: PassContext) -> None:
+    files = [made(context, "qat-int8", epochs=1)[1] / "model.onnx" for _ in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_weights_lie_on_their_grid_while_training_and_statistics_stay(
@@ -148,20 +157,18 @@ def test_weights_lie_on_their_grid_while_training_and_statistics_stay(
     assert isinstance(module[3].weight, nn.Parameter)
 
 
-def test_without_a_trainer_it_says_what_it_needs(tmp_path: Path, trainer: ArrayTrainer) -> None:
-    work = context(trainer, tmp_path / "none", trainer=None)
+def test_without_a_trainer_it_says_what_it_needs(context: PassContext) -> None:
     with pytest.raises(RecipeFailed) as caught:
-        find("qat-int8").apply(work)
+        made(replace(context, trainer=None), "qat-int8")
     assert str(caught.value) == (
         "qat-int8: needs the network's checkpoint and its training rows, "
         "and here is only its ONNX file"
     )
 
 
-def test_a_member_without_a_checkpoint_is_one_line(tmp_path: Path, trainer: ArrayTrainer) -> None:
-    work = context(trainer, tmp_path / "gone", member="gone")
+def test_a_member_without_a_checkpoint_is_one_line(context: PassContext) -> None:
     with pytest.raises(RecipeFailed, match="qat-int8: there is no checkpoint of member 'gone'"):
-        find("qat-int8").apply(work)
+        made(replace(context, member="gone"), "qat-int8")
 
 
 def test_it_is_tried_only_where_it_is_named() -> None:
