@@ -161,13 +161,12 @@ def test_without_a_trainer_it_says_what_it_needs(context: PassContext) -> None:
     with pytest.raises(RecipeFailed) as caught:
         made(replace(context, trainer=None), "qat-int8")
     assert str(caught.value) == (
-        "qat-int8: needs the network's checkpoint and its training rows, "
-        "and here is only its ONNX file"
+        "needs the network's checkpoint and its training rows, and here is only its ONNX file"
     )
 
 
 def test_a_member_without_a_checkpoint_is_one_line(context: PassContext) -> None:
-    with pytest.raises(RecipeFailed, match="qat-int8: there is no checkpoint of member 'gone'"):
+    with pytest.raises(RecipeFailed, match="there is no checkpoint of member 'gone'"):
         made(replace(context, member="gone"), "qat-int8")
 
 
