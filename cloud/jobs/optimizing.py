@@ -35,9 +35,9 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
 
     Args:
         request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
-            `lineage` (by member its `checkpoint`, a path, its `parent` and `notes`), `notes` on
-            members that are not there, `parents` (bundle tars by `PROFILE/MEMBER-RECIPE`),
-            `version`, `quick` and `cache_dir`.
+            `lineage` (by member its `checkpoint`, a path, its `parent` and `notes`) and `notes` on
+            members that are not there, both only where members were trained here, `parents`
+            (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick` and `cache_dir`.
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -68,11 +68,13 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
     judged = rows.part(*EVAL_SPLITS)
     train = rows.part("train")
     members: dict[str, str] = request["members"]
-    lineage: dict[str, Json] = request["lineage"]
+    lineage: dict[str, Json] = request.get("lineage", {})
     return OptimizeTask(
         model=project.model,
         version=int(request["version"]),
-        members=tuple(_member(name, Path(path), lineage[name]) for name, path in members.items()),
+        members=tuple(
+            _member(name, Path(path), lineage.get(name, {})) for name, path in members.items()
+        ),
         profiles=project.profiles,
         pipeline=project.pipeline,
         inputs=project.inputs,
@@ -93,14 +95,23 @@ def optimize_task(project: Project, request: Json, directory: Path) -> OptimizeT
         parent_dir=_unpacked(request["parents"], directory / "parents"),
         time_limit_s=project.measure.time_limit_s,
         cache_dir=Path(request["cache_dir"]),
-        trainer=ProjectTrainer(
-            project,
-            Path(request["project_dir"]),
-            rows,
-            {name: Path(known["checkpoint"]) for name, known in lineage.items()},
-            {name: known["parent"] for name, known in lineage.items() if known["parent"]},
-        ),
-        notes=tuple(request["notes"]),
+        trainer=_trainer(project, Path(request["project_dir"]), rows, lineage),
+        notes=tuple(request.get("notes", ())),
+    )
+
+
+def _trainer(
+    project: Project, project_dir: Path, rows: Rows, lineage: Mapping[str, Json]
+) -> ProjectTrainer | None:
+    """What trains members further; `None` where there are no checkpoints."""
+    if not lineage:
+        return None
+    return ProjectTrainer(
+        project,
+        project_dir,
+        rows,
+        {name: Path(known["checkpoint"]) for name, known in lineage.items()},
+        {name: known["parent"] for name, known in lineage.items() if known["parent"]},
     )
 
 
@@ -113,8 +124,14 @@ def _calibration(train: Rows, labels: Sequence[str]) -> Tensors:
 
 
 def _member(name: str, path: Path, known: Json) -> TrainedMember:
-    checkpoint, notes = Path(known["checkpoint"]), tuple(known["notes"])
-    return TrainedMember(name, path, known["parent"], checkpoint, notes)
+    checkpoint = known.get("checkpoint")
+    return TrainedMember(
+        name,
+        path,
+        known.get("parent", ""),
+        None if checkpoint is None else Path(checkpoint),
+        tuple(known.get("notes", ())),
+    )
 
 
 def _unpacked(bundles: Mapping[str, str], directory: Path) -> Path | None:
