@@ -11,8 +11,8 @@ import numpy as np
 
 from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
-from edge_agent.runtime import Tensors
 from cloud.training.trainer import ProjectTrainer
+from edge_agent.runtime import Tensors
 from optimizer.evaluate import EvalData
 from optimizer.passes import register_files
 from optimizer.passes.proof import require_classes
