@@ -50,7 +50,7 @@ class Steps(NetworkSteps):
                     f"model {project.model!r} has no champion to retrain; build and publish one"
                 )
             warm_start = _checkpoints(champion) if job.kind == "retrain" else {}
-            members, halving = _entrants(project, warm_start)
+            members, halving = who_trains(project, warm_start)
             return Plan(
                 job_id=job_id,
                 kind=cast(Any, job.kind),
@@ -175,7 +175,7 @@ def _checkpoints(champion: ModelVersion | None) -> dict[str, str]:
     }
 
 
-def _entrants(
+def who_trains(
     project: Project, warm_start: Mapping[str, str]
 ) -> tuple[tuple[str, ...], Rules | None]:
     """Who is trained, and by which rules where they race.
