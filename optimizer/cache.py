@@ -78,6 +78,8 @@ class Cache:
         self._directory = directory
         self._max_bytes = max_bytes
         self._used: set[Path] = set()
+        self._added = 0
+        self._looked_at: int | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
 
@@ -127,10 +129,13 @@ class Cache:
         if not (place / ENTRY_NAME).is_file():
             raise OSError(f"{place} cannot be written")
         self._used.add(place)
-        self._shrink()
+        self._added += sum(path.stat().st_size for path in place.iterdir())
+        if self._looked_at is None or self._looked_at + self._added > self._max_bytes:
+            self._shrink()
         return Entry(value, place, tuple(str(file["name"]) for file in files))
 
     def _shrink(self) -> None:
+        """Keep to the bound; entries are counted when it may be reached, not at each `put`."""
         entries = []
         for place in self._directory.glob("*/*"):
             with contextlib.suppress(OSError):  # another search may be removing it
@@ -138,11 +143,10 @@ class Cache:
                 entries.append((place.stat().st_mtime, size, place))
         total = sum(size for _, size, _ in entries)
         for _, size, place in sorted(entries):
-            if total <= self._max_bytes:
-                return
-            if place not in self._used:
+            if total > self._max_bytes and place not in self._used:
                 shutil.rmtree(place, ignore_errors=True)
                 total -= size
+        self._looked_at, self._added = total, 0
 
     def _remove_abandoned(self) -> None:
         for path in self._directory.glob(f"{_MAKING}*"):
