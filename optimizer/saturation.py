@@ -67,10 +67,12 @@ class SaturationReport:
     Attributes:
         layers: those that use the saturating instruction, in the order of computation.
         moved: change of the network's outputs, root mean square, relative to these.
+        answers: the network's outputs with what saturates; empty where nothing can.
     """
 
     layers: tuple[LayerSaturation, ...] = ()
     moved: float = 0.0
+    answers: Tensors = field(default_factory=dict, repr=False)
 
     @property
     def pairs(self) -> int:
@@ -114,9 +116,9 @@ def saturation_risk(
         return SaturationReport()
     answers = saturating.run_all(samples, batch)
     if not any(layer.saturated for layer in saturating.layers):
-        return SaturationReport(saturating.layers, 0.0)
+        return SaturationReport(saturating.layers, 0.0, answers)
     exact = EmulatedNetwork(path, saturate=False).run_all(samples, batch)
-    return SaturationReport(saturating.layers, relative_error(answers, exact))
+    return SaturationReport(saturating.layers, relative_error(answers, exact), answers)
 
 
 def evaluate_saturating(path: Path, samples: Tensors, *, batch: int = 8) -> Tensors:

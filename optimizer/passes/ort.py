@@ -24,6 +24,7 @@ from pydantic import Field
 from edge_agent.runtime import Tensors
 from edge_agent.wire.manifest import RuntimeName
 from optimizer.passes.calibration import Method, Range, collect
+from optimizer.passes.census import products
 from optimizer.passes.context import Artifact, PassContext, RecipeConfig
 from optimizer.passes.frozen import freeze
 from optimizer.passes.qdq import Scheme, Width, prepare, write_qdq
@@ -31,7 +32,6 @@ from optimizer.passes.registry import recipe
 from optimizer.passes.slim import slimmed
 from optimizer.saturation import (
     SaturationReport,
-    evaluate_saturating,
     relative_error,
     saturates,
     saturation_risk,
@@ -46,7 +46,11 @@ RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "openvino", "tensorrt
 QDQ_RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "openvino")
 """What opens QDQ files with zero points and 32-bit biases; TensorRT has a recipe of its own."""
 
-_SATURATION_ROWS: Final = 16
+_SATURATION_ROWS: Final = (4, 64)
+_EMULATED_PRODUCTS: Final = 10**9
+"""Rows that are emulated, at least and at most, and multiplications that decide between these: a
+thousand million take about a second."""
+
 _WORTH_HALF_THE_SPEED: Final = 0.4
 """U8·U8 runs at about half the speed of U8·S8: its error must be this small a part of the other."""
 
@@ -155,13 +159,15 @@ class _Quantiser:
     def _by_what_saturates(self, scheme: Scheme) -> _Made:
         """Full range if nothing saturates; else the scheme that comes nearest to fp32."""
         context = self._context
-        samples = context.calibration_batches(_SATURATION_ROWS, _SATURATION_ROWS)[0]
+        cost = sum(each.multiplications for each in products(onnx.load(str(self._prepared))))
+        rows = int(np.clip(_EMULATED_PRODUCTS // max(cost, 1), *_SATURATION_ROWS))
+        samples = context.calibration_batches(rows, rows)[0]
         full = self._write(scheme)
         risk = saturation_risk(self._entry, samples, context.profile)
         if not risk.saturated:
             return replace(full, notes=(*full.notes, risk.note()))
         wanted = _answers(self._prepared, samples)
-        errors = {scheme: relative_error(evaluate_saturating(self._entry, samples), wanted)}
+        errors = {scheme: relative_error(risk.answers, wanted)}
         for other in (scheme.reduced(), scheme.unsigned()):
             self._write(other)
             errors[other] = relative_error(_answers(self._entry, samples), wanted)
