@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ def optimize(
     exported: Result,
     trained: Members,
     parents: dict[str, str],
+    points: Sequence[JsonValue] = (),
 ) -> Result:
     """Search, and store bundles and reports.
 
     Args:
         parents: from `parent_bundles`.
+        points: what devices took; corrects what is predicted for their profiles.
 
     Returns:
         `candidates`, `selected` (variant by profile), the reports' blobs, and `failure`: one line
@@ -62,6 +65,7 @@ def optimize(
         version=plan.version,
         quick=plan.quick or desk.project.measure.quick,
         cache_dir=str(desk.place.optimizer_cache),
+        points=list(points),
     )
     result = OptimizeResult.model_validate(answer)
     candidates: list[JsonValue] = [_stored(desk, candidate) for candidate in result.candidates]

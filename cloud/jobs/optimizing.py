@@ -16,6 +16,8 @@ from edge_agent.runtime import Tensors
 from optimizer.evaluate import EvalData
 from optimizer.passes import register_files
 from optimizer.passes.proof import require_classes
+from optimizer.predicting import PredictingMeasurer
+from optimizer.predictor import Point, Predictor
 from optimizer.report import write_report
 from optimizer.search import optimize
 from optimizer.task import OptimizeTask, Progress, TrainedMember
@@ -37,7 +39,8 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
         request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
             `lineage` (by member its `checkpoint`, a path, its `parent` and `notes`) and `notes` on
             members that are not there, both only where members were trained here, `parents`
-            (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick` and `cache_dir`.
+            (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick`, `cache_dir`
+            and `points` (what devices took, for profiles that this machine is not of).
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -48,7 +51,8 @@ def run(request: Json, directory: Path, report: Callable[[float, str], None]) ->
     def progress(at: Progress) -> None:
         report(at.fraction, at.text)
 
-    result = optimize(task, progress=progress)
+    measurer = PredictingMeasurer(Predictor([Point(**each) for each in request.get("points", [])]))
+    result = optimize(task, progress=progress, measurer=measurer)
     write_report(result, directory)
     dumped: Json = result.model_dump(mode="json")
     return dumped

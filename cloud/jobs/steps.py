@@ -21,6 +21,7 @@ from cloud.jobs.networks import NetworkSteps
 from cloud.jobs.optimized import optimize, parent_bundles, variant_records
 from cloud.jobs.plan import Plan
 from cloud.jobs.registering import environment, gate_results, model_metrics
+from cloud.lab import predictions
 from cloud.project import Project, read_packed
 from cloud.registry import models as registry
 from cloud.training.arrays import Rows
@@ -110,8 +111,9 @@ class Steps(NetworkSteps):
         desk = self._desk(plan, "optimize")
         with self._readers() as session:
             parents = parent_bundles(session, plan)
+            learned = predictions.as_json(session, list(desk.project.profiles))
         kept = {place: sha for place, sha in parents.items() if desk.blobs.has(sha)}
-        return optimize(desk, plan, self._rows(desk, dataset), exported, members, kept)
+        return optimize(desk, plan, self._rows(desk, dataset), exported, members, kept, learned)
 
     # ── judgement ────────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -64,6 +64,21 @@ def points(session: Session, profile: str = "") -> Sequence[PredictorPoint]:
     if profile:
         query = query.where(PredictorPoint.profile == profile)
     return list(reversed(session.scalars(query).all()))
+
+
+def as_json(session: Session, profiles: Sequence[str]) -> list[JsonValue]:
+    """The points of some profiles, as `optimizer.predictor.Point` has its fields."""
+    return [
+        {
+            "profile": row.profile,
+            "runtime": row.runtime,
+            "precision": row.precision,
+            "scaled_ms": row.scaled_ms,
+            "measured_ms": row.measured_ms,
+        }
+        for row in points(session)
+        if row.profile in profiles
+    ]
 
 
 def latency_of(order: LabOrder) -> float | None:

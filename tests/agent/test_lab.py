@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cloud.db.tables import Device
+from cloud.lab.choosing import Learner, measurer_on
 from cloud.lab.errors import CannotMeasure, LabFailed
 from cloud.lab.measurer import RemoteMeasurer
 from cloud.orchestrator.outbox import publish_pending
@@ -22,13 +23,16 @@ from fleet.client.errors import ApiError
 from fleet.client.schemas import LabOrderIn
 from optimizer.budget import Budget
 from optimizer.profiles import load_profile
+from optimizer.timing import LocalMeasurer, Measured
 from tests.agent.conftest import PROFILE, Plane, Process, tiny_bundle, until
+from tests.optimizer.test_predictor import measurement
 
 pytestmark = pytest.mark.slow
 
 QUICK = MeasureSettings(
-    quick=True, min_duration_s=0.02, max_duration_s=0.5, min_queries=100, attempts=1
-)
+    quick=True, min_duration_s=0.02, max_duration_s=0.5, min_queries=100, attempts=1,
+    max_canary_ratio=1000.0, max_waited_share=1.0,  # others work here while tests run
+)  # fmt: skip
 SAMPLES = [{"x": np.eye(4, dtype=np.float32)[index : index + 1]} for index in range(4)]
 BUDGET = Budget.model_validate({"latency_ms": 50.0, "memory_mib": 500.0})
 
@@ -73,6 +77,13 @@ def lab(
     return start
 
 
+class FixedTimes(LocalMeasurer):
+    """This machine, on which everything takes two milliseconds."""
+
+    def measure(self, *arguments: object, **named: object) -> Measured:
+        return Measured(measurement(provenance={"precision": "fp32"}))
+
+
 def candidate(tmp_path: Path, version: int = 7, code: str = "") -> tuple[Path, Manifest]:
     directory = tmp_path / f"candidate-{version}"
     with tarfile.open(fileobj=io.BytesIO(tiny_bundle(directory, version, code=code))) as tar:
@@ -87,7 +98,8 @@ def test_a_candidate_is_measured_while_the_device_serves(plane, lab, tmp_path):
     agent = lab("lab-1")
     plane.assign("lab-1", plane.release(1, tmp_path))
     until(lambda: agent.ready(1), what="version 1 serves")
-    measurer = RemoteMeasurer(plane.client, "device:lab-1", timeout_s=60, poll_s=0.1)
+    learn = Learner(plane.client, local=FixedTimes())
+    measurer = RemoteMeasurer(plane.client, "device:lab-1", timeout_s=60, poll_s=0.1, learn=learn)
     profile = load_profile(PROFILE)
     assert measurer.where(profile) == "lab-1"
     assert measurer.notes(profile) == ()
@@ -116,12 +128,30 @@ def test_a_candidate_is_measured_while_the_device_serves(plane, lab, tmp_path):
     assert agent.status()["models"]["tiny"]["version"] == 1
     assert not (agent.directory / "lab" / "work").exists()
 
+    [point] = plane.client.predictor_points(PROFILE)
+    assert (point.device, point.runtime, point.precision) == ("lab-1", "onnxruntime", "fp32")
+    assert (point.scaled_ms, point.measured_ms) == (2.0, measured.latency.p50_ms)
+
     compared = measurer.compare(directory, directory, SAMPLES, profile, QUICK)
     assert compared is not None and compared.low <= compared.speedup <= compared.high
     until(
         lambda: not any("lab/" in name for name in plane.services.director.assigned("lab-1")),
         what="the director names no candidate any more",
     )
+
+
+def test_a_profile_without_a_device_is_predicted(plane, lab, tmp_path):
+    lab("lab-3")
+    measurer = measurer_on(plane.client, "device:lab-3")
+    assert measurer.where(load_profile(PROFILE)) == "lab-3"
+    pi = load_profile("raspberry-pi-4")
+    assert "device results" in measurer.where(pi)
+    directory, manifest = candidate(tmp_path)
+    found = measurer.measure(directory, manifest, SAMPLES, pi, BUDGET, QUICK)
+    assert found.predicted and found.latency is not None
+    assert any("95 % within" in note for note in found.notes)
+    assert found.memory_mib is None
+    assert measurer.compare(directory, directory, SAMPLES, pi, QUICK) is None
 
 
 def test_a_device_that_did_not_say_so_is_not_asked(plane, lab):
