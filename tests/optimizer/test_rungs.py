@@ -86,6 +86,20 @@ def test_few_full_measurements_find_what_measuring_everything_finds(
     assert max(fractions) <= 0.15
 
 
+def test_where_accuracy_is_preferred_the_most_accurate_is_measured_in_full_too() -> None:
+    """Point 19 is the slowest and a little more accurate; the choice refers to it."""
+
+    def look(point: int, fidelity: Fidelity) -> Look:
+        outcome = "PASS" if fidelity == "full" else "INCONCLUSIVE"
+        return Look(fidelity, outcome, 1.0 + point, 0.05, 0.95 if point == 19 else 0.94)
+
+    for preference, fidelity in (("accuracy", "full"), ("speed", "probe")):
+        rungs = Rungs(20, look, preference)
+        rungs.climb()
+        assert rungs.looks[19].fidelity == fidelity
+        assert rungs.looks[0].fidelity == "full"
+
+
 def test_each_point_is_looked_at_once_for_each_fidelity() -> None:
     table = Table(1)
     climbed(table, "speed")

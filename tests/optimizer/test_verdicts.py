@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.measure import Measurement, MeasureSettings, measure
 from optimizer.budget import Budget
-from optimizer.evaluate import Accuracy, score
+from optimizer.evaluate import Accuracy, score, spread
 from optimizer.profiles import Figure, load_profile
 from optimizer.task import Candidate, Fidelity, OptimizeTask
 from optimizer.verdicts import Verdicts
@@ -98,6 +98,22 @@ def test_some_of_the_items_rule_out_what_misses_by_more_than_luck(
     assert judged(task, budget, "probe", wrong=1 / 20, rows=SOME).verdict == "INCONCLUSIVE"
     assert judged(task, budget, "probe", wrong=1 / 3, rows=SOME).verdict == "FAIL"
     assert judged(task, budget, "quick", wrong=1 / 20).verdict == "FAIL"
+
+
+def test_some_of_the_items_are_compared_with_the_reference_on_the_same_items(
+    task: OptimizeTask,
+) -> None:
+    """The reference misses a third of just those items: so may a variant that answers like it."""
+    labels, chosen = task.data.labels, spread(len(task.data.labels), SOME)
+    answers = labels.copy()
+    answers[chosen[::3]] = (answers[chosen[::3]] + 1) % 10
+    budget = Budget(max_accuracy_drop_points=1)
+    task = replace(task, profiles={"this-machine": budget})
+    verdicts = Verdicts(task, PROFILE, {"large": score(answers, labels, task.labels)})
+    alike = judged(task, budget, "probe").model_copy(
+        update={"accuracy": score(answers[chosen], labels[chosen], task.labels)}
+    )
+    assert verdicts.judge(alike, SOME).verdict == "INCONCLUSIVE"
 
 
 def test_the_recall_of_a_class_is_not_judged_by_some_of_its_items(task: OptimizeTask) -> None:
