@@ -6,6 +6,7 @@ The choice is made among the candidates that meet the budget, by what the budget
     accuracy    the fastest of those that are not significantly worse than the most accurate one,
                 judged by their answers on the same items
 
+Fast is told by the median, which scatters least: that the tail keeps its bound was judged before.
 Of equally fast ones the more accurate comes first, then the smaller.
 """
 
@@ -150,5 +151,7 @@ def _by_accuracy(candidate: Candidate, primary: MetricName) -> tuple[float, floa
 def _figures(candidate: Candidate, primary: MetricName) -> tuple[float, float, float]:
     quality = candidate.accuracy.metric(primary) if candidate.accuracy else 0.0
     latency = math.inf if candidate.latency_ms is None else candidate.latency_ms
+    if candidate.measurement is not None:
+        latency = candidate.measurement.p50_ms
     size = math.inf if candidate.artifact_kib is None else candidate.artifact_kib
     return quality, latency, size

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.measure import Measurement
 from optimizer.evaluate import Accuracy, score
 from optimizer.frontier import Point, choose, mark, nearest_miss, pareto, ranked
 from optimizer.task import Candidate
@@ -54,6 +55,22 @@ def test_where_speed_is_preferred_the_fastest_that_passed_is_chosen() -> None:
         candidate("faster but over budget", 0.99, 0.01, verdict="FAIL"),
     ]
     assert [c.name for c in ranked(found, "macro_f1", "speed")] == ["fast", "right"]
+
+
+def timed(name: str, p50_ms: float, p99_ms: float) -> Candidate:
+    measured = Measurement(
+        scenario="single_stream", verdict="PASS", reason="", queries=1000, duration_s=1.0,
+        qps=1000.0, mean_ms=p50_ms, p50_ms=p50_ms, p90_ms=p99_ms, p95_ms=p99_ms, p99_ms=p99_ms,
+        percentile=0.99, upper_bound_ms=p99_ms, target_latency_ms=None, target_qps=None,
+        over_limit=0, quick=True, seed=0, peak_rss_mib=1.0, canary_ms=1.0, canary_ratio=1.0,
+        waited_share=0.0, load_per_core=0.0, runs=1, provenance={},
+    )  # fmt: skip
+    return candidate(name, latency=p99_ms, measurement=measured)
+
+
+def test_fast_is_told_by_the_median_for_one_late_answer_is_chance() -> None:
+    found = [timed("steady", 2.0, 2.1), timed("fast", 1.0, 5.0)]
+    assert [c.name for c in ranked(found, "macro_f1", "speed")] == ["fast", "steady"]
 
 
 def test_where_accuracy_is_preferred_what_is_surely_worse_is_not_chosen_however_fast() -> None:
