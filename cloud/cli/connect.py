@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import ssl
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cloud.errors import OperatorError
+from cloud.lab.access import ControlPlane
 from fleet.client.client import Client
 
 DirectoryOption = Annotated[
@@ -27,9 +27,18 @@ def client(directory: Path) -> Client:
     Raises:
         OperatorError: neither is there.
     """
+    return control_plane(directory).client()
+
+
+def control_plane(directory: Path) -> ControlPlane:
+    """Where the control plane is: SKERRY_URL and SKERRY_TOKEN, else the one in `directory`.
+
+    Raises:
+        OperatorError: neither is there.
+    """
     url, token = os.environ.get("SKERRY_URL"), os.environ.get("SKERRY_TOKEN")
     if url and token:
-        return Client(url, token)
+        return ControlPlane(url, token)
     about = directory / "control-plane.json"
     if not about.exists():
         raise OperatorError(
@@ -38,13 +47,12 @@ def client(directory: Path) -> Client:
         )
     address = url or str(json.loads(about.read_text())["url"])
     authority = directory / "pki" / "ca.pem"
-    verify: ssl.SSLContext | bool = True
-    if address.startswith("https:") and authority.exists():
-        # its certificate is of its own authority, which no system knows
-        verify = ssl.create_default_context()
-        verify.load_verify_locations(authority)
-    return Client(
-        address, token or (directory / "tokens" / "admin").read_text().strip(), verify=verify
+    # its certificate is of its own authority, which no system knows
+    own = address.startswith("https:") and authority.exists()
+    return ControlPlane(
+        address,
+        token or (directory / "tokens" / "admin").read_text().strip(),
+        authority.resolve() if own else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import threading
 import time
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from cloud.db.tables import Device
-from cloud.lab.choosing import Learner, measurer_on
+from cloud.lab.access import ControlPlane, lab_request, measurer_of
+from cloud.lab.choosing import Learner
 from cloud.lab.errors import CannotMeasure, LabFailed
 from cloud.lab.measurer import RemoteMeasurer
 from cloud.orchestrator.outbox import publish_pending
@@ -142,16 +144,21 @@ def test_a_candidate_is_measured_while_the_device_serves(plane, lab, tmp_path):
 
 def test_a_profile_without_a_device_is_predicted(plane, lab, tmp_path):
     lab("lab-3")
-    measurer = measurer_on(plane.client, "device:lab-3")
-    assert measurer.where(load_profile(PROFILE)) == "lab-3"
+    settings = plane.services.settings
+    token = (settings.directory / "tokens" / "admin").read_text().strip()
+    secret = tmp_path / "token"
+    request = lab_request(ControlPlane(settings.api_url, token), "device:lab-3", secret)
+    assert token not in json.dumps(request) and secret.stat().st_mode & 0o077 == 0
     pi = load_profile("raspberry-pi-4")
-    assert "device results" in measurer.where(pi)
     directory, manifest = candidate(tmp_path)
-    found = measurer.measure(directory, manifest, SAMPLES, pi, BUDGET, QUICK)
+    with measurer_of(request) as measurer:
+        assert measurer.where(load_profile(PROFILE)) == "lab-3"
+        assert "device results" in measurer.where(pi)
+        found = measurer.measure(directory, manifest, SAMPLES, pi, BUDGET, QUICK)
+        assert measurer.compare(directory, directory, SAMPLES, pi, QUICK) is None
     assert found.predicted and found.latency is not None
     assert any("95 % within" in note for note in found.notes)
     assert found.memory_mib is None
-    assert measurer.compare(directory, directory, SAMPLES, pi, QUICK) is None
 
 
 def test_a_device_that_did_not_say_so_is_not_asked(plane, lab):
