@@ -11,6 +11,7 @@ OptimizerError            base of all of them; always one clear line
 ├── DeriveFailed          no further member can be derived from this one
 ├── EvaluationFailed      the pipeline's answers cannot be judged (no scores, wrong count)
 ├── DiskFull              there is no room for what is made; finished work is kept
+├── BadRows               rows do not fit a network, or cannot tell its variants apart
 └── BudgetNotMet          no variant of a profile meets its budget; names the nearest miss
 
 SearchInterrupted         a KeyboardInterrupt that says what is kept
@@ -72,6 +73,10 @@ class DeriveFailed(OptimizerError):
 
 class EvaluationFailed(OptimizerError):
     """The pipeline's answers cannot be compared with the labels."""
+
+
+class BadRows(OptimizerError):
+    """Rows for a network that do not fit it, or that it cannot be judged by."""
 
 
 class DiskFull(OptimizerError):

@@ -198,7 +198,7 @@ class CandidateJudge:
             candidate = blank.model_copy(update={"reason": str(error)})
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise DiskFull.at(directory) from error
             raise
         log.info(

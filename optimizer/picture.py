@@ -1,148 +1,158 @@
 """The picture of a profile's candidates: metric over latency, the budget as the shaded region.
 
-Drawn as SVG with text left as text; numbers in the marks are those of the report's table.  Colours
-are mid-tones that stand on a light and on a dark page.
+The area of a mark is the size of the bundle, its colour the runtime; marks that miss the budget are
+hollow, predicted ones dashed, and what was looked at briefly is faint.  Numbers in the marks are
+those of the report's table; a mark tells its name and figures where the pointer rests.
 """
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Sequence
+from html import escape
 from typing import Final
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from optimizer import figures
+from optimizer.budget import Budget
+from optimizer.drawing import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Scale, frame, picture, text, upright
+from optimizer.task import Candidate, OptimizeResult
 
-from optimizer.budget import Budget, MetricName
-from optimizer.task import Candidate
+HEIGHT: Final = 420
 
-_COLOURS: Final = {"onnxruntime": "#2f6fde", "openvino": "#8a4fd3", "tensorrt": "#1f9d6b"}
-_RUNTIME_NAMES: Final = {
+RUNTIMES: Final = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",
 }
-_INK: Final = "#7a8599"
-_GOOD: Final = "#1f9d6b"
-_STYLE: Final = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "skerry",
-    "font.size": 10,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.color": _INK,
-}
+
+_LARGEST, _SMALLEST = 26.0, 6.0
+_NUMBERED: Final = 14
+"""Marks beyond these carry a number only on the frontier: they would hide each other."""
+
+Placed = tuple[int, Candidate, float, float]
+"""Number, candidate, latency in ms, metric in percent."""
 
 
-def frontier_svg(
-    candidates: Sequence[Candidate], budget: Budget, primary: MetricName, floor: float | None
-) -> str:
+def frontier_svg(result: OptimizeResult, profile: str) -> str:
     """An `<svg>` element, or an empty text where no candidate was both evaluated and timed.
 
-    Args:
-        candidates: of one profile; the mark's number is the position, from 1.
-        floor: smallest value of the primary metric that the budget allows, 0..1.
+    A mark's number is the position among `figures.of_profile`, from 1.
     """
-    points = [
-        (number, candidate, candidate.latency_ms, candidate.accuracy.metric(primary) * 100)
-        for number, candidate in enumerate(candidates, start=1)
-        if candidate.accuracy is not None and candidate.latency_ms is not None
-    ]
-    if not points:
+    budget = result.budgets[profile]
+    placed = _placed(result, profile)
+    if not placed:
         return ""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 3.7), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=_INK, alpha=0.16, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xscale("log")
-        _set_limits(
-            axes,
-            [x for _, _, x, _ in points] + ([budget.latency_ms] if budget.latency_ms else []),
-            [y for _, _, _, y in points] + ([floor * 100] if floor is not None else []),
-        )
-        _draw_budget(axes, budget, floor)
-        _draw_frontier(axes, [(x, y) for _, c, x, y in points if c.on_frontier])
-        for number, candidate, x, y in points:
-            _draw_mark(axes, number, candidate, x, y)
-        _draw_legend(axes, [candidate for _, candidate, _, _ in points])
-        axes.set_xlabel(f"latency p{budget.percentile * 100:g}, ms (log)")
-        axes.set_ylabel(f"{primary.replace('_', '-')}, %")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    floor = figures.floor(result, budget)
+    x, y = _scales(placed, budget, floor)
+    bottom = HEIGHT - BOTTOM
+    label = figures.metric_label(result)
+    content = frame(x, y, HEIGHT, f"p{budget.percentile * 100:g} latency, ms (log)", f"{label}, %")
+    content += _budget(x, y, budget, floor, bottom)
+    content += _frontier(x, y, [item for item in placed if item[1].on_frontier])
+    largest = max((c.artifact_kib or 0.0 for _, c, _, _ in placed), default=0.0)
+    # Small marks last, so that large ones do not cover them.
+    for item in sorted(placed, key=lambda item: -(item[1].artifact_kib or 0.0)):
+        content += _mark(x, y, item, largest, label)
+    return picture(HEIGHT, f"{label} over latency of {len(placed)} variants", content)
 
 
-def _set_limits(axes: mpl.axes.Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
-    axes.set_xlim(min(xs) / 1.5, max(xs) * 1.5)
-    spread = max(max(ys) - min(ys), 1.0)
-    axes.set_ylim(min(ys) - 0.18 * spread, min(100.5, max(ys) + 0.25 * spread))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def legend(result: OptimizeResult, profile: str) -> str:
+    """What the marks mean, as HTML."""
+    shown = [c for _, c, _, _ in _placed(result, profile)]
+    items = [
+        (f"dot {runtime}", RUNTIMES.get(runtime, runtime))
+        for runtime in sorted({c.runtime for c in shown})
+    ]
+    if any(c.verdict != "PASS" for c in shown):
+        items.append(("dot hollow", "misses the budget, or not measured in full"))
+    if any(c.predicted for c in shown):
+        items.append(("dot dashed", "predicted"))
+    if any(c.selected for c in shown):
+        items.append(("dot ring", "chosen"))
+    items.append(("dot area", "area: size of the bundle"))
+    return "".join(f'<span><i class="{kind}"></i>{escape(words)}</span>' for kind, words in items)
 
 
-def _draw_budget(axes: mpl.axes.Axes, budget: Budget, floor: float | None) -> None:
-    left, right = axes.get_xlim()
-    bottom, top = axes.get_ylim()
-    edge = budget.latency_ms if budget.latency_ms is not None else right
-    base = floor * 100 if floor is not None else bottom
-    axes.fill_between([left, edge], base, top, color=_GOOD, alpha=0.09, linewidth=0)
-    if budget.latency_ms is not None:
-        axes.plot([edge, edge], [base, top], color=_GOOD, linewidth=1.1, linestyle=(0, (5, 3)))
-    if floor is not None:
-        axes.plot([left, edge], [base, base], color=_GOOD, linewidth=1.1, linestyle=(0, (5, 3)))
-    axes.annotate(
-        "within budget", (left, top), xytext=(7, -6), textcoords="offset points",
-        color=_GOOD, fontsize=9, va="top", ha="left",
-    )  # fmt: skip
+def _placed(result: OptimizeResult, profile: str) -> list[Placed]:
+    found = []
+    for number, candidate in enumerate(figures.of_profile(result, profile), start=1):
+        time, quality = figures.time_ms(candidate), figures.quality(result, candidate)
+        if time is not None and time > 0 and quality is not None:
+            found.append((number, candidate, time, quality * 100))
+    return found
 
 
-def _draw_frontier(axes: mpl.axes.Axes, points: Sequence[tuple[float, float]]) -> None:
-    ordered = sorted(points)
-    if len(ordered) > 1:
-        axes.plot(
-            *zip(*ordered, strict=True), color=_INK, linewidth=1.2, alpha=0.75, zorder=2,
-            drawstyle="steps-post",
-        )  # fmt: skip
-
-
-def _draw_mark(axes: mpl.axes.Axes, number: int, candidate: Candidate, x: float, y: float) -> None:
-    colour = _COLOURS.get(candidate.runtime, _INK)
-    passed = candidate.verdict == "PASS"
-    if candidate.selected:
-        axes.scatter([x], [y], s=430, facecolor="none", edgecolor=_GOOD, linewidth=2.2, zorder=3)
-    axes.scatter(
-        [x],
-        [y],
-        s=210,
-        facecolor=colour if passed else "none",
-        edgecolor=colour,
-        linewidth=1.4,
-        zorder=4,
-        alpha=1.0 if passed else 0.8,
+def _scales(placed: Sequence[Placed], budget: Budget, floor: float | None) -> tuple[Scale, Scale]:
+    times = [time for _, _, time, _ in placed]
+    # A bound far away would squeeze all marks to one side.
+    if budget.latency_ms is not None and budget.latency_ms < 8 * max(times):
+        times.append(budget.latency_ms)
+    values = [value for _, _, _, value in placed]
+    if floor is not None and floor * 100 > min(values) - 10:
+        values.append(floor * 100)
+    spread = max(max(values) - min(values), 0.5)
+    low, high = min(values) - 0.14 * spread, min(max(values) + 0.16 * spread, 100.0)
+    if high - max(values) < 0.04 * spread:
+        high = max(values) + 0.06 * spread  # the mark itself must have room
+    return (
+        Scale(min(times) / 1.35, max(times) * 1.35, LEFT, WIDTH - RIGHT, log=True),
+        Scale(low, high, HEIGHT - BOTTOM, TOP),
     )
-    axes.text(
-        x, y, str(number), ha="center", va="center_baseline", fontsize=8.5, fontweight="bold",
-        color="#ffffff" if passed else colour, zorder=5,
-    )  # fmt: skip
 
 
-def _draw_legend(axes: mpl.axes.Axes, candidates: Sequence[Candidate]) -> None:
-    for runtime in sorted({candidate.runtime for candidate in candidates}):
-        axes.scatter(
-            [], [], s=70, color=_COLOURS.get(runtime, _INK), label=_RUNTIME_NAMES.get(runtime)
+def _budget(x: Scale, y: Scale, budget: Budget, floor: float | None, bottom: float) -> str:
+    if budget.latency_ms is None and floor is None:
+        return ""
+    right = x.end if budget.latency_ms is None else x(budget.latency_ms)
+    base = bottom if floor is None else y(floor * 100)
+    if right <= LEFT or base <= TOP:
+        return ""
+    region = (
+        f'<rect class="within" x="{LEFT}" y="{TOP}" width="{right - LEFT:.1f}" '
+        f'height="{base - TOP:.1f}"/>'
+    )
+    if budget.latency_ms is not None and budget.latency_ms < x.high:
+        region += upright(right, TOP, base, "bound")
+    if floor is not None and floor * 100 > y.low:
+        region += (
+            f'<line class="bound" x1="{LEFT}" x2="{right:.1f}" y1="{base:.1f}" y2="{base:.1f}"/>'
         )
-    axes.scatter([], [], s=70, facecolor="none", edgecolor=_INK, label="misses the budget")
-    axes.scatter([], [], s=90, facecolor="none", edgecolor=_GOOD, linewidth=2, label="chosen")
-    axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False, fontsize=8.5,
-        handletextpad=0.3, columnspacing=1.4,
-    )  # fmt: skip
+    return region + text(LEFT + 8, TOP + 15, "within budget", "good")
+
+
+def _frontier(x: Scale, y: Scale, placed: Sequence[Placed]) -> str:
+    ordered = sorted(placed, key=lambda item: (item[2], item[3]))
+    if len(ordered) < 2:
+        return ""
+    path = f"M{x(ordered[0][2]):.1f} {y(ordered[0][3]):.1f}"
+    for _, _, time, value in ordered[1:]:
+        path += f"H{x(time):.1f}V{y(value):.1f}"
+    return f'<path class="frontier" d="{path}"/>'
+
+
+def _mark(x: Scale, y: Scale, item: Placed, largest: float, label: str) -> str:
+    number, candidate, time, value = item
+    share = (candidate.artifact_kib or 0.0) / largest if largest else 0.0
+    radius = max(_SMALLEST, _LARGEST * math.sqrt(share))
+    at_x, at_y = x(time), y(value)
+    kinds = ["mark", candidate.runtime]
+    kinds += ["hollow"] if candidate.verdict != "PASS" else []
+    kinds += ["dashed"] if candidate.predicted else []
+    kinds += ["faint"] if candidate.fidelity != "full" else []
+    hint = (
+        f"{number} · {candidate.name}: {figures.ms(time)}, {label} {value:.2f} %, "
+        f"{figures.kib(candidate.artifact_kib)}, {candidate.verdict}"
+        + (", predicted" if candidate.predicted else "")
+    )
+    drawn = f'<circle class="{" ".join(kinds)}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{radius:.1f}"/>'
+    if candidate.selected:
+        drawn += f'<circle class="ring" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{radius + 4:.1f}"/>'
+    if number <= _NUMBERED or candidate.on_frontier:
+        inside = radius >= 9
+        kind = "number inside" if inside and candidate.verdict == "PASS" else "number"
+        drawn += (
+            text(at_x, at_y + 4, str(number), f"{kind} mid")
+            if inside
+            else text(at_x, at_y - radius - 4, str(number), f"{kind} mid")
+        )
+    return f"<g><title>{escape(hint)}</title>{drawn}</g>"

@@ -130,7 +130,7 @@ def _cache(task: OptimizeTask) -> Iterator[Cache]:
             f"stopped; {kept if task.cache_dir else 'nothing is kept without a cache'}"
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull.at(directory) from error
         raise
     finally:

@@ -180,6 +180,7 @@ class OptimizeResult(BaseModel):
         unmet: by profile without a chosen variant: one line that names the nearest miss.
         environment: versions and CPU flags of the machine that evaluated and measured.
         notes: on members that were left out before the search.
+        agreement: there were no labels: the right answers are those of the network in fp32.
         points: different points of the search, those of the same files counted once.
         measured: points that were measured in full.
         duration_s: how long the search took.
@@ -199,6 +200,7 @@ class OptimizeResult(BaseModel):
     unmet: dict[str, str]
     environment: dict[str, str]
     notes: tuple[str, ...] = ()
+    agreement: bool = False
     points: int = 0
     measured: int = 0
     duration_s: float = 0.0

@@ -120,6 +120,16 @@ def job_report(job_id: str, context: ContextDep, caller: Viewer) -> Response:
     return HTMLResponse(context.services.blobs.get(str(sha)))
 
 
+@router.get("/jobs/{job_id}/report.json")
+def job_report_json(job_id: str, context: ContextDep, caller: Viewer) -> Response:
+    """The same facts for programs."""
+    job = show_job(job_id, context, caller)
+    sha = job.result.get("report_json")
+    if not sha:
+        raise NotFound(f"job {job_id} has no report (state {job.state})")
+    return Response(context.services.blobs.get(str(sha)), media_type="application/json")
+
+
 # ── datasets ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -17,6 +17,7 @@ from cloud.cli import (
     keys,
     learning_commands,
     model_commands,
+    optimize_commands,
     parity,
     plan_commands,
     profile_commands,
@@ -46,6 +47,7 @@ app.command()(learning_commands.apply)
 app.command()(learning_commands.build)
 app.command()(learning_commands.retrain)
 app.command()(learning_commands.report)
+app.command()(optimize_commands.optimize)
 app.command()(plan_commands.plan)
 app.command()(fleet_commands.status)
 app.command()(fleet_commands.audit)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from pydantic import ValidationError
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_version
 from cloud.cli.output import as_json, console, table
@@ -17,12 +16,10 @@ from optimizer.planner import BALANCER_QPS, Demand, Plan, Planning
 from optimizer.planner import plan as plan_devices
 from optimizer.profiles import PROFILE_DIRECTORY, list_profiles, load_profile
 from optimizer.rates import Replica, of_report, of_stored
-from optimizer.task import OptimizeResult
+from optimizer.report import read_report
 
 EVERY: Final = ""
 """Stands for every profile that is not named itself."""
-
-_MAX_REPORT_BYTES: Final = 200_000_000
 
 
 def plan(
@@ -79,7 +76,7 @@ def plan(
     if model:
         found = _of_registry(model, directory)
     elif report is not None:
-        found = of_report(_read(report))
+        found = of_report(read_report(report))
     else:
         costs = {name: _cost(text) for name, text in _named(cost_us, "--cost-us", known)}
         found = {
@@ -113,20 +110,6 @@ def _of_registry(version: str, directory: Path) -> dict[str, Replica]:
             if replica is not None:
                 found[variant.profile] = replica
     return found
-
-
-def _read(path: Path) -> OptimizeResult:
-    if path.stat().st_size > _MAX_REPORT_BYTES:
-        raise UserError(f"{path} is too large for a report of the optimizer")
-    try:
-        return OptimizeResult.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        where = f"{place}: " if place else ""
-        raise UserError(
-            f"{path} is no JSON report of the optimizer: {where}{first['msg']}"
-        ) from error
 
 
 def _named(texts: Sequence[str] | None, option: str, known: Iterable[str]) -> list[tuple[str, str]]:

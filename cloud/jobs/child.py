@@ -15,9 +15,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 TASKS: Final = {
     "load": "cloud.training.load",
@@ -26,13 +25,18 @@ TASKS: Final = {
     "derive": "cloud.training.derive",
     "export": "cloud.training.export",
     "optimize": "cloud.jobs.optimizing",
+    "optimize-model": "cloud.standalone.model_file",
     "predict": "cloud.jobs.predicting",
 }
 """Module of each task; it has a function `run(request, directory, report) -> response`."""
 
 Json = dict[str, Any]
-Report = Callable[[float, str], None]
-"""Takes the share that is done, 0..1, and one line on what is being done."""
+
+
+class Report(Protocol):
+    """Takes the share that is done, 0..1, one line on what is being done, and seconds left."""
+
+    def __call__(self, share: float, text: str, left_s: float | None = None) -> None: ...
 
 
 def main() -> int:
@@ -75,8 +79,9 @@ def one_line(error: BaseException, project_dir: Path) -> str:
 
 
 def _reporter(progress: IO[str]) -> Report:
-    def report(share: float, text: str) -> None:
-        progress.write(json.dumps({"share": share, "text": text[:200]}) + "\n")
+    def report(share: float, text: str, left_s: float | None = None) -> None:
+        line = {"share": share, "text": text[:200], "left_s": left_s}
+        progress.write(json.dumps(line) + "\n")
 
     return report
 

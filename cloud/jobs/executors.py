@@ -34,7 +34,13 @@ CANCEL_CHECK_S: Final = 0.5
 REPORT_INTERVAL_S: Final = 0.25
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 
-Progress = Callable[[float, str], None]
+
+class Progress(Protocol):
+    """Takes the share that is done, 0..1, one line on what is being done, and seconds left."""
+
+    def __call__(self, share: float, text: str, left_s: float | None = None) -> None: ...
+
+
 Cancelled = Callable[[], bool]
 
 
@@ -202,7 +208,12 @@ def _read_progress(stream: IO[bytes] | None, progress: Progress) -> None:
             reported = now
             try:
                 item = json.loads(line)
-                progress(min(max(float(item["share"]), 0.0), 1.0), str(item["text"]))
+                left = item.get("left_s")
+                progress(
+                    min(max(float(item["share"]), 0.0), 1.0),
+                    str(item["text"]),
+                    None if left is None else float(left),
+                )
             except Exception as error:  # the pipe must be read on, or the child would block
                 log.warning("child.progress_lost error=%s", type(error).__name__)
 

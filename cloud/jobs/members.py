@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud.jobs.cache import Result
-from cloud.jobs.durable import run_step
+from cloud.jobs.durable import Run, run_step
 from cloud.jobs.errors import StepFailed
 from cloud.jobs.networks import NetworkSteps
 from cloud.jobs.plan import Plan
@@ -44,30 +44,33 @@ class Members:
         return {n: str(answer["base"]) for n, answer in self.trained.items() if "base" in answer}
 
 
-def train_members(steps: NetworkSteps, place: Workplace, plan: Plan, dataset: str) -> Members:
+def train_members(
+    steps: NetworkSteps, place: Workplace, plan: Plan, dataset: str, run: Run = run_step
+) -> Members:
     """Train, then derive.
+
+    Args:
+        run: runs one step; outside of a workflow `plain_step`.
 
     Raises:
         StepFailed: a member cannot be trained, or of a race nobody is left.
     """
     if plan.halving is None:
         trained: dict[str, Result] = {
-            member: run_step(
-                f"train:{member}", place, plan.job_id, steps.train, plan, dataset, member
-            )
+            member: run(f"train:{member}", place, plan.job_id, steps.train, plan, dataset, member)
             for member in plan.members
         }
         notes: tuple[str, ...] = ()
     else:
-        trained, notes = _race(plan.halving, steps, place, plan, dataset)
-    derived, more = _derive(steps, place, plan, dataset, trained)
+        trained, notes = _race(plan.halving, steps, place, plan, dataset, run)
+    derived, more = _derive(steps, place, plan, dataset, trained, run)
     return Members({**trained, **derived}, (*notes, *more))
 
 
 def _race(
-    rules: Rules, steps: NetworkSteps, place: Workplace, plan: Plan, dataset: str
+    rules: Rules, steps: NetworkSteps, place: Workplace, plan: Plan, dataset: str, run: Run
 ) -> tuple[dict[str, Result], tuple[str, ...]]:
-    probed: Any = run_step("probe", place, plan.job_id, steps.probe, plan, dataset)
+    probed: Any = run("probe", place, plan.job_id, steps.probe, plan, dataset)
     race = Race(rules, tuple(Entrant(**entrant) for entrant in probed["entrants"]))
     answers: dict[str, Result] = {}
     results: list[Trained] = []
@@ -77,7 +80,7 @@ def _race(
             member, epochs = training.member, training.epochs
             within = (rung + index / len(due)) / len(rules.rungs), 1 / len(due) / len(rules.rungs)
             state = answers[member]["state_sha"] if training.after else None
-            answer = run_step(
+            answer = run(
                 f"train:{member}@{epochs}", place, plan.job_id, steps.rung, plan, dataset, member,
                 epochs, state, within,
             )  # fmt: skip
@@ -97,6 +100,7 @@ def _derive(
     plan: Plan,
     dataset: str,
     trained: Mapping[str, Result],
+    run: Run,
 ) -> tuple[dict[str, Result], tuple[str, ...]]:
     sizes: list[Any] = [answer["parameters"] for answer in trained.values()]
     members = [Sized(name, size) for name, size in zip(trained, sizes, strict=True)]
@@ -108,7 +112,7 @@ def _derive(
             name: str(trained[name]["checkpoint_sha"]) for name in {one.parent, one.teacher} - {""}
         }
         within = index / len(wanted), 1 / len(wanted)
-        answer = run_step(
+        answer = run(
             f"derive:{one.name}", place, plan.job_id, steps.derive, plan, dataset, one,
             checkpoints, within,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,32 @@ def optimize(
         `candidates`, `selected` (variant by profile), the reports' blobs, and `failure`: one line
         with the nearest miss where a profile's budget is not met, else empty.
     """
+    result = search(desk, plan, rows_path, exported, trained, parents, {"points": list(points)})
+    candidates: list[JsonValue] = [_stored(desk, candidate) for candidate in result.candidates]
+    return {
+        "candidates": candidates,
+        "selected": dict(result.selected),
+        "failure": "; ".join(result.unmet.values()),
+        "report_html_sha": desk.blobs.put_file(desk.directory / "report.html"),
+        "report_json_sha": desk.blobs.put_file(desk.directory / "report.json"),
+    }
+
+
+def search(
+    desk: Desk,
+    plan: Plan,
+    rows_path: str,
+    exported: Result,
+    trained: Members,
+    parents: dict[str, str],
+    wishes: Mapping[str, JsonValue],
+) -> OptimizeResult:
+    """Search, and leave bundles and reports on the desk.
+
+    Args:
+        parents: from `parent_bundles`.
+        wishes: what the child is told beside, or instead of, the plan's and the project's words.
+    """
     members: Any = exported["members"]
     files: dict[str, JsonValue] = {
         item["member"]: str(desk.fetch(item["onnx_sha"], f"{item['member']}.onnx"))
@@ -63,19 +89,10 @@ def optimize(
         notes=list(trained.notes),
         parents={place: str(desk.fetch(sha, f"{sha}.tar")) for place, sha in parents.items()},
         version=plan.version,
-        quick=plan.quick or desk.project.measure.quick,
         cache_dir=str(desk.place.optimizer_cache),
-        points=list(points),
+        **{"quick": plan.quick or desk.project.measure.quick, **wishes},
     )
-    result = OptimizeResult.model_validate(answer)
-    candidates: list[JsonValue] = [_stored(desk, candidate) for candidate in result.candidates]
-    return {
-        "candidates": candidates,
-        "selected": dict(result.selected),
-        "failure": "; ".join(result.unmet.values()),
-        "report_html_sha": desk.blobs.put_file(desk.directory / "report.html"),
-        "report_json_sha": desk.blobs.put_file(desk.directory / "report.json"),
-    }
+    return OptimizeResult.model_validate(answer)
 
 
 def parent_bundles(session: Session, plan: Plan) -> dict[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from cloud.jobs.child import Report
 from cloud.project import Project, load_project
 from cloud.training.arrays import Rows
 from cloud.training.trainer import ProjectTrainer
 from edge_agent.runtime import Tensors
+from edge_agent.wire.manifest import StepSpec
 from optimizer.evaluate import EvalData
 from optimizer.passes import register_files
 from optimizer.passes.proof import require_classes
@@ -32,28 +35,33 @@ EVAL_SPLITS: Final = ("eval", "field")
 """Variants are compared on what the fleet sees as well; the golden rows are left to the gates."""
 
 
-def run(request: Json, directory: Path, report: Callable[[float, str], None]) -> Json:
+def run(request: Json, directory: Path, report: Report) -> Json:
     """Write `bundles/PROFILE/VARIANT/`, `report.html` and `report.json`.
+
+    They go into `directory`, or into `out` where the request names it.
 
     Args:
         request: `project_dir`, `data` (path of rows), `members` (ONNX paths by name),
             `lineage` (by member its `checkpoint`, a path, its `parent` and `notes`) and `notes` on
             members that are not there, both only where members were trained here, `parents`
             (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick`, `cache_dir`
-            and `points` (what devices took, for profiles that this machine is not of).
+            and `points` (what devices took, for profiles that this machine is not of);
+            if wanted `out`, and `wishes` that go before the project's words: `profiles`, `recipes`,
+            `exhaustive`, `time_limit_s`.
 
     Returns:
         An `OptimizeResult` as JSON.
     """
     project = load_project(Path(request["project_dir"]))
-    task = optimize_task(project, request, directory)
+    out = Path(request.get("out", directory))
+    task = _wished(optimize_task(project, request, directory), out, request.get("wishes", {}))
 
     def progress(at: Progress) -> None:
-        report(at.fraction, at.text)
+        report(at.fraction, at.text, at.left_s)
 
     measurer = PredictingMeasurer(Predictor([Point(**each) for each in request.get("points", [])]))
     result = optimize(task, progress=progress, measurer=measurer)
-    write_report(result, directory)
+    write_report(result, out)
     dumped: Json = result.model_dump(mode="json")
     return dumped
 
@@ -135,6 +143,20 @@ def _member(name: str, path: Path, known: Json) -> TrainedMember:
         known.get("parent", ""),
         None if checkpoint is None else Path(checkpoint),
         tuple(known.get("notes", ())),
+    )
+
+
+def _wished(task: OptimizeTask, out: Path, wishes: Json) -> OptimizeTask:
+    """The task as somebody wants it this time."""
+    profiles = wishes.get("profiles") or list(task.profiles)
+    recipes = tuple(StepSpec(**step) for step in wishes.get("recipes", ()))
+    return replace(
+        task,
+        out_dir=out / "bundles",
+        profiles={name: task.profiles[name] for name in profiles},
+        recipes=recipes or task.recipes,
+        exhaustive=bool(wishes.get("exhaustive", task.exhaustive)),
+        time_limit_s=wishes.get("time_limit_s") or task.time_limit_s,
     )
 
 

@@ -21,6 +21,7 @@ from cloud.jobs.networks import NetworkSteps
 from cloud.jobs.optimized import optimize, parent_bundles, variant_records
 from cloud.jobs.plan import Plan
 from cloud.jobs.registering import environment, gate_results, model_metrics
+from cloud.jobs.workplace import Desk
 from cloud.lab import predictions
 from cloud.project import Project, read_packed
 from cloud.registry import models as registry
@@ -108,12 +109,17 @@ class Steps(NetworkSteps):
 
     def optimize(self, plan: Plan, dataset: str, exported: Result, members: Members) -> Result:
         """Candidates of every profile with their bundles, and the report."""
-        desk = self._desk(plan, "optimize")
+        desk, rows = self.open_search(plan, dataset)
         with self._readers() as session:
             parents = parent_bundles(session, plan)
             learned = predictions.as_json(session, list(desk.project.profiles))
         kept = {place: sha for place, sha in parents.items() if desk.blobs.has(sha)}
-        return optimize(desk, plan, self._rows(desk, dataset), exported, members, kept, learned)
+        return optimize(desk, plan, rows, exported, members, kept, learned)
+
+    def open_search(self, plan: Plan, dataset: str) -> tuple[Desk, str]:
+        """The desk of the search, and the path of the rows on it."""
+        desk = self._desk(plan, "optimize")
+        return desk, self._rows(desk, dataset)
 
     # ── judgement ────────────────────────────────────────────────────────────────────────────────
 

@@ -117,7 +117,7 @@ class Desk:
             cancelled=lambda: not self.place.records.is_open(self.job_id),
         )
 
-    def report(self, share: float, text: str) -> None:
+    def report(self, share: float, text: str, left_s: float | None = None) -> None:
         """Note how much of the step is done, 0..1, and what it is doing."""
         step = f"{self.step}: {text}" if text else self.step
         self.place.records.progress(self.job_id, step, self.start + self.share * share)

@@ -171,6 +171,10 @@ class AsyncClient:
         """The optimiser's report of a job, as one HTML page."""
         return await self.send(calls.job_report(job_id))
 
+    async def job_report_json(self, job_id: str) -> str:
+        """The same report as JSON."""
+        return await self.send(calls.job_report_json(job_id))
+
     async def lab_devices(self, on: str) -> list[schemas.LabDeviceOut]:
         """The devices that "device:ID" or "group:NAME" means, and why one cannot measure now."""
         return await self.send(calls.lab_devices(on))

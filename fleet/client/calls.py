@@ -300,6 +300,10 @@ def job_report(job_id: str) -> Call[str]:
     return Call(method="GET", path=_path("jobs", job_id, "report"), read=_text)
 
 
+def job_report_json(job_id: str) -> Call[str]:
+    return Call(method="GET", path=_path("jobs", job_id, "report.json"), read=_text)
+
+
 # ── measuring on devices ─────────────────────────────────────────────────────────────────────────
 
 

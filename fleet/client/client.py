@@ -184,6 +184,10 @@ class Client:
         """The optimiser's report of a job, as one HTML page."""
         return self.send(calls.job_report(job_id))
 
+    def job_report_json(self, job_id: str) -> str:
+        """The same report as JSON."""
+        return self.send(calls.job_report_json(job_id))
+
     def lab_devices(self, on: str) -> list[schemas.LabDeviceOut]:
         """The devices that "device:ID" or "group:NAME" means, and why one cannot measure now."""
         return self.send(calls.lab_devices(on))

@@ -65,6 +65,7 @@ def _calls() -> list[Call]:
         calls.start_job(schemas.JobIn(kind="build", project="p")),
         calls.cancel_job("j"),
         calls.job_report("j"),
+        calls.job_report_json("j"),
         calls.lab_devices("device:d"),
         calls.lab_blob("a" * 64),
         calls.upload_lab_blob("bundle", b""),

@@ -58,7 +58,7 @@ class Bench:
                 {"project_dir": str(self.project_dir)},
                 work,
                 self.log,
-                progress=lambda share, text: self.progress.append((share, text)),
+                progress=lambda share, text, left_s=None: self.progress.append((share, text)),
                 cancelled=cancelled,
             )
         )

@@ -65,7 +65,7 @@ class Desk:
                 },
                 self.directory,
                 self.directory / "log",
-                progress=lambda _, text: self.reports.append(text),
+                progress=lambda _, text, left_s=None: self.reports.append(text),
                 cancelled=lambda: False,
             )
         )
