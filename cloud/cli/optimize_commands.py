@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 from pydantic import TypeAdapter
 
-from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
+from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, control_plane
 from cloud.cli.optimize_output import print_result, search_progress
 from cloud.cli.output import console, errors
 from cloud.errors import UserError
@@ -66,6 +66,13 @@ def optimize(
     time_limit_s: Annotated[
         float | None, typer.Option(help="Begin nothing more after that.", min=1.0)
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="device:ID|group:NAME",
+            help="Measure on these lab devices of the control plane in --dir.",
+        ),
+    ] = "",
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Measure every point in full.")
     ] = False,
@@ -126,7 +133,8 @@ def optimize(
 ) -> None:
     """Find the fastest variant that honestly meets the budget of each hardware profile.
 
-    Nothing needs to be running. Ctrl-C keeps what is finished: the same command goes on from there.
+    Nothing needs to be running, unless --on names devices. Ctrl-C keeps what is finished: the same
+    command goes on from there.
 
     Exit codes: 1 where a profile's budget is not met, 2 for bad input, 130 for Ctrl-C.
     """
@@ -143,6 +151,8 @@ def optimize(
         quick=quick,
         exhaustive=exhaustive,
         time_limit_s=time_limit_s,
+        on=on,
+        plane=control_plane(directory) if on else None,
     )
     given = {
         "latency_ms": latency_ms,

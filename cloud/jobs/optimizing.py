@@ -12,6 +12,7 @@ import numpy as np
 
 from cloud.jobs.child import Report
 from cloud.project import Project, load_project
+from cloud.standalone.measuring import measurer_for
 from cloud.training.arrays import Rows
 from cloud.training.trainer import ProjectTrainer
 from edge_agent.runtime import Tensors
@@ -19,8 +20,6 @@ from edge_agent.wire.manifest import StepSpec
 from optimizer.evaluate import EvalData
 from optimizer.passes import register_files
 from optimizer.passes.proof import require_classes
-from optimizer.predicting import PredictingMeasurer
-from optimizer.predictor import Point, Predictor
 from optimizer.report import write_report
 from optimizer.search import optimize
 from optimizer.task import OptimizeTask, Progress, TrainedMember
@@ -47,7 +46,7 @@ def run(request: Json, directory: Path, report: Report) -> Json:
             (bundle tars by `PROFILE/MEMBER-RECIPE`), `version`, `quick`, `cache_dir`
             and `points` (what devices took, for profiles that this machine is not of);
             if wanted `out`, and `wishes` that go before the project's words: `profiles`, `recipes`,
-            `exhaustive`, `time_limit_s`.
+            `exhaustive`, `time_limit_s`; and `lab`, where to measure instead of here.
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -59,8 +58,8 @@ def run(request: Json, directory: Path, report: Report) -> Json:
     def progress(at: Progress) -> None:
         report(at.fraction, at.text, at.left_s)
 
-    measurer = PredictingMeasurer(Predictor([Point(**each) for each in request.get("points", [])]))
-    result = optimize(task, progress=progress, measurer=measurer)
+    with measurer_for(request) as measurer:
+        result = optimize(task, progress=progress, measurer=measurer)
     write_report(result, out)
     dumped: Json = result.model_dump(mode="json")
     return dumped

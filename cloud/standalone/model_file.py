@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from cloud.jobs.child import Report
+from cloud.standalone.measuring import measurer_for
 from edge_agent.runtime.npz import read_npz
 from edge_agent.wire.manifest import StepSpec
 from optimizer.budget import Budget
@@ -31,8 +32,8 @@ def run(request: Json, directory: Path, report: Report) -> Json:
     Args:
         request: `network` and `rows` (paths), `inputs` (names), `labels` (path of class indices),
             `output`, `names`, `agreement`, `profiles` (budgets), `recipes`, `recipe_code` (path
-            or None), `primary`, `quick`, `exhaustive`, `time_limit_s`, `seed`, `out` and
-            `cache_dir`.
+            or None), `primary`, `quick`, `exhaustive`, `time_limit_s`, `seed`, `out`,
+            `cache_dir`, and if wanted `lab`, where to measure instead of here.
 
     Returns:
         An `OptimizeResult` as JSON.
@@ -68,7 +69,8 @@ def run(request: Json, directory: Path, report: Report) -> Json:
     def progress(at: Progress) -> None:
         report(at.fraction, at.text, at.left_s)
 
-    found = optimize(task, progress=progress)
+    with measurer_for(request) as measurer:
+        found = optimize(task, progress=progress, measurer=measurer)
     result = found.model_copy(
         update={"notes": (*notes(network), *found.notes), "agreement": network.agreement}
     )

@@ -28,7 +28,7 @@ from cloud.jobs.steps import Steps
 from cloud.jobs.workplace import Workplace
 from cloud.project import Project, pack_project
 from cloud.standalone.output_directory import Output
-from cloud.standalone.searching import Wishes, as_told, executor
+from cloud.standalone.searching import Wishes, as_told, executor, lab_of
 from optimizer.task import OptimizeResult
 
 _JOB: Final = "optimize"
@@ -79,8 +79,9 @@ def _search(steps: Steps, place: Workplace, wishes: Wishes, output: Output) -> O
         "export", place, _JOB, steps.export, plan, dataset, members.checkpoints, members.bases
     )
     desk, rows = steps.open_search(plan, dataset)
-    told = _request(wishes, output, desk.project)
-    return search(desk, plan, rows, exported, members, {}, told)
+    with lab_of(wishes, output) as lab:
+        told = {**_request(wishes, output, desk.project), "lab": lab}
+        return search(desk, plan, rows, exported, members, {}, told)
 
 
 def _request(wishes: Wishes, output: Output, project: Project) -> dict[str, JsonValue]:

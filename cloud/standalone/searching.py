@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import JsonValue
 from cloud.errors import OperatorError, UserError
 from cloud.jobs.errors import ChildDied, JobError
 from cloud.jobs.executors import LocalProcess, Progress
+from cloud.lab.access import ControlPlane, lab_request
 from cloud.standalone.output_directory import Output
 from edge_agent.wire.manifest import StepSpec
 from optimizer.budget import Budget, MetricName
@@ -27,6 +29,8 @@ class Wishes:
     Attributes:
         profiles: those of a project to search for; empty for all.
         recipes: empty for those of the project, or for all.
+        on: lab devices to measure on, "device:ID" or "group:NAME"; empty for this machine.
+        plane: the control plane that they are asked through.
     """
 
     profiles: tuple[str, ...] = ()
@@ -35,6 +39,8 @@ class Wishes:
     exhaustive: bool = False
     time_limit_s: float | None = None
     seed: int | None = None
+    on: str = ""
+    plane: ControlPlane | None = None
 
 
 def search_model(
@@ -79,7 +85,22 @@ def search_model(
         "out": str(output.root),
         "cache_dir": str(output.search_cache),
     }
-    return OptimizeResult.model_validate(run_child("optimize-model", request, output, progress))
+    with lab_of(wishes, output) as lab:
+        told = {**request, "lab": lab}
+        return OptimizeResult.model_validate(run_child("optimize-model", told, output, progress))
+
+
+@contextmanager
+def lab_of(wishes: Wishes, output: Output) -> Iterator[JsonValue]:
+    """What a child is told of the lab; the file with the token goes with the block."""
+    if wishes.plane is None:
+        yield None
+        return
+    token = output.work / "lab-token"
+    try:
+        yield lab_request(wishes.plane, wishes.on, token)
+    finally:
+        token.unlink(missing_ok=True)
 
 
 def run_child(

@@ -19,15 +19,19 @@ from cloud.lab.choosing import Learner
 from cloud.lab.errors import CannotMeasure, LabFailed
 from cloud.lab.measurer import RemoteMeasurer
 from cloud.orchestrator.outbox import publish_pending
+from cloud.standalone.output_directory import open_output
+from cloud.standalone.searching import Wishes, search_model
 from edge_agent.measure import MeasureSettings
-from edge_agent.wire.manifest import Manifest
+from edge_agent.wire.manifest import Manifest, StepSpec
 from fleet.client.errors import ApiError
 from fleet.client.schemas import LabOrderIn
 from optimizer.budget import Budget
+from optimizer.model_file import read_network
 from optimizer.profiles import load_profile
 from optimizer.timing import LocalMeasurer, Measured
 from tests.agent.conftest import PROFILE, Plane, Process, tiny_bundle, until
 from tests.optimizer.test_predictor import measurement
+from tests.standalone.networks import network, save_rows
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +163,26 @@ def test_a_profile_without_a_device_is_predicted(plane, lab, tmp_path):
     assert found.predicted and found.latency is not None
     assert any("95 % within" in note for note in found.notes)
     assert found.memory_mib is None
+
+
+def test_a_search_measures_on_the_device_that_it_is_told(plane, lab, tmp_path):
+    lab("lab-4")
+    settings = plane.services.settings
+    token = (settings.directory / "tokens" / "admin").read_text().strip()
+    rows = save_rows(tmp_path / "rows.npz")
+    read = read_network(network(tmp_path / "tiny.onnx"), rows)
+    wishes = Wishes(
+        recipes=(StepSpec(name="fp32"),), quick=True, on="device:lab-4",
+        plane=ControlPlane(settings.api_url, token),
+    )  # fmt: skip
+    with open_output(tmp_path / "out") as output:
+        result = search_model(
+            read, rows, {PROFILE: Budget(latency_ms=500, percentile=0.9)}, wishes, output,
+            lambda share, text, left_s=None: None,
+        )  # fmt: skip
+    [found] = result.candidates
+    assert (found.name, found.measured_on) == ("model/fp32", "lab-4"), found.reason
+    assert not (tmp_path / "out" / "cache" / "work" / "lab-token").exists()
 
 
 def test_a_device_that_did_not_say_so_is_not_asked(plane, lab):

@@ -12,44 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+
+from tests.standalone.networks import network, save_rows
 
 from .conftest import Command, Done
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--quick", "--recipes", "fp32,ort-int8")
-
-
-def network(path: Path, hidden: int = 16) -> Path:
-    """Two classes by the sign of the first of 4 numbers, through `hidden` units."""
-    rng = np.random.default_rng(0)
-    first = rng.normal(0, 0.1, (4, hidden)).astype(np.float32)
-    first[0] = np.linspace(-1, 1, hidden)
-    last = np.stack([-first[0], first[0]], axis=1).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "first"], ["h"], "one"),
-            helper.make_node("Relu", ["h"], ["r"], "relu"),
-            helper.make_node("MatMul", ["r", "last"], ["y"], "two"),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
-        [numpy_helper.from_array(first, "first"), numpy_helper.from_array(last, "last")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.save(model, str(path))
-    return path
-
-
-def save_rows(path: Path) -> Path:
-    x = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
-    np.savez(path, x=x, labels=(x[:, 0] > 0).astype(np.int64))
-    return path
 
 
 @pytest.fixture
@@ -108,6 +78,17 @@ def test_an_output_that_cannot_be_written_is_named(
 ) -> None:
     done = command("optimize", tiny, "--data", rows, "-o", rows / "out")
     assert_refused(done, str(rows / "out"), "Not a directory")
+
+
+def test_devices_to_measure_on_need_a_control_plane(
+    command: Command, tiny: Path, rows: Path, tmp_path: Path
+) -> None:
+    done = command(
+        "optimize", tiny, "--data", rows, "--on", "device:cam-1", "--dir", tmp_path / "none",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert_refused(done, "no control plane in", "skerry up --dir")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_project_says_itself_is_not_taken_from_options(command: Command) -> None:

@@ -3,11 +3,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from optimizer.budget import Budget
+from optimizer.errors import OptimizerError
 from optimizer.evaluate import Accuracy
-from optimizer.report import write_report
+from optimizer.picture import frontier_svg
+from optimizer.report import read_report, write_report
 from optimizer.task import Candidate, OptimizeResult
+
+from .test_explain import FASTER, candidate, measurement
+from .test_explain import result as explained
 
 
 def result(label: str = "cat") -> OptimizeResult:
@@ -69,3 +77,56 @@ def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_result_survives_its_way_between_processes() -> None:
     assert OptimizeResult.model_validate_json(result().model_dump_json()) == result()
+
+
+def measured(**changes: Any) -> OptimizeResult:
+    """A search with a winner, fp32, a predicted one and one that was looked at briefly."""
+    bins = tuple((1.0 * 1.1**step, 10) for step in range(12))
+    winner = candidate(
+        "large/int8", 1.5, 0.95, selected=True, on_frontier=True, artifact_kib=25.0,
+        measurement=measurement(1.5, histogram=bins), comparison=FASTER,
+    )  # fmt: skip
+    plain = candidate("large/fp32", 6, 0.96, measurement=measurement(6, histogram=bins))
+    foretold = candidate("small/fp32", 3, 0.94, predicted=True, measured_on="")
+    brief = candidate("small/int8", 2, 0.9, fidelity="probe", verdict="INCONCLUSIVE")
+    return explained(winner, plain, foretold, brief, **changes)
+
+
+def test_the_area_of_a_mark_is_the_size_of_the_bundle() -> None:
+    drawn = frontier_svg(measured(), "box")
+    radii = {
+        name: float(re.search(rf"{name}:.*?r=\"([0-9.]+)\"", drawn, re.S)[1])  # type: ignore[index]
+        for name in ("large/int8", "large/fp32")
+    }
+    assert radii["large/fp32"] / radii["large/int8"] == pytest.approx(2.0, rel=0.01)
+
+
+def test_marks_tell_what_is_predicted_brief_and_chosen() -> None:
+    drawn = frontier_svg(measured(), "box")
+    marks = dict(re.findall(r"· (\S+): .*?class=\"mark ([^\"]+)\"", drawn, re.S))
+    assert "dashed" in marks["small/fp32"]
+    assert {"faint", "hollow"} <= set(marks["small/int8"].split())
+    assert marks["large/int8"] == "onnxruntime"
+    assert drawn.count('class="ring"') == 1
+
+
+def test_latencies_of_winner_and_fp32_are_drawn_with_their_proof(tmp_path: Path) -> None:
+    page = write_report(measured(), tmp_path).read_text()
+    assert page.count('class="spread') == 2
+    assert "3.10×" in page and "99 % sure of 3.00 to 3.20, 240 pairs" in page
+    assert '<span class="tag warn">predicted</span>' in page
+    assert "against large/fp32" in page and '<em class="loss">-1.0</em>' in page
+
+
+def test_agreement_is_said_not_to_be_accuracy(tmp_path: Path) -> None:
+    given = measured(agreement=True, primary="accuracy", notes=("the rows have no labels",))
+    page = write_report(given, tmp_path).read_text()
+    assert "agreement with fp32" in page and "the rows have no labels" in page
+
+
+def test_a_report_is_read_back_from_its_directory(tmp_path: Path) -> None:
+    write_report(measured(), tmp_path)
+    assert read_report(tmp_path).selected == {"box": "large/int8"}
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(OptimizerError, match=r"report.json is no JSON report of the optimizer"):
+        read_report(tmp_path)
