@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cloud.db.tables import Device, LabOrder
+from cloud.db.tables import Device, LabBlob, LabOrder
 from cloud.lab.assigning import lab_assignments, named_candidates
 from cloud.lab.orders import create_order, encode_blob, keep_blob
 from cloud.lab.results import apply_answer
@@ -23,6 +23,7 @@ from cloud.signing import ImageRepository, init_keys
 from edge_agent.device.identity import new_key
 from edge_agent.lab.room import Lab
 from edge_agent.measure.samples import pack_samples
+from edge_agent.update.ports import NotFound
 from edge_agent.update.transfer import Pace
 from edge_agent.update.trust import Trust
 from edge_agent.wire.base import unpack_frame
@@ -344,4 +345,17 @@ def test_the_director_signs_orders_for_one_device(lab, tmp_path: Path):
     thief.lab.handle(payload.replace(b'"device":"dev-1"', b'"device":"dev-2"'))
     assert (thief.result().state, thief.result().reason) == ("refused", "forged_order")
     thief.lab.close()
+    other.power_off()
+
+
+def test_a_candidate_is_served_to_the_device_alone_that_is_to_measure_it(lab, tmp_path: Path):
+    lab.order()
+    with lab.world.sessions() as session:
+        blob = session.query(LabBlob).filter_by(kind="bundle").one()
+        path = f"chunks/{blob.info['encodings'][0]['chunks_sha256']}"
+    assert lab.device.fetch(path)
+    lab.world.enrol("dev-2")
+    other = DeviceUnderTest(lab.world, "dev-2", tmp_path / "dev-2")
+    with pytest.raises(NotFound):
+        other.fetch(path)
     other.power_off()
