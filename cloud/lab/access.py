@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.disk import write_whole
 from fleet.client.client import Client
+from fleet.client.errors import ApiError
 
 if TYPE_CHECKING:
     from optimizer.timing import Measurer
@@ -63,9 +64,12 @@ def measurer_of(request: Json) -> Iterator[Measurer]:
     """The measurer that `lab_request` described.
 
     Raises:
-        ApiError, CannotMeasure: see `cloud.lab.choosing.measurer_on`.
+        LabUnreachable: the selection is wrong, or the control plane does not answer.
+        CannotMeasure: none of the devices can measure now.
     """
-    from cloud.lab.choosing import measurer_on  # with all that measures, which a client needs not
+    # with all that measures, which a client needs not
+    from cloud.lab.choosing import measurer_on
+    from cloud.lab.errors import LabUnreachable
 
     authority = request["authority"]
     plane = ControlPlane(
@@ -74,4 +78,8 @@ def measurer_of(request: Json) -> Iterator[Measurer]:
         authority=None if authority is None else Path(authority),
     )
     with plane.client() as client:
-        yield measurer_on(client, str(request["on"]))
+        try:
+            measurer = measurer_on(client, str(request["on"]))
+        except ApiError as error:
+            raise LabUnreachable(str(error)) from error
+        yield measurer

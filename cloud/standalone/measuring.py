@@ -19,7 +19,7 @@ def measurer_for(request: Mapping[str, Any]) -> Iterator[Measurer]:
     What this machine cannot measure is predicted, corrected by the `points` of the request.
 
     Raises:
-        ApiError, CannotMeasure: the lab does not answer, or has no device for this.
+        LabUnreachable, CannotMeasure: the lab does not answer, or has no device for this.
     """
     if request.get("lab"):
         with measurer_of(request["lab"]) as measurer:

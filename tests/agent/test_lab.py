@@ -16,7 +16,7 @@ import pytest
 from cloud.db.tables import Device
 from cloud.lab.access import ControlPlane, lab_request, measurer_of
 from cloud.lab.choosing import Learner
-from cloud.lab.errors import CannotMeasure, LabFailed
+from cloud.lab.errors import CannotMeasure, LabFailed, LabUnreachable
 from cloud.lab.measurer import RemoteMeasurer
 from cloud.orchestrator.outbox import publish_pending
 from cloud.standalone.output_directory import open_output
@@ -185,21 +185,17 @@ def test_a_search_measures_on_the_device_that_it_is_told(plane, lab, tmp_path):
     assert not (tmp_path / "out" / "cache" / "work" / "lab-token").exists()
 
 
-def test_a_device_that_did_not_say_so_is_not_asked(plane, lab):
-    lab("plain-1", lab=False)
+def test_a_device_that_cannot_measure_is_one_clear_line(plane, lab, tmp_path):
+    agent = lab("plain-1", lab=False)
     with pytest.raises(CannotMeasure, match=r"plain-1 is no lab device: set 'lab = true'"):
         RemoteMeasurer(plane.client, "device:plain-1")
     order = LabOrderIn(device="plain-1", candidate="a" * 64, samples="b" * 64)
     with pytest.raises(ApiError, match="no lab device"):
         plane.client.order_measurement(order)
-
-
-def test_an_absent_or_unknown_device_is_one_clear_line(plane, lab):
-    agent = lab("lab-away")
     agent.stop()
-    until(lambda: not plane.client.device("lab-away").online, what="it is offline")
-    with pytest.raises(CannotMeasure, match="lab-away is offline"):
-        RemoteMeasurer(plane.client, "device:lab-away")
+    until(lambda: not plane.client.device("plain-1").online, what="it is offline")
+    with pytest.raises(CannotMeasure, match="plain-1 is offline"):
+        RemoteMeasurer(plane.client, "device:plain-1")
     for on, line in (
         ("device:nobody", "no device 'nobody'"),
         ("group:none", "no device is of group 'none'"),
@@ -207,6 +203,11 @@ def test_an_absent_or_unknown_device_is_one_clear_line(plane, lab):
     ):
         with pytest.raises(ApiError, match=line):
             RemoteMeasurer(plane.client, on)
+    settings = plane.services.settings
+    token = (settings.directory / "tokens" / "admin").read_text().strip()
+    request = lab_request(ControlPlane(settings.api_url, token), "device:nobody", tmp_path / "t")
+    with pytest.raises(LabUnreachable, match="no device 'nobody'"), measurer_of(request):
+        pass
 
 
 def test_a_device_killed_in_the_middle_answers_once_that_it_was(plane, lab, tmp_path):
