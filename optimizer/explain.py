@@ -172,7 +172,7 @@ def _runner_up(
 def _decided(result: OptimizeResult, winner: Candidate, second: Candidate) -> str:
     ours, theirs = figures.time_ms(winner), figures.time_ms(second)
     if ours and theirs and theirs > ours:
-        return f"speed, {ms(ours)} against {ms(theirs)} ({times(theirs / ours)} as long)"
+        return f"speed, median {ms(ours)} against {ms(theirs)} ({times(theirs / ours)} as long)"
     if (quality(result, winner) or 0) > (quality(result, second) or 0):
         return f"accuracy, by {_points_between(result, winner, second)}, at the same speed"
     return f"size, {kib(winner.artifact_kib)} against {kib(second.artifact_kib)}"
@@ -195,7 +195,7 @@ def _refused(
     faster.sort(key=lambda c: c.measurement.p50_ms if c.measurement else 0.0)
     lines = [
         f"{c.name}, median {ms(c.measurement.p50_ms if c.measurement else None)} "
-        f"({figures.fidelity(c)}): {_why_not(result, budget, winner, c)}"
+        f"({figures.fidelity(c)}): {_why_not(result, budget, c)}"
         for c in faster[:_MOST_REFUSED]
     ]
     if len(faster) > _MOST_REFUSED:
@@ -203,22 +203,17 @@ def _refused(
     return tuple(lines)
 
 
-def _why_not(
-    result: OptimizeResult, budget: Budget, winner: Candidate, candidate: Candidate
-) -> str:
+def _why_not(result: OptimizeResult, budget: Budget, candidate: Candidate) -> str:
     if note := figures.gave_way(candidate):
         return note
     if candidate.reason:
         return candidate.reason
-    theirs, ours = figures.time_ms(candidate), figures.time_ms(winner)
-    if theirs is not None and ours is not None and theirs >= ours:
-        return f"at the percentile that counts it is slower: {ms(theirs)} against {ms(ours)}"
     if budget.preference == "accuracy":
         return (
             "surely less accurate than the best: "
             f"{metric_label(result)} {percent(quality(result, candidate))}"
         )
-    return "it passes as well"
+    return "it passes as well, but others came first in the comparisons with fp32"
 
 
 def _search(result: OptimizeResult, candidates: Sequence[Candidate]) -> tuple[str, ...]:

@@ -70,10 +70,15 @@ def plain(result: OptimizeResult, profile: str) -> Candidate | None:
 
 
 def time_ms(candidate: Candidate) -> float | None:
-    """What candidates are ordered by: the latency at the budget's percentile, else the median."""
-    if candidate.latency_ms is not None:
-        return candidate.latency_ms
-    return candidate.measurement.p50_ms if candidate.measurement else None
+    """What candidates are ordered by, as in the choice: the median."""
+    if candidate.measurement is not None:
+        return candidate.measurement.p50_ms
+    return candidate.latency_ms
+
+
+def tail_ms(candidate: Candidate) -> float | None:
+    """What the frontier goes by: the latency at the budget's percentile, else the median."""
+    return time_ms(candidate) if candidate.latency_ms is None else candidate.latency_ms
 
 
 def gave_way(candidate: Candidate) -> str:

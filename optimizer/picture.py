@@ -76,7 +76,7 @@ def legend(result: OptimizeResult, profile: str) -> str:
 def _placed(result: OptimizeResult, profile: str) -> list[Placed]:
     found = []
     for number, candidate in enumerate(figures.of_profile(result, profile), start=1):
-        time, quality = figures.time_ms(candidate), figures.quality(result, candidate)
+        time, quality = figures.tail_ms(candidate), figures.quality(result, candidate)
         if time is not None and time > 0 and quality is not None:
             found.append((number, candidate, time, quality * 100))
     return found

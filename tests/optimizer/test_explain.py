@@ -104,7 +104,7 @@ def test_a_latency_that_statistics_do_not_prove_is_not_ticked() -> None:
 def test_the_runner_up_is_told_with_what_decided() -> None:
     text = told(result(WINNER, SLOWER, WRONG), "Runner-up")
     assert text.startswith("large/fp32")
-    assert "speed, 2.6 ms against 7.8 ms" in text
+    assert "speed, median 2 ms against 6 ms" in text
 
 
 def test_where_accuracy_is_preferred_chance_is_named_as_what_decided() -> None:
