@@ -40,6 +40,9 @@ def test_the_nearest_miss_is_named_and_no_version_appears(demo: Demo, tmp_path: 
         [job] = [job for job in api.jobs() if job.project == "strict"]
         assert job.state == "failed"
         assert "small/fp32" in api.job_report(job.id)
+    why = skerry("optimize", "--explain", job.id, "--dir", cloud, "--profile", "generic-x86-64")
+    assert "no variant meets the budget" in why.stdout
+    assert "✗ bundle" in why.stdout
 
 
 def skerry(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
