@@ -194,7 +194,7 @@ class Lab:
             log.warning("lab.order_dropped cause=%s", error)
             return
         if order.device != self._device_id:
-            log.warning("lab.order_dropped cause=it is for %s", order.device)
+            log.warning("lab.order_dropped device=%s cause=foreign", order.device)
             return
         order_sha256 = hashlib.sha256(payload).hexdigest()
         if not self._journal.begin(order.id, order_sha256):

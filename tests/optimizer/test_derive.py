@@ -29,6 +29,8 @@ from optimizer.errors import DeriveFailed, TrainingFailed
 from optimizer.family import TrainingSpec
 from optimizer.fine_tuning import ArrayTrainer, LabelledRows, Training
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 if TYPE_CHECKING:
     from tests.optimizer.conftest import Digits
 

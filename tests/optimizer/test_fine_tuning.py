@@ -22,6 +22,8 @@ from optimizer.fine_tuning import (
     predict,
 )
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 if TYPE_CHECKING:
     from tests.optimizer.conftest import Digits
 

@@ -20,6 +20,8 @@ from optimizer.passes import Artifact, PassContext, find, recipes
 from optimizer.passes.qat import train_quantised
 from optimizer.profiles import load_profile
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 if TYPE_CHECKING:
     from tests.optimizer.conftest import Digits
 
