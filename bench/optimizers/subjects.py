@@ -26,7 +26,7 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from torch import nn
 
-from bench.updates.subjects import ResNet18
+from bench.updates.subjects import AttentionLayer, ResNet18
 from edge_agent.wire.manifest import Datatype
 from optimizer.family import TrainingSpec
 from optimizer.fine_tuning import LabelledRows, Training
@@ -194,7 +194,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.bytes = nn.Embedding(256, width)
         self.places = nn.Parameter(torch.randn(TEXT_BYTES, width) * 0.02)
-        self.layers = nn.Sequential(*(_EncoderLayer(width) for _ in range(layers)))
+        self.layers = nn.Sequential(*(AttentionLayer(width, causal=False) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, len(PACKAGES))
 
@@ -202,29 +202,6 @@ class TextTransformer(nn.Module):
         seen = self.norm(self.layers(self.bytes(x) + self.places))
         logits: torch.Tensor = self.last(seen.mean(1))
         return logits
-
-
-class _EncoderLayer(nn.Module):
-    HEADS: Final = 4
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mixed = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.way = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(),
-            nn.Linear(4 * width, width),
-        )  # fmt: skip
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, width = x.shape
-        parts = self.mixed(self.norm(x)).reshape(batch, length, 3, self.HEADS, -1)
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        seen: torch.Tensor = x + self.way(x)
-        return seen
 
 
 class TextLstm(nn.Module):

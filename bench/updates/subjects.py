@@ -205,7 +205,7 @@ class ByteTransformer(nn.Module):
         super().__init__()
         self.bytes = nn.Embedding(256, depth)
         self.places = nn.Parameter(torch.randn(CONTEXT, depth) * 0.02)
-        self.layers = nn.Sequential(*(_Layer(depth) for _ in range(layers)))
+        self.layers = nn.Sequential(*(AttentionLayer(depth, causal=True) for _ in range(layers)))
         self.norm = nn.LayerNorm(depth)
         self.last = nn.Linear(depth, 256)
 
@@ -214,11 +214,14 @@ class ByteTransformer(nn.Module):
         return logits
 
 
-class _Layer(nn.Module):
+class AttentionLayer(nn.Module):
+    """A layer of a transformer, [n, length, depth] to the same; causal ones see no later place."""
+
     HEADS: Final = 4
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, causal: bool) -> None:
         super().__init__()
+        self.causal = causal
         self.norm = nn.LayerNorm(depth)
         self.mixed = nn.Linear(depth, 3 * depth)
         self.out = nn.Linear(depth, depth)
@@ -231,7 +234,7 @@ class _Layer(nn.Module):
         batch, length, depth = x.shape
         parts = self.mixed(self.norm(x)).reshape(batch, length, 3, self.HEADS, -1)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, depth))
         seen: torch.Tensor = x + self.way(x)
         return seen
