@@ -65,16 +65,18 @@ def collect(
 ) -> dict[str, Range]:
     """The range of every floating-point tensor that a node takes or gives, constants excepted.
 
+    A tensor that holds infinity, as what a mask hides from attention does, has none.
+
     Args:
         path: an ONNX file with inferred shapes, fp32.
         percentile: share of the values that stays, in percent, for that method.
 
     Raises:
-        RecipeFailed: a tensor holds NaN or infinity on the data.
+        RecipeFailed: a tensor holds NaN on the data.
     """
     model = onnx.load(str(path))
-    names = _activations(model)
-    extremes = _extremes(model, names, batches)
+    extremes = _extremes(model, _activations(model), batches)
+    names = list(extremes)
     if method == "minmax":
         return extremes
     counts = _histograms(model, names, extremes, batches)
@@ -178,13 +180,14 @@ def _extremes(model: onnx.ModelProto, names: Sequence[str], batches: Batches) ->
     highest = np.full(len(names), -np.inf, np.float32)
     for values in _runs(watched, batches):
         for name in names:
-            if not np.isfinite(values[name + _SUM]):
-                raise RecipeFailed(f"tensor '{name}' holds NaN or infinity on the calibration data")
+            if np.isnan(values[name + _SUM]):
+                raise RecipeFailed(f"tensor '{name}' holds NaN on the calibration data")
         lowest = np.minimum(lowest, [values[name + _LOW] for name in names])
         highest = np.maximum(highest, [values[name + _HIGH] for name in names])
     return {
         name: Range(float(low), float(high))
         for name, low, high in zip(names, lowest, highest, strict=True)
+        if np.isfinite((low, high)).all()
     }
 
 

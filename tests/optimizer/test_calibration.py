@@ -123,5 +123,22 @@ def test_a_tensor_that_is_always_zero_has_a_range(wide: Path, method: str) -> No
 def test_what_is_not_a_number_is_named(wide: Path) -> None:
     x = np.ones((8, 64), np.float32)
     x[5] = np.nan
-    with pytest.raises(RecipeFailed, match="tensor 'x' holds NaN or infinity"):
+    with pytest.raises(RecipeFailed, match="tensor 'x' holds NaN"):
         collect(wide, Batches({"x": x}, np.arange(8), 4))
+
+
+def test_what_is_infinite_as_behind_a_mask_has_no_range_and_the_rest_has(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Log", ["x"], ["hidden"]), helper.make_node("Exp", ["hidden"], ["y"])],
+        "masked",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    path = tmp_path / "masked.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(model), str(path))
+    x = np.array([[0, 1, 2, 3]], np.float32)
+    for method in METHODS:
+        found = collect(path, Batches({"x": x}, np.arange(1), 1), method)
+        assert set(found) == {"x", "y"}
