@@ -17,6 +17,9 @@ from edge_agent.serve.http_messages import HttpRequest, HttpResponse, Limits, js
 
 _SETTLE_ROUNDS = 4
 
+PAUSED_FOR_GOOD_S = 5.0
+"""Longer than any time for which the server stops reading."""
+
 
 class Wire(asyncio.Transport):
     """Keeps what is written; says whether it is closed or read from."""
@@ -118,13 +121,13 @@ class Line:
 
     def _readable(self) -> bool:
         """Whether more may be delivered; waits while reading is paused."""
-        for _ in range(1000):
-            if self.wire.closed:
-                return False
+        deadline = time.monotonic() + PAUSED_FOR_GOOD_S
+        while not self.wire.closed:
             if self.wire.reading:
                 return True
+            assert time.monotonic() < deadline, "paused for good"
             self._run(lambda: None)
-        raise AssertionError("paused for good")
+        return False
 
     def _run(self, action: Callable[[], Any]) -> Any:
         async def act() -> Any:
