@@ -143,13 +143,15 @@ def kept(out: Path) -> dict[str, float]:
 
 
 def started(*arguments: object, limit_bytes: int = 0) -> subprocess.Popen[str]:
-    def limit() -> None:
+    def prepare() -> None:
+        # a run of the tests in the background has Ctrl-C ignored, and children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
     return subprocess.Popen(
         [sys.executable, "-m", "cloud.cli.main", "optimize", *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare,
         env={**os.environ, "COLUMNS": "300"},
     )  # fmt: skip
 
