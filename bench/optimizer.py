@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -44,6 +45,7 @@ def main() -> None:
         peers=given.peers,
         names=tuple(filter(None, given.networks.split(","))),
     )
+    logging.getLogger("skerry").setLevel(logging.WARNING)
     load = load_per_core()
     if load > _QUIET_LOAD:
         say(f"the machine is not quiet (load {load:.1f} a core): read ratios, not figures")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import onnxruntime
 
 from bench.loads.environments import HERE, cache_directory, environment
 from bench.loads.errors import PeerUnavailable, ServerFailed
@@ -141,15 +142,22 @@ def opened(path: Path) -> Run:
             return answer
 
         return by_openvino
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = ort_session(path)
 
     def by_onnxruntime(batch: np.ndarray) -> np.ndarray:
         answer: np.ndarray = session.run(None, {INPUT: batch})[0]
         return answer
 
     return by_onnxruntime
+
+
+def ort_session(path: Path) -> onnxruntime.InferenceSession:
+    """ONNX Runtime with its defaults, but for spinning: see the package."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        str(path), sess_options=options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _issue(run: Run, samples: list[dict[str, np.ndarray]]) -> Issue:

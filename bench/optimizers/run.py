@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -110,6 +109,17 @@ class Figures:
     peers: list[PeerFigures] = field(default_factory=list)
 
     @property
+    def line(self) -> str:
+        """The figures in one line, for whoever does not wait for the tables."""
+        share = self.share_of_best
+        return (
+            f"{self.name}: {self.winner}, {self.vs_torch.speedup:.2f}× torch, "
+            f"{self.vs_ort.speedup:.2f}× ORT fp32, {self.accuracy_drop_points:.2f} points lost, "
+            + ("" if share is None else f"{share:.2f} of the best, ")
+            + f"{self.measured} of {self.points} measured, {self.minutes:.1f} min"
+        )
+
+    @property
     def accuracy_drop_points(self) -> float:
         return max(0.0, (self.reference_accuracy - self.accuracy) * 100)
 
@@ -132,7 +142,11 @@ def say(text: str) -> None:
 def run(settings: Settings, place: Path, tell: Callable[[str], None] = say) -> list[Figures]:
     """Figures of every subject that is asked for."""
     pythons = peers.interpreters(tell) if settings.peers else {}
-    return [_one(subject, settings, place, pythons, tell) for subject in settings.subjects()]
+    found = []
+    for subject in settings.subjects():
+        found.append(_one(subject, settings, place, pythons, tell))
+        tell(found[-1].line)
+    return found
 
 
 def _one(
@@ -275,8 +289,8 @@ def _eager(module: nn.Module, samples: list[dict[str, np.ndarray]]) -> Issue:
 
 
 def plain_ort(path: Path, samples: list[dict[str, np.ndarray]]) -> Issue:
-    """ONNX Runtime on a file as its quick start has it: every default, every core."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    """ONNX Runtime on a file as its quick start has it, every core; its pool does not spin."""
+    session = peers.ort_session(path)
 
     def issue(index: int) -> None:
         session.run(None, samples[index])
