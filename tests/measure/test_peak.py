@@ -113,9 +113,16 @@ def test_a_machine_that_stays_disturbed_ends_the_search() -> None:
     assert [probe.verdict for probe in result.probes[-3:]] == ["INVALID"] * 3
 
 
+def without_the_machine(found: QpsSearch) -> QpsSearch:
+    """The search as the virtual machine decides it: load and memory are those of the real one."""
+    assert found.measurement is not None
+    real = {"load_per_core": 0.0, "peak_rss_mib": 0.0}
+    return found.model_copy(update={"measurement": found.measurement.model_copy(update=real)})
+
+
 def test_the_same_seed_finds_the_same() -> None:
     first, again = (queue().find_highest_qps(40, LONG, time_limit_s=20.0) for _ in range(2))
-    assert first == again
+    assert without_the_machine(first) == without_the_machine(again)
     assert QpsSearch.model_validate_json(first.model_dump_json()) == first
 
 
