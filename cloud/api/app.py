@@ -13,12 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud.api import (
+    device_routes,
+    enrolment_routes,
     export_routes,
-    fleet_routes,
     lab_routes,
     learning_routes,
     model_routes,
     operation_routes,
+    rollout_routes,
 )
 from cloud.api.context import Context
 from cloud.blobs import BlobMissing
@@ -38,7 +40,8 @@ def create_api(context: Context) -> FastAPI:
     app = FastAPI(title="Skerry", openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None)
     app.state.context = context
     for module in (
-        fleet_routes, model_routes, learning_routes, operation_routes, export_routes, lab_routes
+        device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
+        rollout_routes, export_routes, lab_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)

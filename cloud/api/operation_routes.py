@@ -1,15 +1,14 @@
-"""Rollouts, the overview, the audit and tokens."""
+"""The overview, the audit and tokens."""
 
 from __future__ import annotations
 
 from importlib.metadata import version as package_version
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from sqlalchemy import func, select
 
-from cloud import orchestrator
-from cloud.api.auth import Admin, Operator, Viewer
+from cloud.api.auth import Admin, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import (
     INGEST_HEARTBEAT,
@@ -22,15 +21,11 @@ from cloud.db.tables import (
     Sample,
     Setting,
 )
-from cloud.errors import NotFound
 from cloud.registry import audit
 from cloud.services import new_token
 from fleet.client.schemas import (
     AuditOut,
     Overview,
-    RolloutDetail,
-    RolloutIn,
-    RolloutOut,
     RowNumber,
     TokenIn,
     TokenOut,
@@ -39,8 +34,6 @@ from fleet.client.schemas import (
 router = APIRouter(prefix="/v1")
 
 HEARTBEAT_MAX_AGE_S = 20.0
-
-Verb = Literal["approve", "pause", "resume", "cancel", "halt", "rollback"]
 
 
 @router.get("/overview")
@@ -71,52 +64,6 @@ def overview(context: ContextDep, _: Viewer) -> Overview:
             broker_connected=bool(heard and ingest and ingest.value["connected"]),
             version=package_version("skerry"),
         )
-
-
-# ── rollouts ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@router.get("/rollouts")
-def list_rollouts(context: ContextDep, _: Viewer) -> list[RolloutOut]:
-    with context.readers() as session:
-        rows = session.scalars(select(Rollout).order_by(Rollout.created_at.desc()).limit(200))
-        return orchestrator.rollouts_out(session, rows.all())
-
-
-@router.post("/rollouts", status_code=201)
-def start_rollout(body: RolloutIn, context: ContextDep, caller: Operator) -> RolloutDetail:
-    with context.writers.begin() as session:
-        row = orchestrator.create_rollout(session, body, caller.name, now=context.clock())
-        audit.append(
-            session,
-            caller.name,
-            "rollout.created",
-            row.id,
-            {"model": body.model, "version": body.version},
-        )
-        session.flush()
-        return orchestrator.rollout_detail(session, row)
-
-
-@router.get("/rollouts/{rollout_id}")
-def show_rollout(rollout_id: str, context: ContextDep, _: Viewer) -> RolloutDetail:
-    with context.readers() as session:
-        row = session.get(Rollout, rollout_id)
-        if row is None:
-            raise NotFound(f"no rollout {rollout_id!r}")
-        return orchestrator.rollout_detail(session, row)
-
-
-@router.post("/rollouts/{rollout_id}/{verb}")
-def command_rollout(
-    rollout_id: str, verb: Verb, context: ContextDep, caller: Operator
-) -> RolloutDetail:
-    with context.writers.begin() as session:
-        row = orchestrator.command_rollout(
-            session, rollout_id, verb, caller.name, now=context.clock()
-        )
-        audit.append(session, caller.name, f"rollout.{verb}", rollout_id, {})
-        return orchestrator.rollout_detail(session, row)
 
 
 # ── audit and tokens ─────────────────────────────────────────────────────────────────────────────

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
+from cloud.cli.options import JsonOption
 from cloud.cli.output import as_json, console, errors, table, watch_job, when
 from fleet.client.schemas import DriftOut, JobIn, JobOut
 
 jobs = typer.Typer(no_args_is_help=True, help="Durable jobs: builds and retrainings.")
 drift = typer.Typer(no_args_is_help=True, help="Drift of the field's inputs.")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProjectArgument = Annotated[Path, typer.Argument(help="Directory with a skerry.yaml.")]
 
 

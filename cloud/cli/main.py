@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from cloud.cli import (
+    claim_commands,
     control,
+    device_commands,
     export_commands,
     fleet_commands,
     keys,
@@ -21,6 +23,7 @@ from cloud.cli import (
     parity,
     plan_commands,
     profile_commands,
+    rollout_commands,
 )
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
@@ -58,9 +61,9 @@ app.add_typer(learning_commands.drift, name="drift")
 app.add_typer(profile_commands.profiles, name="profiles")
 app.add_typer(model_commands.models, name="models")
 app.add_typer(keys.keys, name="keys")
-app.add_typer(fleet_commands.claims, name="claims")
-app.add_typer(fleet_commands.devices, name="devices")
-app.add_typer(fleet_commands.rollout, name="rollout")
+app.add_typer(claim_commands.claims, name="claims")
+app.add_typer(device_commands.devices, name="devices")
+app.add_typer(rollout_commands.rollout, name="rollout")
 app.add_typer(fleet_commands.tokens, name="tokens")
 
 

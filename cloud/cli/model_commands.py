@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_version
+from cloud.cli.options import JsonOption
 from cloud.cli.output import as_json, console, table, when
 from fleet.client.schemas import ModelDetail, PublishIn
 
 models = typer.Typer(no_args_is_help=True, help="Versions, their candidates and gates.")
 
 VersionArgument = Annotated[str, typer.Argument(help="MODEL:VERSION, e.g. digits:1")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the history.")]
 
 

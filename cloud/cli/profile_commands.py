@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloud.cli.options import JsonOption
 from cloud.cli.output import as_json, console, errors, table
 from cloud.errors import UserError
 from optimizer.errors import OptimizerError
@@ -20,7 +21,6 @@ from optimizer.profiles import (
 
 profiles = typer.Typer(no_args_is_help=True, help="Hardware profiles.")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProfilesOption = Annotated[
     Path, typer.Option("--profiles", help="Directory of profiles; by default those of Skerry.")
 ]

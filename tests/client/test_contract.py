@@ -6,19 +6,22 @@ import re
 from collections.abc import Iterator
 
 from cloud.api import (
+    device_routes,
+    enrolment_routes,
     export_routes,
-    fleet_routes,
     lab_routes,
     learning_routes,
     model_routes,
     operation_routes,
+    rollout_routes,
 )
 from edge_agent.wire.messages import EnrolRequest, Inventory
 from fleet.client import calls, schemas
 from fleet.client.calls import Call
 
 MODULES = (
-    fleet_routes, model_routes, learning_routes, operation_routes, export_routes, lab_routes,
+    device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
+        rollout_routes, export_routes, lab_routes,
 )  # fmt: skip
 
 
