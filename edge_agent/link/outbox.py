@@ -3,10 +3,10 @@
 Rules:
     * A row leaves only by the control plane's acknowledgement, or as the oldest of the most
       droppable kind when the journal is full: samples, then metrics, then events.  Reports,
-      corrections and measurements are never dropped; a full journal takes no more of the last two,
-      but every report.
-    * Reports, corrections and measurements are on the disk when `append` returns; the others
-      survive a kill, and a power cut may take the last of them.
+      corrections, measurements and answers to commands are never dropped; a full journal takes no
+      more of the last three, but every report.
+    * What is never dropped is on the disk when `append` returns; the others survive a kill, and a
+      power cut may take the last of them.
     * A row is known by (stream, seq) for ever, and `seq` counts the rows of a stream from 1.  Each
       opening draws a new stream for its new rows: a power cut may take rows that were sent already,
       and their numbers must not come again.
@@ -35,7 +35,7 @@ from edge_agent.wire.messages import Ack, UplinkHeader
 from edge_agent.wire.topics import UplinkKind
 
 DROP_ORDER: Final[tuple[UplinkKind, ...]] = ("sample", "metrics", "event")
-DURABLE: Final[frozenset[UplinkKind]] = frozenset({"report", "correction", "measure"})
+DURABLE: Final[frozenset[UplinkKind]] = frozenset({"report", "correction", "measure", "command"})
 
 HEADER_ALLOWANCE: Final = 512
 """Room for the frame's header below the bound of a message."""

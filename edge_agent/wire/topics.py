@@ -5,6 +5,7 @@ skerry/v1/d/DEVICE/up/KIND        device → cloud: journalled messages, QoS 1
 skerry/v1/d/DEVICE/ack            cloud → device: what has been committed
 skerry/v1/d/DEVICE/desired        cloud → device, retained: the desired twin
 skerry/v1/d/DEVICE/lab            cloud → device, retained: a measure order; empty when it ended
+skerry/v1/d/DEVICE/command        cloud → device: do this once, until it expires
 skerry/v1/d/DEVICE/fetch/request  device → cloud: a metadata file, please
 skerry/v1/d/DEVICE/fetch/reply    cloud → device: its bytes, or why not
 skerry/v1/d/DEVICE/chunk/request  device → cloud: these chunks, please
@@ -23,7 +24,7 @@ from edge_agent.wire.ids import DeviceId, is_slug
 PREFIX: Final = "skerry/v1"
 HOST: Final = f"{PREFIX}/host"
 
-UplinkKind = Literal["report", "sample", "correction", "metrics", "event", "measure"]
+UplinkKind = Literal["report", "sample", "correction", "metrics", "event", "measure", "command"]
 UPLINK_KINDS: Final[tuple[UplinkKind, ...]] = get_args(UplinkKind)
 
 
@@ -45,6 +46,10 @@ def desired(device: DeviceId | str) -> str:
 
 def lab(device: DeviceId | str) -> str:
     return f"{PREFIX}/d/{device}/lab"
+
+
+def command(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/command"
 
 
 def fetch_request(device: DeviceId | str) -> str:
@@ -71,7 +76,7 @@ def shared(group: str, topic_filter: str) -> str:
 WRITTEN_BY_DEVICE: Final = ("state", "up/+", "fetch/request", "chunk/request")
 """What a device may publish below its own id; the broker's access list is made of it."""
 
-READ_BY_DEVICE: Final = ("ack", "desired", "lab", "fetch/reply", "chunk/reply")
+READ_BY_DEVICE: Final = ("ack", "desired", "lab", "command", "fetch/reply", "chunk/reply")
 """Topic tails that a device may subscribe to below its own id."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.wire.base import WireModel, pack_frame, unpack_frame
+from edge_agent.wire.commands import Command, CommandReport
 from edge_agent.wire.lab import LabInfo, MeasureHeader, MeasureOrder, MeasureResult
 from edge_agent.wire.messages import (
     Ack,
@@ -35,6 +36,7 @@ MESSAGES: dict[str, type[WireModel]] = {
     "ack": Ack,
     "chunk_request": ChunkRequest,
     "claim": ClaimFile,
+    "command": Command,
     "correction": Correction,
     "desired": Desired,
     "enrol_reply": EnrolReply,
@@ -54,6 +56,8 @@ MESSAGES: dict[str, type[WireModel]] = {
 
 FRAMES: dict[str, tuple[type[WireModel], bytes]] = {
     "chunk_reply": (ChunkReply, b"chunk"),
+    "command_part": (CommandReport, b"z"),
+    "command_report": (CommandReport, b""),
     "fetch_reply": (FetchReply, b"metadata"),
     "measure": (MeasureHeader, b"result"),
     "sample": (SampleHeader, b"zstd"),
