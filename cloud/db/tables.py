@@ -234,6 +234,8 @@ class Outbox(Base):
     retain: Mapped[bool]
     created_at: Mapped[float]
     published_at: Mapped[float | None] = mapped_column(index=True)
+    expires_at: Mapped[float | None] = mapped_column(default=None)
+    """When the message is worth nothing any more, for whoever still has it; None is never."""
 
 
 class Rollout(Base):
@@ -273,6 +275,55 @@ class AssignmentEvent(Base):
     rollout: Mapped[str | None]
     report: Mapped[Json]  # edge_agent.wire.messages.UpdateReport
     at: Mapped[float]
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Command(Base):
+    """One command to one device: `fleet.commands.machine.Course`, and what came of it.
+
+    `certain` says that the device itself ended it; anything else may be corrected by its word.
+    """
+
+    __tablename__ = "commands"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    batch: Mapped[str] = mapped_column(index=True)  # of all that were asked for together
+    device: Mapped[str]
+    name: Mapped[str]
+    arguments: Mapped[Json]
+    state: Mapped[str]  # fleet.commands.machine.CommandState
+    certain: Mapped[bool] = mapped_column(default=False)
+    reason: Mapped[str] = mapped_column(default="")
+    detail: Mapped[str] = mapped_column(default="")
+    result: Mapped[Json]
+    boot: Mapped[str] = mapped_column(default="")  # the start of the agent that answered last
+    created_by: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    timeout_s: Mapped[float]
+    outbox: Mapped[int | None]  # the message that carries it, until the broker has it
+    attempts: Mapped[int] = mapped_column(default=0)
+    sent_at: Mapped[float | None]
+    accepted_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    attachment: Mapped[Json]  # edge_agent.wire.commands.Attachment, once it is whole
+    blob: Mapped[str | None]
+    __table_args__ = (
+        Index("commands_of_device", "device", "created_at"),
+        Index("commands_by_state", "state", "created_at"),
+    )
+
+
+class CommandPart(Base):
+    """A piece of an attachment that is not whole yet; removed once it is, or never will be."""
+
+    __tablename__ = "command_parts"
+    command: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[int] = mapped_column(primary_key=True)
+    attachment: Mapped[Json]
+    data: Mapped[bytes]
+    received_at: Mapped[float] = mapped_column(index=True)
 
 
 # ── measuring on devices ─────────────────────────────────────────────────────────────────────────

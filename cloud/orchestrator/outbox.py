@@ -3,12 +3,14 @@
 A message is marked after the broker took it, so a crash in between sends it again; retained
 messages make that harmless.  Of several retained messages on one topic only the newest leaves; a
 desired twin that is older than the device's row is dropped, so an orchestrator that slept through
-the end of its lease does not put an old twin over a newer one.
+the end of its lease does not put an old twin over a newer one.  What has an expiry is dropped at
+it, here or by the broker.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 
 from sqlalchemy import select, update
 
@@ -45,11 +47,15 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
             if row.retain and newest[row.topic] != row.id:
                 done.append(row.id)
                 continue
+            if row.expires_at is not None and row.expires_at <= now:
+                done.append(row.id)
+                continue
             try:
                 if not _sign(sessions, director, row):
                     done.append(row.id)
                     continue
-                publisher.publish(row.topic, row.payload, 1, row.retain)
+                left_s = None if row.expires_at is None else math.ceil(row.expires_at - now)
+                publisher.publish(row.topic, row.payload, 1, row.retain, expiry_s=left_s)
             except (OperatorError, SigningError) as error:
                 log.warning("outbox.waits topic=%s reason=%s", row.topic, error)
                 break

@@ -11,8 +11,19 @@ from cloud.signing import DirectorTarget, LabAssignment
 class Publisher(Protocol):
     """The broker: `cloud.broker.connection.Connection`."""
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 1,
+        retain: bool = False,
+        *,
+        expiry_s: int | None = None,
+    ) -> None:
         """Publish, and wait until the broker has accepted the message by its reason code.
+
+        Args:
+            expiry_s: seconds after which the broker drops what it could not deliver.
 
         Raises:
             OperatorError: there is no connection, or it was refused.

@@ -1,6 +1,6 @@
-"""Commands to single devices, beyond the desired twin.
+"""Commands to single devices, beyond the desired twin: how far each is.
 
-Will own what cannot be said as a desired state: fetch a log, restart the agent, run a measurement
-on a lab device.  Each with an expiry, a correlation id and an answer.  There is none yet: updates
-are desired state and need no command.
+What cannot be said as a desired state: restart the agent, fetch a log, sample more for an hour.
+Each has an expiry, an answer and a time-out.  The state machine here is pure; the control plane's
+table and its outbox are `cloud.commands`, the messages `edge_agent.wire.commands`.
 """

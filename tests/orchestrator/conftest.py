@@ -48,7 +48,15 @@ class RecordingPublisher:
     sent: list[tuple[str, bytes, bool]] = field(default_factory=list)
     fail_after: int | None = None
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 1,
+        retain: bool = False,
+        *,
+        expiry_s: int | None = None,
+    ) -> None:
         if self.fail_after is not None and len(self.sent) >= self.fail_after:
             raise NotConnected("no connection to the broker")
         desired = Desired.decode(payload)
