@@ -58,13 +58,12 @@ from edge_agent.serve.errors import BadRequest
 from edge_agent.serve.errors import Refused as CommandRefused
 from edge_agent.serve.grpc import GrpcServer
 from edge_agent.serve.metadata import agent_version
-from edge_agent.update import windows
 from edge_agent.update.by_hand import Busy, ByHand
 from edge_agent.update.errors import BadMedium
 from edge_agent.update.selftest import device_memory_mib, memory_limit_mib
 from edge_agent.update.transfer import Pace
 from edge_agent.update.updater import open_updater
-from edge_agent.wire import topics
+from edge_agent.wire import topics, windows
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import Desired, DeviceEvent, MetricsReport, UpdateReport
 

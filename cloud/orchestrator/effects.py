@@ -7,18 +7,27 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import BlobMissing, Blobs
 from cloud.db.tables import Device, GateDecision
 from cloud.db.tables import Release as ReleaseRow
+from cloud.db.tables import Rollout as RolloutRow
 from cloud.orchestrator.crown import crown, uncrown
 from cloud.orchestrator.twins import desired_of, set_model
 from cloud.publish import publish_release
 from cloud.registry import audit
 from cloud.signing import ImageRepository, SigningError
 from fleet.rollouts import events as ev
-from fleet.rollouts.model import AssignmentPhase, Previous, Release, Rollout, RolloutState
+from fleet.rollouts.model import (
+    ACTIVE_STATES,
+    AssignmentPhase,
+    Previous,
+    Release,
+    Rollout,
+    RolloutState,
+)
 
 log = logging.getLogger("skerry.orchestrator")
 
@@ -32,6 +41,7 @@ class Executor:
 
     Attributes:
         taken: rollout → devices that a newer assignment took from it during this turn.
+        superseded: rollout → what newer rollouts that began during this turn want of it.
     """
 
     session: Session
@@ -39,6 +49,7 @@ class Executor:
     image_repository: ImageRepository
     now: float
     taken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    superseded: dict[str, list[ev.Event]] = field(default_factory=lambda: defaultdict(list))
 
     def execute(self, rollout: Rollout, effects: Sequence[ev.Effect]) -> list[ev.Event]:
         """Carry out `effects` in order; returns the machine's answers."""
@@ -49,6 +60,8 @@ class Executor:
                     answers.append(self._assign(rollout, effect))
                 case ev.Withdraw():
                     self._withdraw(rollout, effect)
+                case ev.Supersede():
+                    self._supersede(rollout, effect)
                 case ev.PublishPrevious():
                     answers.append(self._publish_previous(effect))
                 case ev.GateDecided():
@@ -102,6 +115,20 @@ class Executor:
             probation_s=rollout.plan.probation_s,
             now=self.now,
         )
+
+    def _supersede(self, rollout: Rollout, effect: ev.Supersede) -> None:
+        """Only rollouts that were created before this one; a newer one waits for its own start."""
+        row = self.session.get(RolloutRow, rollout.id)
+        if row is None:
+            return
+        older = select(RolloutRow.id).where(
+            RolloutRow.model == row.model,
+            RolloutRow.created_at < row.created_at,
+            RolloutRow.state.in_([state.value for state in ACTIVE_STATES]),
+        )
+        event = ev.Superseded(devices=effect.devices, by=rollout.id)
+        for rollout_id in self.session.scalars(older):
+            self.superseded[rollout_id].append(event)
 
     def _publish_previous(self, effect: ev.PublishPrevious) -> ev.Event:
         releases: dict[str, Release] = {}

@@ -50,8 +50,8 @@ def create_rollout(
 
     Raises:
         NotFound: no such version.
-        Conflict: it is not published, is behind what devices have, or another rollout of the model
-            has some of these devices.
+        Conflict: it is not published, is behind what devices have, or a rollout of the same or a
+            newer version has some of these devices.  One of an older version is superseded.
         UserError: no release or no device matches, or the waves cannot be carried out.
     """
     at = time.time() if now is None else now
@@ -60,7 +60,7 @@ def create_rollout(
     every = newest_releases(session, model, version)
     releases = _chosen(every, request)
     devices = _devices(session, request, frozenset(releases))
-    refuse_overlap(session, model, devices)
+    refuse_overlap(session, model, devices, version)
     refuse_older(model, version, releases, devices)
     rollout_id = f"{model[:40]}-{version}-{secrets.token_hex(3)}"
     try:
@@ -209,8 +209,13 @@ def _devices(session: Session, request: RolloutIn, profiles: frozenset[str]) -> 
     return devices
 
 
-def refuse_overlap(session: Session, model: str, devices: Sequence[Device]) -> None:
+def refuse_overlap(
+    session: Session, model: str, devices: Sequence[Device], version: int | None = None
+) -> None:
     """
+    Args:
+        version: what is to come; rollouts of older versions give way to it.
+
     Raises:
         Conflict: a rollout of the model that goes on has one of the devices.
     """
@@ -219,7 +224,11 @@ def refuse_overlap(session: Session, model: str, devices: Sequence[Device]) -> N
     rows = session.execute(
         select(Assignment.rollout, Assignment.device)
         .join(RolloutRow, RolloutRow.id == Assignment.rollout)
-        .where(RolloutRow.model == model, RolloutRow.state.in_(active))
+        .where(
+            RolloutRow.model == model,
+            RolloutRow.state.in_(active),
+            RolloutRow.version >= (0 if version is None else version),
+        )
     )
     for rollout, device in rows:
         if device in meant:

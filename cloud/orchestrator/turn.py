@@ -123,6 +123,8 @@ class Orchestrator:
         due.update(with_pending(session), reports)
         for rollout_id in sorted(due):
             self._step(session, executor, rollout_id, reports.get(rollout_id, []), now)
+        for rollout_id, wanted in list(executor.superseded.items()):
+            self._step(session, executor, rollout_id, wanted, now)
         for rollout_id, devices in list(executor.taken.items()):
             taken: list[ev.Event] = [
                 ev.Dropped(

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from edge_agent.device.errors import BadSettings
-from edge_agent.update import windows
+from edge_agent.wire import windows
 
 SETTINGS_NAME: Final = "agent.toml"
 MIN_TOKEN_CHARACTERS: Final = 16

@@ -11,8 +11,8 @@ from datetime import datetime
 
 from edge_agent.update.attempt import Attempt
 from edge_agent.update.groups import Unit, unit_of
-from edge_agent.update.windows import Window, next_opening
 from edge_agent.wire.messages import Desired, Phase
+from edge_agent.wire.windows import Window, next_opening
 
 
 class Orders:

@@ -56,9 +56,9 @@ from edge_agent.update.transfer import Pace, Transfer
 from edge_agent.update.trust import Trust
 from edge_agent.update.unread import UnreadTwins
 from edge_agent.update.watch import Recheck, Watch
-from edge_agent.update.windows import Window
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import Desired, UpdateReport
+from edge_agent.wire.windows import Window
 
 log = logging.getLogger("skerry.update")
 

@@ -32,6 +32,8 @@ class Started(Frozen):
 
 
 class Approved(Frozen):
+    """A second person lets the rollout start, or its next wave be offered."""
+
     kind: Literal["approved"] = "approved"
     actor: str
 
@@ -83,12 +85,17 @@ class RollbackImpossible(Frozen):
 
 
 class Assigned(Frozen):
-    """The twin of `device` names the release under `generation`."""
+    """The twin of `device` names the release under `generation`.
+
+    `release` is given where another than the asked one was assigned: the same bytes under a higher
+    counter, for a device that would refuse the asked one.
+    """
 
     kind: Literal["assigned"] = "assigned"
     device: str
     generation: int = Field(ge=1)
     previous: Previous | None = None
+    release: Release | None = None
 
 
 class Delivered(Frozen):
@@ -123,6 +130,23 @@ class Dropped(Frozen):
     reason: str
 
 
+class Superseded(Frozen):
+    """The newer rollout `by` has begun, and has these devices."""
+
+    kind: Literal["superseded"] = "superseded"
+    devices: tuple[str, ...]
+    by: str
+
+
+class Joined(Frozen):
+    """`device` enrolled, or came to match, while the rollout goes on."""
+
+    kind: Literal["joined"] = "joined"
+    device: str
+    profile: str
+    online: bool = True
+
+
 class Tick(Frozen):
     """Time passed.  `comparison` is of the wave that soaks, when figures are at hand."""
 
@@ -145,6 +169,8 @@ Event = (
     | DeviceReported
     | Connectivity
     | Dropped
+    | Superseded
+    | Joined
     | Tick
 )
 
@@ -166,6 +192,13 @@ class Withdraw(Frozen):
     device: str
     generation: int
     previous: Previous | None
+
+
+class Supersede(Frozen):
+    """Tell older rollouts of the model that these devices are not theirs to offer to any more."""
+
+    kind: Literal["supersede"] = "supersede"
+    devices: tuple[str, ...]
 
 
 class PublishPrevious(Frozen):
@@ -193,7 +226,8 @@ class StateChanged(Frozen):
 
 
 Effect = Annotated[
-    Assign | Withdraw | PublishPrevious | GateDecided | StateChanged, Field(discriminator="kind")
+    Assign | Withdraw | Supersede | PublishPrevious | GateDecided | StateChanged,
+    Field(discriminator="kind"),
 ]
 EFFECTS: TypeAdapter[list[Effect]] = TypeAdapter(list[Effect])
 """Reads and writes effects that wait to be carried out."""

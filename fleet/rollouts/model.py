@@ -4,7 +4,8 @@ All types are immutable and survive a round trip through JSON.  Times are second
 
 Rollout: DRAFT → PENDING_APPROVAL → SCHEDULED → RUNNING ⇄ {PAUSED, WINDOW_WAIT} → COMPLETED |
 CANCELLED | HALTED → ROLLING_BACK → ROLLED_BACK.  An operator may roll back from any state in which
-devices were offered the version.
+devices were offered the version.  RUNNING → PENDING_APPROVAL where every wave needs an approval;
+COMPLETED → HALTED where devices that came late fail beyond the limit.
 
 Wave: PENDING → OFFERING → SOAKING → PASSED | FAILED | INCONCLUSIVE (a person decides).
 
@@ -15,10 +16,12 @@ or REJECTED, FAILED, TIMED_OUT, LOCAL_ROLLBACK, SUPERSEDED, CANCELLED.  UNREACHA
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from edge_agent.wire.ids import Slug
+from fleet.rollouts import windows
 
 
 class Frozen(BaseModel):
@@ -53,8 +56,18 @@ ACTIVE_STATES = frozenset(
 )
 """States in which time or a report can move the rollout on."""
 
-JUDGING_STATES = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.WINDOW_WAIT})
+JUDGING_STATES = frozenset(
+    {
+        RolloutState.PENDING_APPROVAL,
+        RolloutState.RUNNING,
+        RolloutState.PAUSED,
+        RolloutState.WINDOW_WAIT,
+    }
+)
 """States in which a failed wave halts the rollout."""
+
+TIMED_STATES = JUDGING_STATES | {RolloutState.ROLLING_BACK, RolloutState.COMPLETED}
+"""States in which the timers of devices under way run; after COMPLETED those of late returners."""
 
 
 class WaveState(StrEnum):
@@ -137,19 +150,26 @@ class GateSpec(Frozen):
     min_windows: int = Field(default=8, ge=2)
 
 
-class Window(Frozen):
-    """Daily span in which waves may be offered, in minutes after midnight UTC; may cross it."""
-
-    start_minute: int = Field(ge=0, lt=1440)
-    end_minute: int = Field(ge=0, lt=1440)
-
-
 class WavePlan(Frozen):
-    """`count` devices or `percent` of those left, and how long to watch them afterwards."""
+    """Who is in a wave, and how long it is watched afterwards.  Exactly one size is given.
+
+    Attributes:
+        count: this many devices.
+        percent: this share of the devices that no earlier wave took.
+        query: every device left that the query matches (`fleet.devices.query`).
+    """
 
     count: int | None = Field(default=None, ge=1)
     percent: float | None = Field(default=None, gt=0, le=100)
+    query: str | None = Field(default=None, min_length=1, max_length=2000)
     soak_s: float = Field(default=30.0, ge=0)
+
+    @property
+    def what(self) -> str:
+        """The size as a person wrote it."""
+        if self.query is not None:
+            return self.query
+        return f"{self.percent:g}%" if self.percent is not None else str(self.count)
 
 
 class Release(Frozen):
@@ -176,7 +196,13 @@ class Plan(Frozen):
         phase_timeout_s: time a device may spend in one phase after it confirmed its assignment.
         reach_timeout_s: time after which a device that confirmed nothing is UNREACHABLE.
         start_at: not before this time.
-        windows: empty means at any time.
+        windows: spans of the week in which devices may be offered the version, as in
+            `edge_agent.wire.windows`, by the clock of `time_zone`; empty means at any time.
+        created_by: who may not approve it.
+        needs_approval: a second person must approve it before it starts.
+        approve_each_wave: a second person must approve each wave before it is offered.
+        on_failure: whether a failed gate only halts, or gives every device back what it had.
+        takes_newcomers: devices that come to match while it goes on join its last wave.
         whole_fleet: no device of the version's profiles was left out; a rollout like that makes
             its version the champion.
     """
@@ -189,19 +215,41 @@ class Plan(Frozen):
     phase_timeout_s: float = Field(default=300.0, gt=0)
     reach_timeout_s: float = Field(default=60.0, gt=0)
     start_at: float = 0.0
-    windows: tuple[Window, ...] = ()
+    windows: tuple[str, ...] = Field(default=(), max_length=windows.MAX_WINDOWS)
+    time_zone: str = "UTC"
+    created_by: str = ""
     needs_approval: bool = False
+    approve_each_wave: bool = False
+    on_failure: Literal["halt", "rollback"] = "halt"
+    takes_newcomers: bool = False
     whole_fleet: bool = False
+
+    @field_validator("windows")
+    @classmethod
+    def _are_windows(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            windows.parse(text)
+        return texts
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_time_zone(cls, name: str) -> str:
+        windows.zone(name)
+        return name
 
 
 class Wave(Frozen):
     """Attributes:
+    what: its size as it was planned, e.g. "25%".
+    approved_by: who let it be offered, where that needs an approval.
     started_at: when it was offered.
     settled_at: when the last of its devices settled; the soak runs from here.
     """
 
     index: int
     soak_s: float
+    what: str = ""
+    approved_by: str = ""
     state: WaveState = WaveState.PENDING
     started_at: float | None = None
     settled_at: float | None = None
@@ -218,7 +266,11 @@ class Assignment(Frozen):
         delivered_at: when the device confirmed the assignment.
         since: when `phase` (or its timer) began, by our clock.
         online: whether the broker holds a session of it.
+        asked: its assignment was asked for, whether or not it has been carried out.
         owned: False once a newer assignment took the device; a roll-back leaves it alone then.
+        late: came when its wave was offered already; no wave waits for it, its failure counts.
+        restoring: `release` is what the roll-back gave back.
+        failed_in: phase in which it failed or timed out.
     """
 
     device: str
@@ -231,7 +283,11 @@ class Assignment(Frozen):
     delivered_at: float | None = None
     since: float = 0.0
     online: bool = True
+    asked: bool = False
     owned: bool = True
+    late: bool = False
+    restoring: bool = False
+    failed_in: AssignmentPhase | None = None
     reason: str = ""
     detail: str = ""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from fleet.devices.select import DeviceRef
 from fleet.rollouts.model import Assignment, Plan, Rollout, Wave, WavePlan
@@ -20,16 +20,28 @@ class PlanError(ValueError):
     """The plan cannot be carried out as written (user)."""
 
 
+def _no_queries(text: str) -> Collection[str]:
+    raise PlanError(f"nothing here can look up who matches {text!r}")
+
+
 def draft(
-    rollout_id: str, plan: Plan, waves: Sequence[WavePlan], devices: Sequence[DeviceRef]
+    rollout_id: str,
+    plan: Plan,
+    waves: Sequence[WavePlan],
+    devices: Sequence[DeviceRef],
+    matching: Callable[[str], Collection[str]] = _no_queries,
 ) -> Rollout:
     """A rollout in DRAFT with every device in its wave.
 
-    Devices beyond the last wave take no part.
+    Devices beyond the last wave take no part.  Where the last wave takes whoever is left (100 %),
+    or whoever matches its query, devices that come later join it.
+
+    Args:
+        matching: ids of the devices that a wave's query matches.
 
     Raises:
-        PlanError: no device, no wave, a wave without a size, or one that is smaller than the
-            number of responders that it must have.
+        PlanError: no device, no wave, a wave without a size, one whose query matches nobody, or
+            one that is smaller than the number of responders that it must have.
     """
     if not devices:
         raise PlanError("no device matches")
@@ -41,27 +53,46 @@ def draft(
     for wave in waves:
         if not left:
             break
-        size = _size(wave, len(left))
+        chosen = _members(wave, left, matching)
+        size = len(chosen)
+        if not size:
+            raise PlanError(
+                f"wave {len(planned) + 1} ({wave.what}) matches none of the {len(left)} devices "
+                "that are left"
+            )
         if size < plan.gate.min_responders:
             raise PlanError(
                 f"wave {len(planned) + 1} has {size} device{'s' * (size != 1)}, fewer than the "
                 f"{plan.gate.min_responders} responders that it must have"
             )
-        for device in left[:size]:
+        for device in chosen:
             assignments[device.id] = Assignment(
                 device=device.id,
                 profile=device.profile,
                 wave=len(planned),
                 release=plan.releases[device.profile],
             )
-        left = left[size:]
-        planned.append(Wave(index=len(planned), soak_s=wave.soak_s))
+        left = [device for device in left if device.id not in assignments]
+        planned.append(Wave(index=len(planned), soak_s=wave.soak_s, what=wave.what))
+    last = waves[-1]
+    plan = plan.model_copy(
+        update={"takes_newcomers": last.percent == 100 or last.query is not None}
+    )
     return Rollout(id=rollout_id, plan=plan, waves=tuple(planned), assignments=assignments)
 
 
+def _members(
+    wave: WavePlan, left: Sequence[DeviceRef], matching: Callable[[str], Collection[str]]
+) -> list[DeviceRef]:
+    if sum(size is not None for size in (wave.count, wave.percent, wave.query)) != 1:
+        raise PlanError("a wave has a count, a percentage or a query")
+    if wave.query is not None:
+        meant = matching(wave.query)
+        return [device for device in left if device.id in meant]
+    return list(left[: _size(wave, len(left))])
+
+
 def _size(wave: WavePlan, left: int) -> int:
-    if (wave.count is None) == (wave.percent is None):
-        raise PlanError("a wave has either a count or a percentage")
     if wave.count is not None:
         return min(wave.count, left)
     return min(left, max(1, math.ceil(left * (wave.percent or 0.0) / 100)))

@@ -19,7 +19,6 @@ from fleet.rollouts.model import (
     WaveMetrics,
     WavePlan,
     WaveState,
-    Window,
 )
 from fleet.rollouts.plan import draft
 
@@ -367,8 +366,7 @@ def test_roll_back_leaves_alone_what_a_newer_assignment_took() -> None:
 
 
 def test_wave_waits_for_a_window_and_for_its_start() -> None:
-    windows = (Window(start_minute=60, end_minute=120),)
-    driver = Driver(windows=windows, start_at=2000.0)
+    driver = Driver(windows=("01:00-02:00",), start_at=2000.0)
     driver.start()
     assert driver.rollout.state is RolloutState.SCHEDULED
     driver.tick(1000)

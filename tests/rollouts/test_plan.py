@@ -60,8 +60,8 @@ def test_another_rollout_begins_with_other_devices() -> None:
     [
         ([WavePlan(percent=100)], 0, 1, "no device matches"),
         ([], 3, 1, "a rollout needs at least one wave"),
-        ([WavePlan()], 3, 1, "a wave has either a count or a percentage"),
-        ([WavePlan(count=1, percent=5)], 3, 1, "a wave has either a count or a percentage"),
+        ([WavePlan()], 3, 1, "a wave has a count, a percentage or a query"),
+        ([WavePlan(count=1, percent=5)], 3, 1, "a wave has a count, a percentage or a query"),
         (
             [WavePlan(count=1)],
             3,

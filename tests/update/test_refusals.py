@@ -21,13 +21,12 @@ import pytest
 
 from cloud.db.tables import Release
 from cloud.publish import chunk_list, director_target, forms_of, publish_release
-from edge_agent.update import windows
 from edge_agent.update.attempt import Source
 from edge_agent.update.errors import BadMedium
 from edge_agent.update.install import DISK_MARGIN_BYTES
 from edge_agent.update.ports import HealthSample
 from edge_agent.update.selftest import SelfTestResult
-from edge_agent.wire import topics
+from edge_agent.wire import topics, windows
 from edge_agent.wire.base import pack_frame, unpack_frame
 from edge_agent.wire.errors import MalformedMessage
 from edge_agent.wire.manifest import Encoding, Limits, ReleaseInfo

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update import windows
 from edge_agent.update.attempt import Source
 from edge_agent.update.install import DISK_MARGIN_BYTES
 from edge_agent.update.selftest import SelfTestResult, run_selftest
-from edge_agent.wire import topics
+from edge_agent.wire import topics, windows
 from edge_agent.wire.messages import Desired
 
 NIGHT = datetime.fromisoformat("2024-01-01T03:00")

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from edge_agent.update import windows
+from edge_agent.wire import windows
 
 # 2024-01-01 was a Monday.
 

@@ -1,4 +1,4 @@
-"""Maintenance windows: spans of a week, in local time, in which a version may be switched.  Pure.
+"""Windows of time: spans of a week in which something may happen, in local time.  Pure.
 
 A window is written `[DAYS ]HH:MM-HH:MM`: `02:00-04:30` is every night, `Mon-Fri 22:00-04:00` starts
 on a working day and ends in the morning after it, `Sat,Sun 00:00-24:00` is the weekend.  A list of
