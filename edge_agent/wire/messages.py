@@ -45,6 +45,8 @@ class ModelState(WireModel):
     variant: str
     phase: Phase
     detail: str = ""
+    challenger: ChallengerState | None = None
+    """The version that is tried beside it."""
 
 
 class DeviceState(WireModel):
@@ -102,11 +104,47 @@ class DesiredModel(WireModel):
     group: Slug | None = None
 
 
+TrialMode = Literal["ab", "shadow"]
+"""How a version is tried beside the one that serves: it answers a share of the requests, or it
+computes a share of them silently."""
+
+SHARE_PPM: Final = 1_000_000
+"""A share of all requests, in the parts per million that signed metadata counts in."""
+
+
+class DesiredTrial(DesiredModel):
+    """A hint which release to try beside the one that serves.  `mode` and `share` are hints, too:
+    what the director signed holds.
+
+    Another share, or another mode, under the same generation is the same assignment.
+    """
+
+    mode: TrialMode
+    share: float = Field(ge=0, le=1, allow_inf_nan=False)
+
+
+class ChallengerState(WireModel):
+    """A version that is tried beside the one that serves, and how."""
+
+    version: int
+    counter: int
+    sha256: Digest
+    variant: str
+    phase: Phase
+    mode: TrialMode
+    share: float
+
+
 class Desired(WireModel):
-    """The desired twin, retained on `desired`."""
+    """The desired twin, retained on `desired`.
+
+    Attributes:
+        trials: what is to be tried beside `models`; a device that knows no trials leaves them out.
+    """
 
     version: int = Field(ge=0)
     models: dict[Slug, DesiredModel] = Field(default_factory=dict)
+    trials: dict[Slug, DesiredTrial] = Field(default_factory=dict)
 
 
 # ── reports ──────────────────────────────────────────────────────────────────────────────────────
@@ -143,8 +181,38 @@ class UpdateReport(WireModel):
     elapsed_s: float = 0.0
 
 
+class ComparisonReport(WireModel):
+    """Answers of two versions to the same inputs, over one window.
+
+    Attributes:
+        compared: items that both answered.
+        disagreed: of these, items that were given another class, or where there are no classes
+            outputs of another shape.
+        errors: requests that the version failed or refused although the live one answered.
+        shed: requests that were to be compared, but were left out under load.
+        scored: items whose numbers were compared.
+        abs_max: largest difference of two numbers, 0 without any.
+        abs_mean: mean of the differences, over all numbers of the items in `scored`.
+    """
+
+    compared: int = Field(default=0, ge=0)
+    disagreed: int = Field(default=0, ge=0)
+    errors: int = Field(default=0, ge=0)
+    shed: int = Field(default=0, ge=0)
+    scored: int = Field(default=0, ge=0)
+    abs_max: float = Field(default=0.0, ge=0)
+    abs_mean: float = Field(default=0.0, ge=0)
+
+
 class MetricsReport(WireModel):
-    """Serving figures of one model version over one window on one device."""
+    """Serving figures of one model version over one window on one device.
+
+    Attributes:
+        trial: the version is tried beside another in this way, `share` of the requests.  Those of
+            "shadow" were answered by the other version as well, and their latency is of the
+            computation alone, at low priority.
+        comparison: of a shadow with the version that answered.
+    """
 
     model: Slug
     version: int
@@ -156,6 +224,9 @@ class MetricsReport(WireModel):
     latency_p50_us: float
     latency_p99_us: float
     rss_mib: float
+    trial: TrialMode | None = None
+    share: float | None = None
+    comparison: ComparisonReport | None = None
 
 
 class Correction(WireModel):

@@ -205,6 +205,9 @@ class Plan(Frozen):
         takes_newcomers: devices that come to match while it goes on join its last wave.
         whole_fleet: no device of the version's profiles was left out; a rollout like that makes
             its version the champion.
+        mode: "replace" puts the version in the place of the one before; "ab" and "shadow" try it
+            beside that one on the same devices (`docs/guides/trials.md`).
+        share: of the requests, that such a trial answers or computes; 0 to 1.
     """
 
     model: Slug
@@ -223,6 +226,13 @@ class Plan(Frozen):
     on_failure: Literal["halt", "rollback"] = "halt"
     takes_newcomers: bool = False
     whole_fleet: bool = False
+    mode: Literal["replace", "ab", "shadow"] = "replace"
+    share: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the version is tried beside the one that serves."""
+        return self.mode != "replace"
 
     @field_validator("windows")
     @classmethod

@@ -39,6 +39,7 @@ MESSAGES: dict[str, type[WireModel]] = {
     "command": Command,
     "correction": Correction,
     "desired": Desired,
+    "desired_trial": Desired,
     "enrol_reply": EnrolReply,
     "enrol_request": EnrolRequest,
     "enrol_request_hardware": EnrolRequest,
@@ -48,8 +49,10 @@ MESSAGES: dict[str, type[WireModel]] = {
     "measure_order": MeasureOrder,
     "measure_result": MeasureResult,
     "metrics": MetricsReport,
+    "metrics_shadow": MetricsReport,
     "report": UpdateReport,
     "state_birth": DeviceState,
+    "state_birth_challenger": DeviceState,
     "state_birth_lab": DeviceState,
     "state_will": DeviceState,
 }
