@@ -52,7 +52,9 @@ def advance(work: Work) -> bool:
         return False
     if work.state is RolloutState.RUNNING and _open(work) and _assign_queued(work, wave):
         return True
-    if wave.state is WaveState.OFFERING and not under_way(work.counts(wave.index)):
+    if wave.state is WaveState.OFFERING and not any(
+        under_way(phases) for phases in work.counts(wave.index).values()
+    ):
         work.update_wave(wave.index, state=WaveState.SOAKING, settled_at=work.now)
         return True
     if wave.state is WaveState.SOAKING and work.state is RolloutState.RUNNING:
@@ -153,7 +155,7 @@ def _end_soak(work: Work, wave: Wave) -> bool:
 
 
 def _failures(work: Work, wave: Wave, *, final: bool) -> ev.GateDecided | None:
-    counts: Phases = work.counts(wave.index)
+    counts = sum(work.counts(wave.index).values(), Phases())
     return failure_gate(
         wave.index,
         responders=sum(counts[phase] for phase in RESPONDED),

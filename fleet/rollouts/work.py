@@ -6,7 +6,7 @@ beside: `reports` (devices), `people` (verbs), `judging` (waves), `rolling_back`
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from fleet.rollouts import events as ev
 from fleet.rollouts.model import (
@@ -29,6 +29,9 @@ ACTIVATING = RANK[AssignmentPhase.ACTIVATING]
 Phases = Counter[AssignmentPhase]
 """How many devices are in which phase."""
 
+WaveCounts = defaultdict[str, Phases]
+"""Hardware profile → its devices' phases."""
+
 
 class Work:
     """See the module.
@@ -40,7 +43,7 @@ class Work:
 
     def __init__(self, rollout: Rollout, now: float) -> None:
         self._rollout = rollout
-        self._counts: dict[int, Phases] | None = None
+        self._counts: dict[int, WaveCounts] | None = None
         self._queued: Counter[int] = Counter()
         self.now = now
         self.plan = rollout.plan
@@ -125,10 +128,10 @@ class Work:
                 self.enter_phase(mine, AssignmentPhase.CANCELLED, state.lower())
         self.enter(state, reason, actor)
 
-    def counts(self, index: int) -> Phases:
+    def counts(self, index: int) -> WaveCounts:
         """Devices of a wave by phase; of those that came late only the ones that responded."""
         if self._counts is None:
-            self._counts = {wave.index: Counter() for wave in self.waves}
+            self._counts = {wave.index: defaultdict(Counter) for wave in self.waves}
             for mine in self.assignments.values():
                 self._count(self._counts, mine, 1)
         return self._counts[index]
@@ -138,13 +141,13 @@ class Work:
         self.counts(index)
         return self._queued[index]
 
-    def _count(self, counts: dict[int, Phases], mine: Assignment, number: int) -> None:
+    def _count(self, counts: dict[int, WaveCounts], mine: Assignment, number: int) -> None:
         if mine.phase is AssignmentPhase.QUEUED and not mine.asked:
             self._queued[mine.wave] += number
         if not mine.late or mine.phase in RESPONDED:
-            counts[mine.wave][mine.phase] += number
+            counts[mine.wave][mine.profile][mine.phase] += number
 
 
-def under_way(counts: Phases) -> int:
+def under_way(phases: Phases) -> int:
     """How many a wave still waits for."""
-    return counts.total() - sum(counts[phase] for phase in SETTLED)
+    return phases.total() - sum(phases[phase] for phase in SETTLED)
