@@ -10,6 +10,8 @@ from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
+from fleet.devices.facts import version_text
+
 Sessions = sessionmaker[Session]
 """Factory of sessions; `with sessions.begin() as session:` is one transaction."""
 
@@ -26,6 +28,7 @@ def open_engine(url: str) -> Engine:
         # at once, so that two writers queue up instead of failing half-way with "database is
         # locked".
         connection.isolation_level = None
+        connection.create_function("skerry_version_key", 1, version_text, deterministic=True)
         cursor = connection.cursor()
         # FULL: what is committed is acknowledged to devices, which then forget it, and generations
         # that devices have seen may not be given out again after a power cut

@@ -4,7 +4,8 @@ One schema for SQLite (WAL) and PostgreSQL.  Times are seconds since the epoch, 
 JSON columns hold what pydantic models dump; the rooms that own a table parse them back.
 
 Append-only tables (never updated, never deleted): `inbox`, `promotions`, `labels`, `audit`,
-`assignment_events`, `gate_decisions`, `predictor_points`.
+`assignment_events`, `gate_decisions`, `predictor_points`.  `device_history` is append-only too, but
+its oldest rows are dropped.
 """
 
 from __future__ import annotations
@@ -198,6 +199,36 @@ class Device(Base):
     reported: Mapped[Json]  # DeviceState as last reported
     desired: Mapped[Json]  # Desired as last set
     desired_version: Mapped[int] = mapped_column(default=0)
+
+
+class DeviceGroup(Base):
+    """A named set of devices: those that `query` means, or, where it is empty, its members."""
+
+    __tablename__ = "device_groups"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    query: Mapped[str]
+    description: Mapped[str]
+    created_by: Mapped[str]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class GroupMember(Base):
+    __tablename__ = "group_members"
+    group: Mapped[str] = mapped_column(ForeignKey("device_groups.name"), primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True, index=True)
+
+
+class DeviceHistory(Base):
+    """What became of a device's twin and presence, in order; the oldest rows are dropped."""
+
+    __tablename__ = "device_history"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    device: Mapped[str]
+    kind: Mapped[str]  # online | offline | desired | reported | labels
+    at: Mapped[float]
+    detail: Mapped[Json]
+    __table_args__ = (Index("history_of", "device", "id"),)
 
 
 class Inbox(Base):

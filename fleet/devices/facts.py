@@ -157,3 +157,9 @@ def version_key(text: str) -> tuple[int, ...] | None:
         return None
     parts = [int(part) for part in found.group().split(".")]
     return tuple(parts + [0] * (_VERSION_PARTS - len(parts)))
+
+
+def version_text(text: str | None) -> str | None:
+    """`version_key` as a text that is ordered like it, for databases; None for what is none."""
+    key = version_key(text) if text is not None else None
+    return None if key is None else ".".join(f"{part:09d}" for part in key)

@@ -1,0 +1,211 @@
+"""Queries as conditions of the database, so that ten thousand devices are filtered where they lie.
+
+Means exactly what `fleet.devices.conditions` means on `cloud.devices.facts`, on SQLite and on
+PostgreSQL; a test compares them on random queries and devices.  Every name and value travels as a
+bound parameter.
+
+SQLite has no ordering of versions: `cloud.db.engine` gives its connections `skerry_version_key`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Float,
+    Numeric,
+    Text,
+    and_,
+    cast,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from cloud.db.tables import Device, DeviceGroup, GroupMember
+from cloud.errors import UserError
+from fleet.devices.conditions import And, Compare, Condition, Has, InGroup, Like, Not, OneOf
+from fleet.devices.facts import Field, Kind, Of, Value, version_key, version_text
+from fleet.devices.query import Query, parse
+
+Test = ColumnElement[bool]
+
+MAX_GROUP_DEPTH: Final = 8
+"""How deep groups may be defined by other groups."""
+
+_COLUMNS: Final = frozenset(
+    Field(Of.ITSELF, name) for name in ("id", "profile", "online", "revoked", "enrolled")
+)
+_VERSION_PATTERN: Final = r"^[0-9]{1,9}(?:\.[0-9]{1,9}){0,3}"
+_COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt,
+    "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def where(session: Session, query: Query, now: float) -> Test:
+    """The condition on `Device` under which a device matches.
+
+    Args:
+        now: seconds since the epoch; ages are counted from it.
+
+    Raises:
+        UserError: the query asks for a group that does not exist.
+    """
+    return _Translation(session, now).of(query.condition)
+
+
+class _Translation:
+    def __init__(self, session: Session, now: float) -> None:
+        self._session = session
+        self._now = now
+        self._postgres = session.get_bind().dialect.name == "postgresql"
+
+    def of(self, condition: Condition, depth: int = 0) -> Test:
+        if isinstance(condition, And):
+            return and_(*(self.of(part, depth) for part in condition.parts))
+        if isinstance(condition, Not):
+            return not_(self.of(condition.part, depth))
+        if isinstance(condition, Compare):
+            return self._compare(condition)
+        if isinstance(condition, OneOf):
+            place = self._place(condition.field)
+            values = [self._value(condition.field, value) for value in condition.values]
+            found: Test = place.not_in(values) if condition.negated else place.in_(values)
+            return _known(found)
+        if isinstance(condition, Like):
+            place = self._place(condition.field)
+            alike = self._like(place, condition.pattern)
+            return _known(not_(alike) if condition.negated else alike)
+        if isinstance(condition, Has):
+            return self._has(condition.field)
+        if isinstance(condition, InGroup):
+            return self._in_group(condition.name, depth)
+        return or_(*(self.of(part, depth) for part in condition.parts))
+
+    def _compare(self, test: Compare) -> Test:
+        place = self._place(test.field)
+        compare = _COMPARE[test.operator]
+        if test.by_version:
+            return self._compare_versions(place, compare, str(test.value))
+        left = place
+        if self._postgres and test.field.kind is Kind.TEXT and test.operator not in ("==", "!="):
+            left = place.collate("C")  # by code point, as SQLite and Python do
+        holds: Test = compare(left, self._value(test.field, test.value))
+        # of a plain column there is always something, and the database may use its index
+        return holds if test.field in _COLUMNS else _known(holds)
+
+    def _compare_versions(
+        self, place: ColumnElement[Any], compare: Callable[[Any, Any], Any], wanted: str
+    ) -> Test:
+        key = version_key(wanted)
+        if key is None:  # the parser has refused it
+            return false()
+        if not self._postgres:
+            found: ColumnElement[Any] = func.skerry_version_key(place)
+            return _known(compare(found, version_text(wanted)))
+        numbers = func.substring(place, _VERSION_PATTERN)
+        parts = cast(func.string_to_array(numbers, "."), ARRAY(BigInteger))
+        zeros = cast(array([0, 0, 0]), ARRAY(BigInteger))
+        padded = func.array_cat(parts, zeros, type_=ARRAY(BigInteger))[1:4]
+        return and_(
+            numbers.is_not(None), compare(padded, cast(array(list(key)), ARRAY(BigInteger)))
+        )
+
+    def _like(self, place: ColumnElement[Any], pattern: str) -> Test:
+        if not self._postgres:
+            return place.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
+        for special in ("\\", "%", "_"):
+            pattern = pattern.replace(special, "\\" + special)
+        return place.like(pattern.replace("*", "%").replace("?", "_"), escape="\\")
+
+    def _has(self, field: Field) -> Test:
+        if field.of is Of.ISA:
+            flags = self._at(Device.inventory, "cpu_flags")
+            find = func.strpos if self._postgres else func.instr
+            # the flag is of plain characters, which JSON never escapes
+            return _known(find(flags, f'"{field.name}"') > 0)
+        if field.kind is Kind.FLAGS:
+            flags = self._at(Device.inventory, "cpu_flags")
+            return _known(flags != "[]")
+        return self._place(field).is_not(None)
+
+    def _in_group(self, name: str, depth: int) -> Test:
+        group = self._session.get(DeviceGroup, name)
+        if group is None:
+            raise UserError(f"query: there is no group {name!r}; see 'skerry groups list'")
+        if not group.query:
+            members = select(GroupMember.device).where(GroupMember.group == name)
+            return Device.id.in_(members)
+        if depth >= MAX_GROUP_DEPTH:
+            raise UserError(f"query: group {name!r} is defined by too many groups in a row")
+        return self.of(parse(group.query).condition, depth + 1)
+
+    # ── places and values ────────────────────────────────────────────────────────────────────────
+
+    def _place(self, field: Field) -> ColumnElement[Any]:
+        """What the device has there; NULL where it has nothing."""
+        if field.of is Of.LABEL:
+            return self._at(Device.labels, field.name)
+        if field.of is Of.RUNTIME:
+            return func.nullif(self._at(Device.inventory, "runtimes", field.name), "")
+        if field.of is Of.MODEL:
+            return self._number(Device.reported, "models", field.name, "version")
+        if field.of in (Of.MODEL_VARIANT, Of.MODEL_PHASE):
+            return func.nullif(self._at(Device.reported, "models", field.name, field.of.value), "")
+        return self._own(field.name)
+
+    def _own(self, name: str) -> ColumnElement[Any]:
+        if name == "last_seen":
+            return self._now - func.nullif(Device.last_seen, 0.0, type_=Float)
+        if name == "enrolled":
+            return self._now - Device.enrolled_at
+        if name in ("cores", "memory_mib"):
+            return self._number(Device.inventory, name)
+        if name in ("machine", "board"):
+            return func.nullif(self._at(Device.inventory, name), "")
+        if name == "agent_version":
+            return func.nullif(self._at(Device.reported, name), "")
+        columns: dict[str, ColumnElement[Any]] = {
+            "id": Device.id.expression,
+            "profile": Device.profile.expression,
+            "online": Device.online.expression,
+            "revoked": Device.revoked.expression,
+        }
+        return columns[name]
+
+    def _at(self, column: InstrumentedAttribute[dict[str, Any]], *path: str) -> ColumnElement[Any]:
+        """What a JSON column holds at a path, as text; the names hold neither quote nor \\."""
+        if self._postgres:
+            return column.op("#>>", return_type=Text())(cast(array(path), ARRAY(Text)))
+        place = "$" + "".join(f'."{name}"' for name in path)
+        return func.json_extract(column, place, type_=Text)
+
+    def _number(
+        self, column: InstrumentedAttribute[dict[str, Any]], *path: str
+    ) -> ColumnElement[Any]:
+        found = self._at(column, *path)
+        # NUMERIC holds every number that JSON can hold; a device says what it likes
+        return cast(found, Numeric) if self._postgres else type_coerce(found, Float)
+
+    def _value(self, field: Field, value: Value) -> Any:
+        if self._postgres and field.kind is Kind.NUMBER:
+            return literal(Decimal(repr(value)), Numeric)
+        return value
+
+
+def _known(test: Test) -> Test:
+    """Two-valued: false where there is nothing, never NULL."""
+    return func.coalesce(test, false())
