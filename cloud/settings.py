@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """obstore URL (`file:///…`, `s3://…`); empty takes `directory/blobs`."""
     drift_interval_s: float = Field(default=60.0, gt=0)
     """Seconds between two drift checks of a model."""
+    certificate_days: float = Field(default=90.0, gt=0, le=3650)
+    """Days for which a device's certificate is good; renewed after two thirds of them."""
     orchestrator_interval_s: float = Field(default=0.5, gt=0)
     """Seconds between two turns of the rollout orchestrator."""
 

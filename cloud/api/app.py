@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 from fastapi import FastAPI, Request
@@ -25,7 +26,12 @@ from cloud.api import (
 from cloud.api.context import Context
 from cloud.blobs import BlobMissing
 from cloud.errors import Conflict, NotFound, SkerryError, UserError
-from fleet.enrolment.errors import AuthorityUnreadable, ClaimRefused, EnrolmentError
+from fleet.enrolment.errors import (
+    AuthorityUnreadable,
+    ClaimRefused,
+    EnrolmentError,
+    TooManyRefusals,
+)
 from optimizer.errors import OptimizerError
 
 log = logging.getLogger("skerry.api")
@@ -68,6 +74,8 @@ def _status(error: Exception) -> int:
         return 409
     if isinstance(error, ClaimRefused):
         return 403
+    if isinstance(error, TooManyRefusals):
+        return 429
     if isinstance(error, AuthorityUnreadable):
         return 500
     if isinstance(error, UserError | OptimizerError | EnrolmentError):
@@ -76,7 +84,10 @@ def _status(error: Exception) -> int:
 
 
 def _on_skerry_error(_request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, _status(error))
+    headers = None
+    if isinstance(error, TooManyRefusals):
+        headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
+    return JSONResponse({"error": str(error)}, _status(error), headers=headers)
 
 
 def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from cloud.db.engine import Sessions, read_only
 from cloud.jobs.client import JobQueue
 from cloud.services import Services
+from fleet.enrolment.flood import Refusals
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Context:
         writers: one write transaction each, `with context.writers.begin() as session`.
         readers: never take the write lock.
         clock: seconds since the epoch.
+        refusals: addresses that enrolment was refused to.
     """
 
     services: Services
@@ -29,6 +31,7 @@ class Context:
     readers: Sessions
     jobs: JobQueue
     clock: Callable[[], float]
+    refusals: Refusals = field(default_factory=Refusals)
 
     @classmethod
     def of(cls, services: Services, clock: Callable[[], float] = time.time) -> Context:

@@ -179,6 +179,29 @@ class Claim(Base):
     expires_at: Mapped[float]
     used_by: Mapped[str | None]
     revoked: Mapped[bool] = mapped_column(default=False)
+    batch: Mapped[str] = mapped_column(default="", server_default="", index=True)
+    """Name under which claims were made together; empty is none."""
+    device: Mapped[str] = mapped_column(default="", server_default="")
+    """The only name that it enrols; of a device that exists, it lets that one come back."""
+    key_sha256: Mapped[str] = mapped_column(default="", server_default="")
+    """Of the public key that it was used with: who has that key may ask again."""
+    refusals: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Certificate(Base):
+    """Every certificate that a device was given, until some time after its end."""
+
+    __tablename__ = "certificates"
+    serial: Mapped[str] = mapped_column(primary_key=True)  # hexadecimal
+    device: Mapped[str] = mapped_column(index=True)
+    pem: Mapped[str]
+    key_sha256: Mapped[str]
+    issued_at: Mapped[float]
+    expires_at: Mapped[float]
+    revoked_at: Mapped[float | None] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(default="", server_default="")
+    enforced_at: Mapped[float | None]
+    """When the broker was seen to refuse it; None: not yet, or it is not revoked."""
 
 
 class Device(Base):
@@ -193,6 +216,7 @@ class Device(Base):
     """As issued; empty for devices that were enrolled before it was kept."""
     enrolled_at: Mapped[float]
     revoked: Mapped[bool] = mapped_column(default=False)
+    revoked_reason: Mapped[str] = mapped_column(default="", server_default="")
     online: Mapped[bool] = mapped_column(default=False)
     boot: Mapped[str] = mapped_column(default="")
     last_seen: Mapped[float] = mapped_column(default=0.0)

@@ -91,7 +91,8 @@ def enrol(
         secret=claim.secret,
         csr_pem=certificate_request(key),
         inventory=inventory,
-        name=name,
+        name=name or claim.device,
+        profile=claim.profile,
     )
     reply = _ask(claim, request)
     _check_certificate(reply, key)

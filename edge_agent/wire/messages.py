@@ -309,15 +309,19 @@ class ClaimFile(WireModel):
     ca_pem: str
     image_root: str
     director_root: str
+    device: Slug | None = None
+    """The only name that the claim enrols; None leaves the name to the device."""
 
 
 class EnrolRequest(WireModel):
     claim_id: Slug
-    secret: str
+    secret: str = Field(max_length=200)
     csr_pem: str = Field(max_length=8192)
     inventory: Inventory
     name: Slug | None = None
     """Wished device id; refused when it is taken."""
+    profile: Slug | None = None
+    """What the device takes itself for; refused unless it is the claim's."""
 
 
 class EnrolReply(WireModel):

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import calls, schemas, sending
+from fleet.client import calls, enrolment_schemas, schemas, sending
 from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
 
 T = TypeVar("T")
@@ -91,11 +91,16 @@ class AsyncClient:
         """New claims with their one-time secrets, which are never shown again."""
         return await self.send(calls.create_claims(request))
 
-    async def claims(self) -> list[schemas.ClaimOut]:
-        return await self.send(calls.claims())
+    async def claims(self, batch: str = "") -> list[schemas.ClaimOut]:
+        """Newest first; of one batch where it is named."""
+        return await self.send(calls.claims(batch))
 
     async def revoke_claim(self, claim_id: str) -> None:
         await self.send(calls.revoke_claim(claim_id))
+
+    async def revoke_claims(self, batch: str) -> enrolment_schemas.ClaimsRevoked:
+        """Revoke what is still open of a batch."""
+        return await self.send(calls.revoke_claims(batch))
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         return await self.send(calls.enrol(request))

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import schemas
+from fleet.client import enrolment_schemas, schemas
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 
 T = TypeVar("T")
@@ -115,6 +115,7 @@ _DEVICE: Final = _as(schemas.DeviceDetail)
 _ASSIGNED: Final = _as(list[schemas.AssignedOut])
 _CLAIM_FILES: Final = _as(list[ClaimFile])
 _CLAIMS: Final = _as(list[schemas.ClaimOut])
+_CLAIMS_REVOKED: Final = _as(enrolment_schemas.ClaimsRevoked)
 _ENROLLED: Final = _as(EnrolReply)
 _MODELS: Final = _as(list[schemas.ModelOut])
 _MODEL: Final = _as(schemas.ModelDetail)
@@ -176,12 +177,18 @@ def create_claims(request: schemas.ClaimIn) -> Call[list[ClaimFile]]:
     return Call(method="POST", path=_path("claims"), body=request, read=_CLAIM_FILES)
 
 
-def claims() -> Call[list[schemas.ClaimOut]]:
-    return Call(method="GET", path=_path("claims"), read=_CLAIMS)
+def claims(batch: str = "") -> Call[list[schemas.ClaimOut]]:
+    params = (("batch", batch),) if batch else ()
+    return Call(method="GET", path=_path("claims"), params=params, read=_CLAIMS)
 
 
 def revoke_claim(claim_id: str) -> Call[None]:
     return Call(method="DELETE", path=_path("claims", claim_id), read=_nothing)
+
+
+def revoke_claims(batch: str) -> Call[enrolment_schemas.ClaimsRevoked]:
+    params = (("batch", batch),)
+    return Call(method="DELETE", path=_path("claims"), params=params, read=_CLAIMS_REVOKED)
 
 
 def enrol(request: EnrolRequest) -> Call[EnrolReply]:

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import calls, schemas, sending
+from fleet.client import calls, enrolment_schemas, schemas, sending
 from fleet.client.async_client import AsyncClient
 from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.errors import ApiError
@@ -104,11 +104,16 @@ class Client:
         """New claims with their one-time secrets, which are never shown again."""
         return self.send(calls.create_claims(request))
 
-    def claims(self) -> list[schemas.ClaimOut]:
-        return self.send(calls.claims())
+    def claims(self, batch: str = "") -> list[schemas.ClaimOut]:
+        """Newest first; of one batch where it is named."""
+        return self.send(calls.claims(batch))
 
     def revoke_claim(self, claim_id: str) -> None:
         self.send(calls.revoke_claim(claim_id))
+
+    def revoke_claims(self, batch: str) -> enrolment_schemas.ClaimsRevoked:
+        """Revoke what is still open of a batch."""
+        return self.send(calls.revoke_claims(batch))
 
     def enrol(self, request: EnrolRequest) -> EnrolReply:
         return self.send(calls.enrol(request))

@@ -101,10 +101,15 @@ class DevicePage(Page):
 
 
 class ClaimIn(ApiRequest):
-    profile: str
+    profile: str = ""
+    """May be left out for a `device` that exists, which keeps its own."""
     labels: Labels = Field(default_factory=dict)
     ttl_s: float = Field(default=86400.0, gt=0, le=90 * 86400)
     count: int = Field(default=1, ge=1, le=10000)
+    batch: Slug | None = None
+    """Name under which these claims are listed and revoked together."""
+    device: Slug | None = None
+    """The only name that the claim enrols; a device that exists comes back by it."""
 
 
 class ClaimOut(ApiModel):
@@ -115,6 +120,8 @@ class ClaimOut(ApiModel):
     expires_at: float
     used_by: str | None
     revoked: bool
+    batch: str = ""
+    device: str = ""
 
 
 class VariantOut(ApiModel):

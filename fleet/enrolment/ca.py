@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import hashlib
 import ipaddress
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -35,6 +36,9 @@ CONTROL_PLANE: Final = "control-plane"
 """Common name, and so MQTT user, of the control plane's own processes."""
 
 RESERVED_NAMES: Final = frozenset({CONTROL_PLANE, "localhost", "admin", "root", "skerry", "host"})
+
+MAX_REQUEST_CHARS: Final = 8192
+"""Bound of a certificate request; one with a P-256 key has some 400 characters."""
 
 CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 397
@@ -57,11 +61,13 @@ class Certificate:
     Attributes:
         serial: serial number in hexadecimal.
         expires_at: seconds since the epoch.
+        key_sha256: digest of the public key.
     """
 
     pem: str
     serial: str
     expires_at: float
+    key_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +171,13 @@ class CertificateAuthority:
     def crl_path(self) -> Path:
         return self._directory / "crl.pem"
 
-    def issue_device(self, csr_pem: str, device_id: str, days: int = CLIENT_DAYS) -> Certificate:
+    def issue_device(self, csr_pem: str, device_id: str, days: float = CLIENT_DAYS) -> Certificate:
         """Sign a device's request.
 
         Args:
             csr_pem: PKCS #10 request; only its public key is used.
             device_id: becomes the common name.
-            days: life of the certificate.
+            days: life of the certificate, from now.
 
         Raises:
             ReservedName: `device_id` belongs to the control plane, or is no slug.
@@ -179,23 +185,13 @@ class CertificateAuthority:
         """
         if device_id in RESERVED_NAMES or not is_slug(device_id):
             raise ReservedName(f"{device_id!r} cannot be the name of a device")
-        try:
-            request = x509.load_pem_x509_csr(csr_pem.encode())
-            valid = request.is_signature_valid
-            public_key = request.public_key()
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise BadCertificateRequest("the certificate request does not parse") from error
-        if not valid:
-            raise BadCertificateRequest("the certificate request is not signed by its own key")
-        if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
-            public_key.curve, ec.SECP256R1
-        ):
-            raise BadCertificateRequest("the certificate request's key is not a P-256 key")
+        public_key = requested_key(csr_pem)
         certificate = self._sign(public_key, device_id, days, ExtendedKeyUsageOID.CLIENT_AUTH, ())
         return Certificate(
             pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
             serial=format(certificate.serial_number, "x"),
             expires_at=certificate.not_valid_after_utc.timestamp(),
+            key_sha256=key_digest(public_key),
         )
 
     def issue_server(self, hostnames: Sequence[str], days: int = SERVER_DAYS) -> KeyPair:
@@ -256,7 +252,7 @@ class CertificateAuthority:
         self,
         public_key: ec.EllipticCurvePublicKey,
         common_name: str,
-        days: int,
+        days: float,
         usage: x509.ObjectIdentifier,
         hostnames: Sequence[str],
     ) -> x509.Certificate:
@@ -274,12 +270,45 @@ class CertificateAuthority:
         return builder.sign(self._key, hashes.SHA256())
 
 
+def requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
+    """The public key in a request, whose sender has proven to hold the private one.
+
+    Raises:
+        BadCertificateRequest: too large, malformed, not signed by its own key, or no P-256 key.
+    """
+    if len(csr_pem) > MAX_REQUEST_CHARS:
+        raise BadCertificateRequest(
+            f"the certificate request is longer than {MAX_REQUEST_CHARS} characters"
+        )
+    try:
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+        valid = request.is_signature_valid
+        public_key = request.public_key()
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise BadCertificateRequest("the certificate request does not parse") from error
+    if not valid:
+        raise BadCertificateRequest("the certificate request is not signed by its own key")
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
+        public_key.curve, ec.SECP256R1
+    ):
+        raise BadCertificateRequest("the certificate request's key is not a P-256 key")
+    return public_key
+
+
+def key_digest(public_key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of a public key (SubjectPublicKeyInfo), hexadecimal."""
+    encoded = public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(encoded).hexdigest()
+
+
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
     now: dt.datetime,
-    days: int,
+    days: float,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from cloud.api.app import create_api
 from cloud.api.context import Context
@@ -26,6 +27,7 @@ class Plane:
     services: Services
     url: str
     admin_token: str
+    app: FastAPI
 
     def client(self, role: str = "admin") -> Client:
         with self.services.sessions.begin() as session:
@@ -51,7 +53,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
         assert thread.is_alive()
         time.sleep(0.01)
     token = (settings.directory / "tokens" / "admin").read_text().strip()
-    yield Plane(services, settings.api_url, token)
+    yield Plane(services, settings.api_url, token, app)
     server.should_exit = True
     thread.join(10)
 

@@ -46,6 +46,7 @@ def _calls() -> list[Call]:
         calls.create_claims(schemas.ClaimIn(profile="p")),
         calls.claims(),
         calls.revoke_claim("c"),
+        calls.revoke_claims("b"),
         calls.enrol(enrol),
         calls.models(),
         calls.model("m", 1),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.enrolment.ca import CLIENT_DAYS, CertificateAuthority
@@ -29,7 +29,8 @@ def request(key=None, *, name: str = "whatever", extension: bool = False) -> str
     )
     if extension:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-    signed = builder.sign(key, hashes.SHA256())
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    signed = builder.sign(key, algorithm)
     return signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
@@ -71,9 +72,11 @@ def tampered() -> str:
         "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----",
         request(rsa.generate_private_key(65537, 2048)),
         request(ec.generate_private_key(ec.SECP384R1())),
+        request(ed25519.Ed25519PrivateKey.generate()),
         tampered(),
+        request() + "\n" * 8192,
     ],
-    ids=["empty", "text", "garbage", "rsa", "p384", "tampered"],
+    ids=["empty", "text", "garbage", "rsa", "p384", "ed25519", "tampered", "too-large"],
 )
 def test_a_request_that_cannot_be_trusted_is_refused(authority, csr):
     with pytest.raises(BadCertificateRequest):

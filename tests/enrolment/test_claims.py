@@ -55,3 +55,28 @@ def test_secrets_differ_are_long_and_are_not_shown(fresh):
     assert other.claim_id != fresh.claim_id
     assert len(fresh.secret) >= 43
     assert fresh.secret not in repr(fresh)
+
+
+def test_the_key_that_used_a_claim_gets_its_certificate_again_even_late(fresh, stored):
+    used = replace(stored, used_by="cam-1", key_sha256="aa")
+    assert claims.check(stored, fresh.secret, 0.0, key_sha256="aa") is claims.Grant.NEW
+    for now in (0.0, 1e9):
+        assert claims.check(used, fresh.secret, now, key_sha256="aa") is claims.Grant.AGAIN
+    for other in ("bb", ""):
+        with pytest.raises(claims.ClaimRefused, match="used already"):
+            claims.check(used, fresh.secret, 0.0, key_sha256=other)
+    with pytest.raises(claims.ClaimRefused, match="revoked"):
+        claims.check(replace(used, revoked=True), fresh.secret, 0.0, key_sha256="aa")
+
+
+def test_a_claim_of_before_keys_were_kept_is_not_given_again(fresh, stored):
+    with pytest.raises(claims.ClaimRefused, match="used already"):
+        claims.check(replace(stored, used_by="cam-1"), fresh.secret, 0.0, key_sha256="")
+
+
+def test_a_claim_for_one_device_enrols_no_other(fresh, stored):
+    bound = replace(stored, device="cam-1")
+    assert claims.check(bound, fresh.secret, 0.0, name="cam-1") is claims.Grant.NEW
+    assert claims.check(bound, fresh.secret, 0.0) is claims.Grant.NEW
+    with pytest.raises(claims.ClaimRefused, match="'cam-1' and no other"):
+        claims.check(bound, fresh.secret, 0.0, name="cam-2")
