@@ -24,12 +24,14 @@ from cloud.cli import (
     plan_commands,
     profile_commands,
     rollout_commands,
+    simulate_commands,
 )
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
 from edge_agent.wire.base import describe
 from fleet.client.errors import ApiError
 from fleet.enrolment.errors import EnrolmentError
+from fleet.simulate.errors import SimulationError
 from optimizer.errors import OptimizerError
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -64,6 +66,7 @@ app.add_typer(keys.keys, name="keys")
 app.add_typer(claim_commands.claims, name="claims")
 app.add_typer(device_commands.devices, name="devices")
 app.add_typer(rollout_commands.rollout, name="rollout")
+app.add_typer(simulate_commands.simulate, name="simulate")
 app.add_typer(fleet_commands.tokens, name="tokens")
 
 
@@ -80,7 +83,7 @@ def main() -> None:
         message = getattr(error, "format_message", error.__str__)()
         errors.print(f"skerry: {message}", markup=False, soft_wrap=True)
         code = 2
-    except (SkerryError, OptimizerError, EnrolmentError, ApiError) as error:
+    except (SkerryError, OptimizerError, EnrolmentError, SimulationError, ApiError) as error:
         errors.print(f"skerry: {error}", markup=False, soft_wrap=True)
         code = 2
     except ValidationError as error:  # an option or a SKERRY_… variable outside its bounds

@@ -1,7 +1,18 @@
 """Simulated fleets.
 
-`virtual` drives the rollout machine alone, on a virtual clock, with devices that are a few numbers
-each: it answers whether a plan stops a bad version in time, not what a broker or a network bears.
+Two ways, for two questions:
 
-Not here yet: simulated agents that speak MQTT to a real broker.
+    virtual    the rollout machine alone on a virtual clock, devices of a few numbers each: whether
+               a plan stops a bad version in time
+    fleet      devices on real sockets, each with its certificate and its own MQTT connection: what
+               broker, control plane and network bear
+
+What a simulated device is made of:
+
+    models     how long things take, what fails, who goes away; all drawn from a seed
+    device     what it decides and says, by the wire contract
+    journal    what waits for the control plane's acknowledgement
+    mqtt5      packets        line      one connection over TLS
+    standing   a line that is made again        connected      a device on one
+    identities enrolment in bulk, kept for the next time
 """

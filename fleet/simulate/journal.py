@@ -1,0 +1,108 @@
+"""A simulated device's journal: the rules of the real one, in memory.
+
+Rules, as in `edge_agent.link`:
+    * A row is known by (stream, seq) for ever; `seq` counts the rows of a stream from 1, and each
+      start of the device draws a new stream.
+    * Rows are sent in order within a window; a row leaves by the control plane's acknowledgement
+      alone.
+    * What stays unacknowledged is sent again after a growing time-out, and after each reconnect.
+Pure: time is passed in, and nothing is sent here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from edge_agent.wire.base import pack_frame
+from edge_agent.wire.messages import Ack, UplinkHeader
+from edge_agent.wire.topics import UplinkKind
+
+WINDOW_ROWS: Final = 64
+RESEND_S: Final = 15.0
+MAX_RESEND_S: Final = 300.0
+MAX_ROWS: Final = 1000
+"""Bound of rows that wait; metrics are left out beyond it."""
+
+
+class Row:
+    """One message that waits.  `due` is when it is to be sent again; 0: not sent on this line."""
+
+    __slots__ = ("due", "kind", "payload", "sent", "seq", "stream")
+
+    def __init__(self, stream: str, seq: int, kind: UplinkKind, payload: bytes) -> None:
+        self.stream, self.seq, self.kind, self.payload = stream, seq, kind, payload
+        self.due = 0.0
+        self.sent = 0
+
+
+class Journal:
+    """See the module.
+
+    Attributes:
+        written: rows of each stream that the device ever had, for whoever compares afterwards.
+        resent: rows that were sent more than once.
+    """
+
+    __slots__ = ("_resend_s", "_rows", "resent", "stream", "written")
+
+    def __init__(self, stream: str, *, resend_s: float = RESEND_S) -> None:
+        self.stream = stream
+        self.written: dict[str, int] = {}
+        self.resent = 0
+        self._resend_s = resend_s
+        self._rows: dict[tuple[str, int], Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def reopen(self, stream: str) -> None:
+        """The device starts anew: rows that wait keep their names, new ones get new names."""
+        self.stream = stream
+        self.reconnected()
+
+    def append(self, kind: UplinkKind, payload: bytes) -> bool:
+        """Journal a message; False when it was left out for want of room."""
+        if len(self._rows) >= MAX_ROWS and kind != "report":
+            return False
+        seq = self.written.get(self.stream, 0) + 1
+        self.written[self.stream] = seq
+        self._rows[self.stream, seq] = Row(self.stream, seq, kind, payload)
+        return True
+
+    def reconnected(self) -> None:
+        """A new line: everything is sent again, oldest first."""
+        for row in self._rows.values():
+            row.due = 0.0
+
+    def acknowledge(self, ack: Ack) -> int:
+        """Forget what is committed; returns how many rows that were."""
+        done = 0
+        for seq in ack.seqs:
+            done += self._rows.pop((ack.stream, seq), None) is not None
+        return done
+
+    def due(self, now: float) -> Iterator[Row]:
+        """Rows to send now, oldest first; each is marked as sent."""
+        for row in self._window():
+            if row.due > now:
+                continue
+            if row.sent:
+                self.resent += 1
+            row.sent += 1
+            row.due = now + min(self._resend_s * 2.0 ** (row.sent - 1), MAX_RESEND_S)
+            yield row
+
+    def next_due(self) -> float | None:
+        """When `due` has something next; None when nothing waits.  0: at once."""
+        return min((row.due for row in self._window()), default=None)
+
+    def _window(self) -> list[Row]:
+        return list(islice(self._rows.values(), WINDOW_ROWS))
+
+
+def frame(row: Row, created_at: float) -> bytes:
+    """A row as it goes on the wire."""
+    head = UplinkHeader(stream=row.stream, seq=row.seq, created_at=created_at)
+    return pack_frame(head, row.payload)
