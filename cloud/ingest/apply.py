@@ -24,6 +24,9 @@ MAX_REPORT_BYTES: Final = 8 * 1024
 
 MAX_EVENT_NAME: Final = 64
 MAX_TEXT: Final = 200
+MAX_FIGURE: Final = 1e12
+"""Largest count, latency or memory of a report: sums of them stay exact in every database."""
+
 FUTURE_S: Final = 3600.0
 """A time of the device that is further ahead of ours is replaced by ours."""
 
@@ -102,6 +105,10 @@ def _report(session: Session, device: str, report: UpdateReport, now: float) -> 
 
 
 def _metrics(session: Session, device: str, report: MetricsReport, now: float) -> None:
+    counts = (report.requests, report.errors, report.rejects, report.corrections)
+    sizes = (report.window_s, report.latency_p50_us, report.latency_p99_us, report.rss_mib)
+    if not all(0 <= each <= MAX_FIGURE for each in (*counts, *sizes)):
+        raise BadMessage("metrics with a figure that no device has")
     session.add(
         Metric(
             device=device, model=report.model, version=report.version, at=now, report=_json(report)

@@ -8,26 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
 
 from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud.db.tables import Assignment as AssignmentRow
-from cloud.db.tables import AssignmentEvent, Device, Metric, Setting
-from edge_agent.wire.messages import MetricsReport, UpdateReport
+from cloud.db.tables import AssignmentEvent, Device, Setting
+from edge_agent.wire.messages import UpdateReport
 from fleet.rollouts import events as ev
-from fleet.rollouts.model import (
-    GONE,
-    RESPONDED,
-    Assignment,
-    AssignmentPhase,
-    Comparison,
-    Rollout,
-    WaveMetrics,
-    WaveState,
-)
+from fleet.rollouts.model import GONE, RESPONDED, AssignmentPhase, Rollout
 
 log = logging.getLogger("skerry.orchestrator")
 
@@ -100,47 +90,3 @@ def observations(session: Session, rollout: Rollout) -> list[ev.Event]:
         if mine.generation and mine.delivered_at is None and (seen or 0) >= mine.generation:
             events.append(ev.Delivered(device=device, generation=seen))
     return events
-
-
-def comparison(session: Session, rollout: Rollout, now: float) -> Comparison | None:
-    """Serving figures of the wave whose soak is over, beside those of devices not yet offered.
-
-    Only profiles that occur on both sides are compared: latencies of different hardware are not.
-    """
-    wave = rollout.waves[rollout.current]
-    if (
-        wave.state is not WaveState.SOAKING
-        or wave.settled_at is None
-        or now < wave.settled_at + wave.soak_s
-    ):
-        return None
-    treated = [
-        mine for mine in rollout.of_wave(wave.index) if mine.phase is AssignmentPhase.HEALTHY
-    ]
-    control = [mine for mine in rollout.assignments.values() if mine.wave > wave.index]
-    shared = {mine.profile for mine in treated} & {mine.profile for mine in control}
-    sides = _ids(treated, shared), _ids(control, shared)
-    on_new: list[MetricsReport] = []
-    on_other: list[MetricsReport] = []
-    if shared:
-        rows = session.scalars(
-            select(Metric).where(Metric.model == rollout.plan.model, Metric.at >= wave.settled_at)
-        )
-        for row in rows:
-            if row.device in sides[0] and row.version == rollout.plan.version:
-                on_new.append(MetricsReport.model_validate(row.report))
-            elif row.device in sides[1] and row.version != rollout.plan.version:
-                on_other.append(MetricsReport.model_validate(row.report))
-    return Comparison(treated=_summed(on_new), control=_summed(on_other))
-
-
-def _ids(assignments: Iterable[Assignment], profiles: set[str]) -> set[str]:
-    return {mine.device for mine in assignments if mine.profile in profiles}
-
-
-def _summed(reports: list[MetricsReport]) -> WaveMetrics:
-    return WaveMetrics(
-        requests=sum(report.requests for report in reports),
-        errors=sum(report.errors for report in reports),
-        p99_us=tuple(report.latency_p99_us for report in reports if report.requests),
-    )

@@ -18,6 +18,7 @@ from cloud.db.tables import Assignment, Device, ModelVersion
 from cloud.db.tables import Release as ReleaseRow
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.errors import Conflict, NotFound, UserError
+from cloud.orchestrator.figures import failure_history
 from cloud.orchestrator.stored import UnreadableRollout, load, lock, save
 from cloud.orchestrator.twins import desired_of
 from edge_agent.wire.base import describe
@@ -80,6 +81,7 @@ def create_rollout(
                 probation_s=request.probation_s,
                 phase_timeout_s=request.phase_timeout_s,
                 reach_timeout_s=min(request.phase_timeout_s, _MAX_REACH_TIMEOUT_S),
+                history=failure_history(session, model, devices),
             ),
             [WavePlan.model_validate(wave.model_dump()) for wave in request.waves],
             [_ref(device) for device in devices],

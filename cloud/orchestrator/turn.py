@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from cloud.blobs import Blobs
 from cloud.db.engine import Sessions
 from cloud.db.tables import Rollout as RolloutRow
-from cloud.orchestrator import intake, lease, outbox, reconcile
+from cloud.orchestrator import figures, intake, lease, outbox, reconcile
 from cloud.orchestrator.effects import Executor
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.stored import (
@@ -176,8 +176,8 @@ class Orchestrator:
         events: list[ev.Event] = [*happened]
         if stored.rollout.state in ACTIVE_STATES:
             events += intake.observations(session, stored.rollout)
-            figures = intake.comparison(session, stored.rollout, now)
-            events.append(ev.Tick(comparison=figures))
+            comparison = figures.comparison(session, stored.rollout, now)
+            events.append(ev.Tick(comparison=comparison))
         after = _settle(executor, stored, events, now)
         reported = {each.device for each in happened if isinstance(each, ev.DeviceReported)}
         if after != stored.rollout or stored.pending or reported:

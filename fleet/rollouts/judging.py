@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from fleet.rollouts import events as ev
 from fleet.rollouts import rolling_back, windows
-from fleet.rollouts.gates import comparison_gates, failure_gate
+from fleet.rollouts.gates import WaveOutcomes, comparison_gates, failure_gate
 from fleet.rollouts.model import (
     FAILURES,
     RESPONDED,
@@ -24,7 +24,7 @@ from fleet.rollouts.model import (
     Wave,
     WaveState,
 )
-from fleet.rollouts.work import Phases, Work, under_way
+from fleet.rollouts.work import Work, under_way
 
 _MAY_WAIT_FOR_WINDOW = frozenset({RolloutState.RUNNING, RolloutState.WINDOW_WAIT})
 
@@ -140,28 +140,41 @@ def _end_soak(work: Work, wave: Wave) -> bool:
     failures = _failures(work, wave, final=True)
     comparison = work.comparison or Comparison()
     decisions = comparison_gates(wave.index, comparison, work.plan.gate)
-    failed = [each for each in decisions if each.verdict == "fail"]
-    if failures is None or failed:
-        fail(work, wave, failed)
+    if failures is None:
+        fail(work, wave, [])
         return True
-    work.effects.extend((failures, *decisions))
-    if failures.verdict == "pass":
+    failed = [each for each in (failures, *decisions) if each.verdict == "fail"]
+    work.effects.extend(each for each in (failures, *decisions) if each not in failed)
+    undecided = failures if failures.verdict == "insufficient" else None
+    if work.plan.gate.require_comparison and undecided is None:
+        lacking = [each for each in decisions if each.verdict == "insufficient"]
+        undecided = lacking[0] if len(lacking) == len(decisions) else None
+    if failed:
+        fail(work, wave, failed)
+    elif undecided is None:
         end_wave(work, WaveState.PASSED, failures.reason)
         next_wave(work)
     else:
-        end_wave(work, WaveState.INCONCLUSIVE, failures.reason)
-        work.enter(RolloutState.PAUSED, f"wave {wave.index + 1} is inconclusive: {failures.reason}")
+        end_wave(work, WaveState.INCONCLUSIVE, undecided.reason)
+        work.enter(
+            RolloutState.PAUSED, f"wave {wave.index + 1} is inconclusive: {undecided.reason}"
+        )
     return True
 
 
 def _failures(work: Work, wave: Wave, *, final: bool) -> ev.GateDecided | None:
-    counts = sum(work.counts(wave.index).values(), Phases())
     return failure_gate(
         wave.index,
-        responders=sum(counts[phase] for phase in RESPONDED),
-        failures=sum(counts[phase] for phase in FAILURES),
-        under_way=under_way(counts),
-        unreachable=counts[AssignmentPhase.UNREACHABLE],
+        outcomes={
+            profile: WaveOutcomes(
+                responders=sum(phases[phase] for phase in RESPONDED),
+                failures=sum(phases[phase] for phase in FAILURES),
+                under_way=under_way(phases),
+                unreachable=phases[AssignmentPhase.UNREACHABLE],
+            )
+            for profile, phases in work.counts(wave.index).items()
+        },
+        history=work.plan.history,
         final=final,
         spec=work.plan.gate,
     )

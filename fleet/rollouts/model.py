@@ -16,9 +16,9 @@ or REJECTED, FAILED, TIMED_OUT, LOCAL_ROLLBACK, SUPERSEDED, CANCELLED.  UNREACHA
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edge_agent.wire.ids import Slug
 from fleet.rollouts import windows
@@ -127,27 +127,63 @@ SETTLED = RESPONDED | GONE | {AssignmentPhase.UNREACHABLE}
 class GateSpec(Frozen):
     """What a wave is held to.
 
+    A rise over the old version stops a rollout when it is both proven (`false_alarm`) and large
+    enough to matter (`max_…_increase`, `max_…_ratio`).
+
     Attributes:
         min_responders: fewer responders than this leave a wave inconclusive.
         max_failure_rate: largest tolerated share of failures among the responders.
         confidence: one-sided confidence of the Wilson bounds.
         require_bound: pass only when the upper bound is within `max_failure_rate` too, which takes
             about 25 responders without a failure for 10 % at 95 %.
-        max_error_increase: largest tolerated rise of the share of failed requests over the control
-            group.
-        max_p99_ratio: largest tolerated ratio of p99 latencies to the control group.
-        min_requests: requests on either side below which the share of failed ones is not compared.
-        min_windows: reports on either side below which latencies are not compared.
+        false_alarm: largest probability with which the comparisons with the old version stop a
+            version that equals it, over the whole rollout.
+        max_failure_increase: tolerated rise of the share of failed updates over the old version's.
+        max_error_increase: tolerated rise of a device's share of failed requests.
+        max_reject_increase: the same of requests that a checker refused.
+        max_correction_increase: the same of predictions that a person corrected.
+        max_p99_ratio: tolerated ratio of p99 latencies to the control group.
+        max_memory_ratio: tolerated ratio of the peak memory to the control group.
+        drift_level: a device drifts when its window would be as unlike the version's reference with
+            less than this probability.
+        min_requests: requests on either side below which shares of them are not compared.
+        min_devices: devices on either side below which nothing is compared.
+        require_comparison: a wave whose figures allow no comparison needs a person.
+        control_percent: share of each profile that is held back as a control group until all other
+            waves have passed.
     """
 
     min_responders: int = Field(default=1, ge=1)
     max_failure_rate: float = Field(default=0.1, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     require_bound: bool = False
+    false_alarm: float = Field(default=0.01, gt=0, le=0.2)
+    max_failure_increase: float = Field(default=0.01, ge=0, lt=1)
     max_error_increase: float = Field(default=0.01, ge=0, lt=1)
-    max_p99_ratio: float = Field(default=2.0, ge=1)
+    max_reject_increase: float = Field(default=0.02, ge=0, lt=1)
+    max_correction_increase: float = Field(default=0.02, ge=0, lt=1)
+    max_p99_ratio: float = Field(default=1.15, ge=1, le=100)
+    max_memory_ratio: float = Field(default=1.25, ge=1, le=100)
+    drift_level: float = Field(default=0.01, gt=0, le=0.5)
     min_requests: int = Field(default=200, ge=1)
-    min_windows: int = Field(default=8, ge=2)
+    min_devices: int = Field(default=5, ge=2)
+    require_comparison: bool = False
+    control_percent: float = Field(default=0.0, ge=0, le=50)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_windows(cls, given: Any) -> Any:
+        """Rollouts stored by earlier versions counted reports, not devices."""
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if name != "min_windows"}
+        return given
+
+
+class Outcomes(Frozen):
+    """How many updates responded, and how many of these failed."""
+
+    responders: int = Field(default=0, ge=0)
+    failures: int = Field(default=0, ge=0)
 
 
 class WavePlan(Frozen):
@@ -208,6 +244,7 @@ class Plan(Frozen):
         mode: "replace" puts the version in the place of the one before; "ab" and "shadow" try it
             beside that one on the same devices (`docs/guides/trials.md`).
         share: of the requests, that such a trial answers or computes; 0 to 1.
+        history: profile → what came of the updates that brought the version that is replaced.
     """
 
     model: Slug
@@ -228,6 +265,7 @@ class Plan(Frozen):
     whole_fleet: bool = False
     mode: Literal["replace", "ab", "shadow"] = "replace"
     share: float = Field(default=0.0, ge=0, le=1)
+    history: dict[str, Outcomes] = Field(default_factory=dict)
 
     @property
     def is_trial(self) -> bool:
@@ -324,16 +362,51 @@ class Rollout(Frozen):
         return [each for each in self.assignments.values() if each.wave == index]
 
 
-class WaveMetrics(Frozen):
-    """Serving figures of one side during a wave's soak.
+class Serving(Frozen):
+    """Serving figures of one device and version over a span of time.
 
     Attributes:
-        p99_us: one value for each report, microseconds.
+        requests: predictions, rejects and errors together.
+        p99_us: mean of the reports' p99, weighted by their requests, microseconds.
+        rss_mib: largest resident memory that the agent reported.
     """
 
     requests: int = Field(default=0, ge=0)
     errors: int = Field(default=0, ge=0)
-    p99_us: tuple[float, ...] = ()
+    rejects: int = Field(default=0, ge=0)
+    corrections: int = Field(default=0, ge=0)
+    p99_us: float | None = Field(default=None, gt=0)
+    rss_mib: float | None = Field(default=None, gt=0)
+
+
+class DeviceFigures(Frozen):
+    """One device during a wave's soak.
+
+    Attributes:
+        now: during the soak, on the version that its side stands for.
+        before: over a span of the same length before the wave was offered, on the old version.
+        drift_p: probability of a window at least as unlike its version's reference without drift.
+    """
+
+    device: str
+    profile: str
+    now: Serving = Serving()
+    before: Serving | None = None
+    drift_p: float | None = Field(default=None, ge=0, le=1)
+
+
+class WaveMetrics(Frozen):
+    """Figures of one side during a wave's soak, device by device."""
+
+    devices: tuple[DeviceFigures, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        return sum(each.now.requests for each in self.devices)
+
+    @property
+    def errors(self) -> int:
+        return sum(each.now.errors for each in self.devices)
 
 
 class Comparison(Frozen):

@@ -185,6 +185,8 @@ def test_metrics_and_events_are_kept_and_the_audit_chain_holds(ingest, sessions)
         ("report", report("downloading") + b" " * 9000),
         ("sample", b"\xff\xff\xff\xff"),
         ("metrics", metrics(latency_p99_us=float("nan"))),
+        ("metrics", metrics(requests=-1)),
+        ("metrics", metrics(requests=10**400)),
         ("correction", Correction(
             model="unknown", version=1, prediction_id="p", predicted="", label="1", at=0
         ).encode()),

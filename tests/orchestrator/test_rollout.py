@@ -5,11 +5,10 @@ import copy
 import pytest
 from sqlalchemy import select
 
-from cloud.db.tables import AuditEntry, Device, GateDecision, Metric, Rollout
+from cloud.db.tables import AuditEntry, Device, GateDecision, Rollout
 from cloud.orchestrator import rollout_detail, rollouts_out
 from cloud.orchestrator.effects import Executor
 from cloud.orchestrator.stored import load
-from edge_agent.wire.messages import MetricsReport
 from fleet.client.schemas import WaveIn
 from fleet.rollouts.events import Withdraw
 
@@ -184,49 +183,6 @@ def test_revoked_device_is_dropped(plane) -> None:
     plane.turn(6)
     assert plane.state(rollout) == "COMPLETED"
     assert plane.phases(rollout) == {"d0": "healthy", "d1": "cancelled"}
-
-
-def test_wave_is_compared_with_devices_not_yet_offered(plane) -> None:
-    plane.enrol(*(f"d{index}" for index in range(4)))
-    plane.release(1)
-    plane.complete(1, "d0", "d1", "d2", "d3")
-    plane.release(2)
-    rollout = plane.start(2, CANARY)
-    plane.turn()
-    first = plane.publisher.sent[-1][0].split("/")[3]
-    plane.report(first, "healthy")
-    plane.turn()
-    with plane.sessions.begin() as session:
-        for device in ("d0", "d1", "d2", "d3"):
-            version = 2 if device == first else 1
-            errors = 100 if device == first else 0
-            report = MetricsReport(
-                model="digits",
-                version=version,
-                window_s=5,
-                requests=500,
-                errors=errors,
-                rejects=0,
-                corrections=0,
-                latency_p50_us=100,
-                latency_p99_us=200,
-                rss_mib=50,
-            )
-            session.add(
-                Metric(
-                    device=device,
-                    model="digits",
-                    version=version,
-                    at=plane.now + 1,
-                    report=report.model_dump(mode="json"),
-                )
-            )
-    plane.turn(6)
-    assert plane.state(rollout) == "HALTED"
-    with plane.sessions() as session:
-        decision = session.scalars(select(GateDecision).where(GateDecision.verdict == "fail")).one()
-    assert decision.gate == "errors"
-    assert (decision.evidence["requests"], decision.evidence["control_requests"]) == (500, 1500)
 
 
 def test_state_that_cannot_be_read_halts_and_is_still_shown(plane) -> None:

@@ -10,12 +10,14 @@ from fleet.rollouts.machine import VERBS, run, step
 from fleet.rollouts.model import (
     AssignmentPhase,
     Comparison,
+    DeviceFigures,
     GateSpec,
     Plan,
     Previous,
     Release,
     Rollout,
     RolloutState,
+    Serving,
     WaveMetrics,
     WavePlan,
     WaveState,
@@ -388,17 +390,26 @@ def test_rollout_that_needs_approval_waits_for_it() -> None:
     assert driver.rollout.state is RolloutState.RUNNING
 
 
+def _figures(requests: int, errors: int, devices: int = 10) -> WaveMetrics:
+    figures = Serving(requests=requests, errors=errors)
+    return WaveMetrics(
+        devices=tuple(
+            DeviceFigures(device=f"c{index}", profile="p", now=figures) for index in range(devices)
+        )
+    )
+
+
 def test_serving_figures_worse_than_the_control_group_halt() -> None:
     driver = Driver()
     driver.start()
     driver.report(P.HEALTHY, *driver.wave(0))
     bad = Comparison(
-        treated=WaveMetrics(requests=1000, errors=80),
-        control=WaveMetrics(requests=1000, errors=2),
+        treated=_figures(requests=1000, errors=80),
+        control=_figures(requests=1000, errors=2),
     )
     driver.tick(11, bad)
     assert driver.waves[0] is WaveState.FAILED
-    assert "failed requests rose by at least" in driver.rollout.reason
+    assert "10 of 10 devices have more errors, 0 of 10" in driver.rollout.reason
 
 
 def test_resuming_after_the_soak_judges_nothing_without_figures() -> None:
@@ -411,8 +422,8 @@ def test_resuming_after_the_soak_judges_nothing_without_figures() -> None:
     assert driver.waves == [WaveState.SOAKING, WaveState.PENDING]
     driver.tick(
         comparison=Comparison(
-            treated=WaveMetrics(requests=1000, errors=100),
-            control=WaveMetrics(requests=1000, errors=0),
+            treated=_figures(requests=1000, errors=100),
+            control=_figures(requests=1000, errors=0),
         )
     )
     assert driver.rollout.state is RolloutState.HALTED
