@@ -151,9 +151,14 @@ def opened(path: Path) -> Run:
     return by_onnxruntime
 
 
-def ort_session(path: Path) -> onnxruntime.InferenceSession:
-    """ONNX Runtime with its defaults, but for spinning: see the package."""
+def ort_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime with its defaults, but for spinning: see the package.
+
+    Args:
+        threads: of one call; 0 takes every core, as its default does.
+    """
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=["CPUExecutionProvider"]

@@ -55,6 +55,7 @@ def headline(found: Sequence[Figures]) -> dict[str, float]:
         if each.name == "resnet":
             total["resnet_speedup_vs_torch"] = each.vs_torch.speedup
             total["resnet_speedup_vs_ort_fp32"] = each.vs_ort.speedup
+            total["resnet_speedup_vs_ort_fp32_one_thread"] = each.vs_ort_one_thread.speedup
     return total
 
 
@@ -77,6 +78,7 @@ def print_tables(found: Sequence[Figures]) -> None:
     table = Table(title="the chosen variant beside what people start from", title_justify="left")
     for name, justify in (
         ("network", "left"), ("chosen", "left"), ("× torch", "right"), ("× ORT fp32", "right"),
+        ("… 1 thread", "right"),
         ("accuracy lost, points", "right"), ("of exhaustive best", "right"),
         ("measured", "right"), ("minutes", "right"),
     ):  # fmt: skip
@@ -85,7 +87,7 @@ def print_tables(found: Sequence[Figures]) -> None:
         share = each.share_of_best
         table.add_row(
             f"{each.name}\n[dim]{each.about}", f"{each.winner}\n[dim]{each.precision}",
-            _ratio(each.vs_torch), _ratio(each.vs_ort),
+            _ratio(each.vs_torch), _ratio(each.vs_ort), _ratio(each.vs_ort_one_thread),
             f"{each.accuracy_drop_points:.2f}\n[dim]of {each.reference_accuracy:.1%}",
             "–" if share is None else f"{share:.0%}\n[dim]{each.best}",
             f"{each.measured_fraction:.0%}\n[dim]{each.measured} of {each.points}",
@@ -129,6 +131,7 @@ def _model(each: Figures) -> dict[str, JsonValue]:
         "precision": each.precision,
         "speedup_vs_torch": round(each.vs_torch.speedup, 3),
         "speedup_vs_ort_fp32": round(each.vs_ort.speedup, 3),
+        "speedup_vs_ort_fp32_one_thread": round(each.vs_ort_one_thread.speedup, 3),
         "accuracy": round(each.accuracy, 4),
         "accuracy_drop_points": round(each.accuracy_drop_points, 3),
         "share_of_exhaustive_best": each.share_of_best,
@@ -139,6 +142,7 @@ def _model(each: Figures) -> dict[str, JsonValue]:
         "exhaustive_minutes": round(each.exhaustive_minutes, 2),
         "vs_torch": each.vs_torch.model_dump(mode="json"),
         "vs_ort_fp32": each.vs_ort.model_dump(mode="json"),
+        "vs_ort_fp32_one_thread": each.vs_ort_one_thread.model_dump(mode="json"),
         "peers": {
             peer.name: {
                 "made": dict(peer.made),

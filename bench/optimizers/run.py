@@ -86,6 +86,7 @@ class Figures:
         winner: name of the chosen candidate.
         accuracy, reference_accuracy: of the winner and of the network before any recipe, 0..1.
         vs_torch, vs_ort: the winner against torch in eager mode and ONNX Runtime in fp32.
+        vs_ort_one_thread: against ONNX Runtime held to one thread.
         points, measured: different points of the search, and those measured in full.
         best: what the exhaustive search chose.
         vs_best: the winner against `best`; `None` where there was no exhaustive search, or where
@@ -100,6 +101,7 @@ class Figures:
     reference_accuracy: float
     vs_torch: Comparison
     vs_ort: Comparison
+    vs_ort_one_thread: Comparison
     points: int
     measured: int
     minutes: float
@@ -173,6 +175,9 @@ def _one(
             reference_accuracy=result.baselines[MEMBER],
             vs_torch=_turns(_eager(module, samples), _pipeline(ours, samples), settings),
             vs_ort=_turns(plain_ort(onnx_path, samples), _pipeline(ours, samples), settings),
+            vs_ort_one_thread=_turns(
+                plain_ort(onnx_path, samples, threads=1), _pipeline(ours, samples), settings
+            ),
             points=result.points, measured=result.measured, minutes=minutes,
         )  # fmt: skip
         if settings.exhaustive:
@@ -288,9 +293,9 @@ def _eager(module: nn.Module, samples: list[dict[str, np.ndarray]]) -> Issue:
     return issue
 
 
-def plain_ort(path: Path, samples: list[dict[str, np.ndarray]]) -> Issue:
+def plain_ort(path: Path, samples: list[dict[str, np.ndarray]], threads: int = 0) -> Issue:
     """ONNX Runtime on a file as its quick start has it, every core; its pool does not spin."""
-    session = peers.ort_session(path)
+    session = peers.ort_session(path, threads)
 
     def issue(index: int) -> None:
         session.run(None, samples[index])
