@@ -40,7 +40,7 @@ define suite
 	@python -m pytest tests -m "($(1)) and alone" $(2) || test $$? = 5 -a -n "$(PYTEST)"
 endef
 
-.PHONY: help demo test check format bench crash clean install broker browser load clock token
+.PHONY: help demo test check format bench crash clean install broker browser load clock token postgres
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,10 +48,10 @@ help:  ## this list
 demo: install broker  ## the whole loop on real parts, about three minutes (KEEP=1 leaves it running)
 	@python -m examples.demo
 
-test: install broker browser clock token  ## all tests, the demo and the browser among them
+test: install broker browser clock token postgres  ## all tests, the demo and the browser among them
 	$(call suite,$(MARKS),$(PYTEST))
 
-check: install broker clock token  ## format, lint, types, import contracts, fast tests
+check: install broker clock token postgres  ## format, lint, types, import contracts, fast tests
 	@ruff format --check .
 	@ruff check .
 	@mypy
@@ -95,6 +95,9 @@ clock:
 
 token:
 	$(call need,softhsm2-util,softhsm2)
+
+postgres:
+	$(call need,initdb /usr/lib/postgresql/*/bin/initdb,postgresql)
 
 browser:
 	$(call need,chromium,chromium)

@@ -59,6 +59,7 @@ def initialise(settings: Settings) -> None:
         with services.sessions.begin() as session:
             token = new_token(session, "admin", "admin")
         write_secret(token_path, token)
+    services.sessions.kw["bind"].dispose()
 
 
 def open_services(settings: Settings) -> Services:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a real broker with mutual TLS."""
+"""Fixtures of all tests: a real broker with mutual TLS, real databases."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from cloud.broker.mosquitto import Mosquitto
 from cloud.db.engine import Sessions, open_engine, open_sessions
 from edge_agent.wire.ids import DeviceId
 from fleet.enrolment.ca import CertificateAuthority
+from tests.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+
+NewDatabase = Callable[[Path], str]
 
 _BROKER_CRASHED = pytest.StashKey[bool]()
 
@@ -179,12 +182,60 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for the whole run.  A test that stops it starts it again."""
+    server = PostgresServer()
+    try:
+        server.start()
+        server.migrate_template()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Which database: every test that touches tables by these fixtures runs on both.
+
+    A module whose tests are about files overrides it.
+    """
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture(scope="module")
+def new_database(database_kind: str, request: pytest.FixtureRequest) -> Iterator[NewDatabase]:
+    """Makes an empty database with the newest schema, by its directory; gives its URL.
+
+    SQLite's is `skerry.db` in the directory.
+    """
+    made: list[str] = []
+
+    def in_directory(directory: Path) -> str:
+        if database_kind == "sqlite":
+            path = directory / "skerry.db"
+            shutil.copy(request.getfixturevalue("migrated"), path)
+            return f"sqlite:///{path}"
+        url: str = request.getfixturevalue("postgres").database()
+        made.append(url)
+        return url
+
+    yield in_directory
+    for url in made:
+        request.getfixturevalue("postgres").drop(url)
+
+
 @pytest.fixture
-def sessions(tmp_path: Path, migrated: Path) -> Iterator[Sessions]:
-    """A database of the test's own, `skerry.db` in its directory."""
-    path = tmp_path / "skerry.db"
-    shutil.copy(migrated, path)
-    sessions = sessionmaker(open_engine(f"sqlite:///{path}"), expire_on_commit=False)
+def database_url(tmp_path: Path, new_database: NewDatabase) -> str:
+    """URL of a database of the test's own."""
+    return new_database(tmp_path)
+
+
+@pytest.fixture
+def sessions(database_url: str) -> Iterator[Sessions]:
+    """Sessions on a database of the test's own, SQLite's or PostgreSQL's."""
+    sessions = sessionmaker(open_engine(database_url), expire_on_commit=False)
     yield sessions
     sessions.kw["bind"].dispose()
 

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
+from cloud.errors import OperatorError
 from fleet.devices.facts import version_text
+
+POOL: Final = 8
+"""Connections to a server that a process keeps; as many more open in a crowd."""
+LOCK_TIMEOUT_MS: Final = 15_000
+_MIGRATING: Final = 0x534B_4D49
+"""Key of PostgreSQL's advisory lock; any constant that nothing else uses."""
 
 Sessions = sessionmaker[Session]
 """Factory of sessions; `with sessions.begin() as session:` is one transaction."""
 
 
 def open_engine(url: str) -> Engine:
-    """Engine for `url`; SQLite gets WAL, durable commits, foreign keys and a 15 s busy time-out."""
+    """Engine for `url`; SQLite gets WAL, durable commits, foreign keys and a 15 s busy time-out.
+
+    Raises:
+        OperatorError: `url` is none, or the driver of its database is not installed.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        return _open_server(url)
     engine = create_engine(url, connect_args={"timeout": 15, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -44,11 +56,35 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def _open_server(url: str) -> Engine:
+    if url.startswith("postgresql:"):
+        url = url.replace("postgresql:", "postgresql+psycopg:", 1)
+    try:
+        # a statement that waits for a lock longer than this is in a deadlock of ours, or behind a
+        # transaction whose process the network lost; it fails, and is tried again
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=POOL,
+            max_overflow=POOL,
+            connect_args={"connect_timeout": 10, "options": f"-c lock_timeout={LOCK_TIMEOUT_MS}"},
+        )
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise OperatorError(f"SKERRY_DATABASE_URL: {error}") from error
+    except ModuleNotFoundError as error:
+        raise OperatorError(
+            f"SKERRY_DATABASE_URL: {error.name} is missing; install it ('pip install "
+            "skerry[postgres]') or leave the URL out for SQLite"
+        ) from error
+
+
 def migrate(engine: Engine) -> None:
     """Bring the schema up to the newest revision; a no-op when it is there already."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # processes that start together wait for the first
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

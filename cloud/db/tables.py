@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint, false
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Json = dict[str, Any]
+
+
+Big = BigInteger().with_variant(Integer, "sqlite")
+"""Of numbers that outgrow 31 bits: what devices count, and rows that they write."""
 
 
 class Base(DeclarativeBase):
@@ -261,7 +265,7 @@ class Inbox(Base):
     __tablename__ = "inbox"
     device: Mapped[str] = mapped_column(primary_key=True)
     stream: Mapped[str] = mapped_column(primary_key=True)
-    seq: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Big, primary_key=True)
     kind: Mapped[str]
     received_at: Mapped[float]
 
@@ -270,7 +274,7 @@ class Metric(Base):
     """Roll-up of a device's serving figures; one row a window."""
 
     __tablename__ = "metrics"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=True)
     device: Mapped[str]
     model: Mapped[str]
     version: Mapped[int]
@@ -283,7 +287,7 @@ class Outbox(Base):
     """Messages to publish, written in the transaction that causes them."""
 
     __tablename__ = "outbox"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=True)
     topic: Mapped[str]
     payload: Mapped[bytes]
     retain: Mapped[bool]
@@ -325,7 +329,7 @@ class Assignment(Base):
 
 class AssignmentEvent(Base):
     __tablename__ = "assignment_events"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=True)
     device: Mapped[str] = mapped_column(index=True)
     rollout: Mapped[str | None]
     report: Mapped[Json]  # edge_agent.wire.messages.UpdateReport
@@ -491,7 +495,7 @@ class AuditEntry(Base):
     """Hash-chained: `sha256` covers `previous` and the entry's canonical JSON."""
 
     __tablename__ = "audit"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=True)
     at: Mapped[float]
     actor: Mapped[str]
     action: Mapped[str]

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from cloud import labels
 from cloud.blobs import Blobs
+from cloud.db import order
 from cloud.db.tables import Assignment, AssignmentEvent, Metric, ModelVersion, Sample
 from cloud.ingest.errors import BadMessage
 from cloud.lab.results import apply_answer
@@ -88,6 +89,7 @@ def _sample(session: Session, blobs: Blobs, device: str, payload: bytes, now: fl
 
 
 def _report(session: Session, device: str, report: UpdateReport, now: float) -> None:
+    order.share(session)
     session.add(
         AssignmentEvent(device=device, rollout=report.rollout, report=_json(report), at=now)
     )

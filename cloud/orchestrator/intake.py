@@ -23,23 +23,24 @@ log = logging.getLogger("skerry.orchestrator")
 
 _MARK = "orchestrator.assignment_events"
 
-_REREAD = 500
-"""Rows read again on PostgreSQL, where a lower id may be committed after a higher one.  A report
-that a machine has seen changes nothing."""
-
 _OPEN_PHASES = tuple(str(phase) for phase in AssignmentPhase if phase not in RESPONDED | GONE)
 
 
-def new_reports(session: Session, now: float) -> dict[str, list[ev.Event]]:
-    """Reports of devices by rollout, oldest first; moves the high-water mark."""
+def new_reports(session: Session, now: float, settled: int) -> dict[str, list[ev.Event]]:
+    """Reports of devices by rollout, oldest first; moves the high-water mark.
+
+    Args:
+        settled: reports up to this number are all there (`cloud.db.order`).
+    """
     mark = session.get(Setting, _MARK, with_for_update=True)
     if mark is None:
         mark = Setting(key=_MARK, value={"id": 0}, updated_at=now)
         session.add(mark)
     last = int(mark.value["id"])
-    start = last if session.get_bind().dialect.name == "sqlite" else max(0, last - _REREAD)
     rows = session.scalars(
-        select(AssignmentEvent).where(AssignmentEvent.id > start).order_by(AssignmentEvent.id)
+        select(AssignmentEvent)
+        .where(AssignmentEvent.id > last, AssignmentEvent.id <= settled)
+        .order_by(AssignmentEvent.id)
     )
     reports: dict[str, list[ev.Event]] = defaultdict(list)
     newest = last

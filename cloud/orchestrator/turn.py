@@ -13,7 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
+from cloud.db import order
 from cloud.db.engine import Sessions
+from cloud.db.tables import AssignmentEvent
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.orchestrator import figures, intake, lease, outbox, reconcile
 from cloud.orchestrator.effects import Executor
@@ -94,10 +96,12 @@ class Orchestrator:
         """Everything that is due at `now` (seconds since the epoch), in one transaction."""
         reconciling = now >= self._reconcile_at
         with self._sessions.begin() as session:
+            settled = order.settled(session, AssignmentEvent.id)
+        with self._sessions.begin() as session:
             if not lease.hold(session, self._holder, now, self._lease_s):
                 return TurnResult(leader=False)
             executor = Executor(session, self._blobs, self._image_repository, now)
-            stepped = self._step_all(session, executor, now)
+            stepped = self._step_all(session, executor, settled, now)
             followed = reconcile.follow_champions(session, now) if reconciling else 0
         if reconciling:
             self._reconcile_at = now + self._reconcile_interval_s
@@ -116,8 +120,8 @@ class Orchestrator:
         with self._sessions.begin() as session:
             lease.release(session, self._holder, now)
 
-    def _step_all(self, session: Session, executor: Executor, now: float) -> int:
-        reports = intake.new_reports(session, now)
+    def _step_all(self, session: Session, executor: Executor, settled: int, now: float) -> int:
+        reports = intake.new_reports(session, now, settled)
         active = [state.value for state in ACTIVE_STATES]
         due = set(session.scalars(select(RolloutRow.id).where(RolloutRow.state.in_(active))))
         due.update(with_pending(session), reports)

@@ -13,6 +13,7 @@ notices entries cut off the end.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -88,13 +89,14 @@ def verify(session: Session) -> int:
     entries = session.scalars(
         select(AuditEntry).order_by(AuditEntry.id).execution_options(yield_per=1000)
     )
-    for entry in entries:
-        if entry.previous != previous:
-            raise AuditBroken(entry.id, "does not follow the entry before it")
-        if _digest(entry) != entry.sha256:
-            raise AuditBroken(entry.id, "does not match its digest")
-        previous = entry.sha256
-        count += 1
+    with contextlib.closing(entries):  # PostgreSQL keeps a cursor open
+        for entry in entries:
+            if entry.previous != previous:
+                raise AuditBroken(entry.id, "does not follow the entry before it")
+            if _digest(entry) != entry.sha256:
+                raise AuditBroken(entry.id, "does not match its digest")
+            previous = entry.sha256
+            count += 1
     return count
 
 

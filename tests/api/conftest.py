@@ -18,6 +18,7 @@ from cloud.api.context import Context
 from cloud.services import Services, initialise, new_token, open_services
 from cloud.settings import Settings
 from fleet.client.client import Client
+from tests.conftest import NewDatabase
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class Plane:
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+def plane(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> Iterator[Plane]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = Settings(directory=tmp_path_factory.mktemp("plane"), api_port=port)
+    directory = tmp_path_factory.mktemp("plane")
+    settings = Settings(directory=directory, api_port=port, database_url=new_database(directory))
     initialise(settings)
     services = open_services(settings)
     app = create_api(Context.of(services))
@@ -56,6 +58,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     yield Plane(services, settings.api_url, token, app)
     server.should_exit = True
     thread.join(10)
+    services.sessions.kw["bind"].dispose()
 
 
 @pytest.fixture

@@ -21,6 +21,12 @@ class Done:
 Command = Callable[..., Done]
 
 
+@pytest.fixture(scope="module")
+def database_kind() -> str:
+    """The command line sees no database: one kind of it will do."""
+    return "sqlite"
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs `skerry` in this process: its imports take seconds, which are paid for once."""

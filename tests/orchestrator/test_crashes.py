@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event, func, select
 
+from cloud.db import order
 from cloud.db.tables import AssignmentEvent, Device, Outbox, Setting
 from cloud.orchestrator import intake
 
@@ -115,7 +116,8 @@ def test_reports_are_read_once_and_repeats_change_nothing(plane) -> None:
     plane.turn()
     before = plane.row(rollout).machine
     with plane.sessions.begin() as session:
-        assert intake.new_reports(session, plane.now) == {}
+        newest = order.settled(session, AssignmentEvent.id)
+        assert intake.new_reports(session, plane.now, newest) == {}
         session.get_one(Setting, "orchestrator.assignment_events").value = {"id": 0}
     plane.turn()
     assert plane.row(rollout).machine == before
