@@ -7,8 +7,10 @@ a broker, and goes on whatever the line does.
     update     desired → updater → trust, transfer → slots → serve
     report     updater, metrics → outbox → uplink;  twin → retained state
     measure    order → lab → trust, transfer → a subprocess → outbox
+    command    command → desk → a thread of its own → outbox
 
-Threads beside the event loop: link (2), uplink, sampler, updater, twin, lab.  All sleep on events.
+Threads beside the event loop: link (2), uplink, sampler, updater, twin, lab, commands.  All sleep
+on events.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from edge_agent.commanded.desk import CommandDesk
+from edge_agent.commanded.tasks import Sources
 from edge_agent.device.config import AgentSettings, read_token
 from edge_agent.device.directory import admin_socket_path, device_secret, held
 from edge_agent.device.identity import Identity, sign
@@ -58,6 +62,7 @@ from edge_agent.serve.errors import BadRequest
 from edge_agent.serve.errors import Refused as CommandRefused
 from edge_agent.serve.grpc import GrpcServer
 from edge_agent.serve.metadata import agent_version
+from edge_agent.serve.metrics import prometheus
 from edge_agent.update.by_hand import Busy, ByHand
 from edge_agent.update.errors import BadMedium
 from edge_agent.update.selftest import device_memory_mib, memory_limit_mib
@@ -101,6 +106,8 @@ class Agent:
         self._twin_changed = threading.Event()
         self._stopping = threading.Event()
         self._metrics_lock = threading.Lock()
+        self._restarting = False
+        self._end: Callable[[], object] = self._stopping.set
         self._outbox = _open_outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
         self._link = Link(
             host=member.broker_host,
@@ -171,6 +178,24 @@ class Agent:
             unpack_mib=settings.update_memory_mib,
             pace=pace,
         )
+        self._desk = CommandDesk(
+            Sources(
+                directory=identity.directory,
+                status=self.status,
+                settings=lambda: settings.model_dump(mode="json"),
+                metrics=self._prometheus,
+                inventory=lambda: collect(identity.directory).model_dump(mode="json"),
+                updating=self._updating,
+                resend=self._resend,
+            ),
+            device_id=member.device_id,
+            boot=self._twin.boot,
+            allowed=settings.commands,
+            outbox=self._outbox,
+            sampler=self._sampler,
+            restart=self._restart,
+            now=self._trust.now,
+        )
         self._by_hand = ByHand(
             device_id=member.device_id,
             directory=identity.directory / "update",
@@ -182,6 +207,7 @@ class Agent:
         )
         self._link.subscribe(topics.desired(member.device_id), self._on_desired)
         self._link.subscribe(topics.lab(member.device_id), self._lab.submit)
+        self._link.subscribe(topics.command(member.device_id), self._desk.submit)
         self._link.on_connected(self._on_connected)
         secret = read_token(settings, identity.directory)
         token = None if secret is None else secret.get_secret_value()
@@ -232,8 +258,8 @@ class Agent:
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
+    async def run(self) -> bool:
+        """Serve until SIGTERM or SIGINT, or until a command to restart; whether it was that.
 
         Raises:
             AgentRunning: another process holds the directory.
@@ -243,7 +269,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
+        self._end = lambda: loop.call_soon_threadsafe(stop.set)
         with held(self._directory):
+            self._desk.open()
             # from the disk alone: whether there is a network does not matter here
             await asyncio.to_thread(self._updater.restore)
             await self._listen()
@@ -251,6 +279,7 @@ class Agent:
                 threading.Thread(target=self._updater.run, name="updater", daemon=True),
                 threading.Thread(target=self._publish_twin, name="twin", daemon=True),
                 threading.Thread(target=self._lab.run, name="lab", daemon=True),
+                threading.Thread(target=self._desk.run, name="commands", daemon=True),
             ]
             about = self._directory / "run" / "agent.json"
             try:
@@ -266,6 +295,8 @@ class Agent:
                 await self._hang_up()
                 await asyncio.to_thread(self._stop, threads)
                 log.info("agent.stopped device=%s", self._device_id)
+                self._desk.close()
+        return self._restarting
 
     async def _listen(self) -> None:
         await self._server.start()
@@ -288,6 +319,7 @@ class Agent:
         self._stopping.set()
         self._updater.stop()
         self._lab.stop()
+        self._desk.stop()
         self._twin_changed.set()
         for thread in threads:
             if thread.ident is not None:
@@ -336,6 +368,7 @@ class Agent:
                 "dropped": dict(self._outbox.dropped),
             },
             "sampling": dict(self._sampler.counts),
+            "commands": self._desk.status(),
             "rss_mib": round(rss_mib(), 1),
         }
 
@@ -366,6 +399,31 @@ class Agent:
         except BadMedium as error:
             raise BadRequest(str(error)) from error
         return dict(self._by_hand.status() or {})
+
+    # ── commands of the control plane ────────────────────────────────────────────────────────────
+
+    def _restart(self) -> None:
+        log.info("agent.restarting device=%s", self._device_id)
+        self._restarting = True
+        self._end()
+
+    def _updating(self) -> str:
+        """What a restart would disturb: the phase of a version that is not committed."""
+        if any(served.pending for served in self._served()):
+            return "probation"
+        phase = self._updater.status()["phase"]
+        return str(phase) if phase in ("staged", "activating", "probation") else ""
+
+    def _resend(self) -> dict[str, JsonValue]:
+        self._twin.found(collect(self._directory))
+        models = list(self._plane.models)
+        self._journal_metrics(models)
+        self._twin_changed.set()
+        return {"connected": self._link.connected, "models": [*models]}
+
+    def _prometheus(self) -> str:
+        models = [*self._plane.snapshots(), *self._plane.replaced_snapshots()]
+        return prometheus(models, self._plane.refusals)
 
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
 
@@ -474,8 +532,11 @@ class Agent:
             )
 
 
-def run_agent(identity: Identity, settings: AgentSettings) -> None:
+def run_agent(identity: Identity, settings: AgentSettings) -> bool:
     """Run the agent to its end, on uvloop where it is installed.
+
+    Returns:
+        Whether it was told to start anew.
 
     Raises:
         DeviceError, LinkError, ServeError: it cannot start; one line for a person.
@@ -483,7 +544,7 @@ def run_agent(identity: Identity, settings: AgentSettings) -> None:
     with held(identity.directory):
         pass  # before anything is opened that belongs to the process that runs
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(Agent(identity, settings).run())
+        return runner.run(Agent(identity, settings).run())
 
 
 def _open_outbox(path: Path, max_bytes: int) -> Outbox:

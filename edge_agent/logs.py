@@ -25,7 +25,7 @@ from typing import IO, Final, Literal
 
 LogFormat = Literal["text", "json"]
 
-_TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _CONVERSION: Final = r"%[-+ #0]?\d*(?:\.\d+)?[a-zA-Z]"
 _TEMPLATE: Final = re.compile(
     rf"(?P<event>[a-z_]+(?:\.[a-z_]+)+)(?P<pairs>(?: [a-z_0-9]+=(?:{_CONVERSION}|[^%=:]+?))*)"
@@ -41,7 +41,7 @@ _RESERVED: Final = frozenset({"at", "level", "logger", "event", "message", "exce
 def configure(level: str, log_format: LogFormat, stream: IO[str] | None = None) -> None:
     """Write events of `level` and above to `stream`, standard error unless told otherwise."""
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(JsonLines() if log_format == "json" else TextLines(_TEXT))
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines(TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 

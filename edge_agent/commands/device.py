@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 from pathlib import Path
+from typing import Final, Literal
 
 from edge_agent.commands.errors import BadScoring
 from edge_agent.commands.output import say
 from edge_agent.device.errors import DeviceError
+
+RESTART: Final = 75
+"""Exit code that asks a service manager for a new start.  Source: EX_TEMPFAIL, sysexits.h."""
 
 
 def enrol(directory: Path, claim_path: Path, name: str | None) -> int:
@@ -36,12 +42,25 @@ def run(directory: Path) -> int:
     identity = load_identity(directory)
     logs.configure(settings.log_level, settings.log_format)
     try:
-        run_agent(identity, settings)
+        again = run_agent(identity, settings)
     except (LinkError, ServeError) as error:
         raise DeviceError(str(error)) from error
     except sqlite3.DatabaseError as error:
         raise DeviceError(f"{directory}: a database of the agent is damaged ({error})") from error
-    return 0
+    return _start_anew(settings.restart) if again else 0
+
+
+def _start_anew(how: Literal["exec", "exit"]) -> int:
+    """What a command to restart does once the agent has ended in order.
+
+    Replacing the program keeps the process: its number, its service, its limits and its output
+    stay, so any service manager, or none, will do.
+    """
+    if how == "exec":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 (ourselves, with our own arguments)
+    return RESTART
 
 
 def score(directory: Path, model: str | None, source: Path, target: Path) -> int:

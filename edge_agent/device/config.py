@@ -29,6 +29,7 @@ from pydantic import (
 
 from edge_agent.device.errors import BadSettings
 from edge_agent.wire import windows
+from edge_agent.wire.commands import COMMAND_NAMES, CommandName
 
 SETTINGS_NAME: Final = "agent.toml"
 MIN_TOKEN_CHARACTERS: Final = 16
@@ -106,6 +107,14 @@ class AgentSettings(BaseModel):
     lab_memory_mib: int = Field(default=0, ge=0, le=1 << 20)
     """What a candidate may take while it is measured, in MiB; 0 is half of the device's memory, at
     least 256."""
+    commands: frozenset[CommandName] = Field(
+        default=frozenset(COMMAND_NAMES),
+        strict=False,  # a TOML array
+    )
+    """Commands of the control plane that this device carries out; every other one is refused."""
+    restart: Literal["exec", "exit"] = "exec"
+    """What the command "restart" does: "exec" starts the agent anew in the same process, "exit"
+    ends it with code 75, for a service manager that starts it again."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is logged."""
     log_format: Literal["text", "json"] = "text"

@@ -75,6 +75,11 @@ class Twin:
         with self._lock:
             self._desired_version = version
 
+    def found(self, inventory: Inventory) -> None:
+        """What the device is made of, looked up anew."""
+        with self._lock:
+            self._inventory = inventory
+
     def reported(self, report: UpdateReport) -> None:
         """Remember the newest report of a model."""
         with self._lock:

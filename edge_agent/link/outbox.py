@@ -134,6 +134,24 @@ class Outbox:
         """
         return int(self._select("SELECT count(*) FROM rows")[0][0])
 
+    def counts(self) -> dict[str, int]:
+        """Rows that wait, by kind.
+
+        Raises:
+            OutboxBroken: the journal cannot be read.
+        """
+        rows = self._select("SELECT kind, count(*) FROM rows GROUP BY kind")
+        return {str(kind): int(count) for kind, count in rows}
+
+    def waits(self, seq: int) -> bool:
+        """Whether the row `seq` of the present stream is not committed yet.
+
+        Raises:
+            OutboxBroken: the journal cannot be read.
+        """
+        query = "SELECT 1 FROM rows WHERE stream = ? AND seq = ?"
+        return bool(self._select(query, (self.stream, seq)))
+
     def append(self, kind: UplinkKind, payload: bytes, *, once: str | None = None) -> int:
         """Journal `payload`; returns its sequence number, 0 when it was journalled before.
 
@@ -221,7 +239,7 @@ class Outbox:
         )
         return [Row(*row) for row in rows]
 
-    def _select(self, query: str, parameters: tuple[int, ...] = ()) -> list[Any]:
+    def _select(self, query: str, parameters: tuple[int | str, ...] = ()) -> list[Any]:
         with self._lock:
             try:
                 return self._db.execute(query, parameters).fetchall()

@@ -12,6 +12,6 @@ Rules:
 """
 
 from edge_agent.sampling.privacy import PrivacyError, UnknownHook, privacy_hook
-from edge_agent.sampling.sampler import Journal, Sampler
+from edge_agent.sampling.sampler import Journal, Override, Sampler
 
-__all__ = ["Journal", "PrivacyError", "Sampler", "UnknownHook", "privacy_hook"]
+__all__ = ["Journal", "Override", "PrivacyError", "Sampler", "UnknownHook", "privacy_hook"]

@@ -33,9 +33,9 @@ from edge_agent.sampling.items import (
 )
 from edge_agent.sampling.policy import Decision, Kept
 from edge_agent.sampling.privacy import Privacy, PrivacyError
-from edge_agent.wire.manifest import Manifest
+from edge_agent.wire.manifest import Manifest, SamplingSpec
 from edge_agent.wire.messages import Correction
-from edge_agent.wire.samples import MAX_SAMPLE_BYTES, SampleHeader
+from edge_agent.wire.samples import MAX_SAMPLE_BYTES, Policy, SampleHeader
 from edge_agent.wire.topics import UplinkKind
 
 log = logging.getLogger("skerry.sampling")
@@ -70,15 +70,61 @@ class _Version:
     """What belongs to one model version.
 
     Attributes:
+        budget: of the manifest; it is never refilled by an override.
+        narrow: of the override that holds now.
         privacy: None until it was prepared, or until the first sample of one that was not.
     """
 
     manifest: Manifest
     decision: Decision
     budget: ByteBudget
+    narrow: ByteBudget | None = None
     privacy: Privacy | None = None
     broken: bool = False
     warned: bool = False
+
+    def exhausted(self, policy: Policy) -> bool:
+        narrow = self.narrow
+        return self.budget.exhausted(policy) or (narrow is not None and narrow.exhausted(policy))
+
+    def take(self, policy: Policy, length: int) -> bool:
+        """Pay from every budget that holds."""
+        narrow = self.narrow
+        return (narrow is None or narrow.take(policy, length)) and self.budget.take(policy, length)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Sample a model otherwise for some time; None leaves what the manifest says.
+
+    The manifest's budget, spool and privacy hooks hold beside it, so it can take less of the line
+    than the manifest allows, never more.
+
+    Attributes:
+        uniform_rate, uncertain_rate: see `SamplingSpec`.
+        max_bytes_per_minute: a budget of its own, beside the manifest's.
+    """
+
+    uniform_rate: float | None = None
+    uncertain_rate: float | None = None
+    max_bytes_per_minute: int | None = None
+
+    def rates(self, spec: SamplingSpec) -> SamplingSpec:
+        """`spec` with these rates."""
+        return SamplingSpec(
+            uniform_rate=spec.uniform_rate if self.uniform_rate is None else self.uniform_rate,
+            uncertain_rate=(
+                spec.uncertain_rate if self.uncertain_rate is None else self.uncertain_rate
+            ),
+            max_bytes_per_minute=spec.max_bytes_per_minute,
+            max_spool_bytes=spec.max_spool_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Overriding:
+    override: Override
+    until: float  # monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +168,7 @@ class Sampler:
         self._versions: dict[str, _Version] = {}
         self._prepared: dict[str, deque[_Version]] = {}
         self._corrections: Counter[tuple[str, int]] = Counter()
+        self._overriding: dict[str, _Overriding] = {}
         self._queue: queue.Queue[_Work | None] = queue.Queue(QUEUED_ITEMS)
         self._queued_bytes = 0
         self.counts: Counter[str] = Counter()
@@ -151,7 +198,44 @@ class Sampler:
             version.broken = version.warned = True
             log.warning("sample.refused model=%s cause=%s", manifest.model, error)
         with self._lock:
+            if manifest.model in self._overriding:
+                self._arrange(version)
             prepared.append(version)
+
+    def override(self, model: str, override: Override | None, for_s: float = 0.0) -> None:
+        """Sample `model` otherwise for `for_s` seconds, in whatever version; None ends it now."""
+        with self._lock:
+            if override is None or for_s <= 0:
+                self._overriding.pop(model, None)
+            else:
+                self._overriding[model] = _Overriding(override, self._monotonic() + for_s)
+            self._decide_anew(model)
+
+    def _end_overrides(self) -> None:
+        """Fall back to the manifests where the time is over; under the lock."""
+        now = self._monotonic()
+        for model in [model for model, each in self._overriding.items() if now >= each.until]:
+            del self._overriding[model]
+            self._decide_anew(model)
+            log.info("sampling.override_ended model=%s", model)
+
+    def _decide_anew(self, model: str) -> None:
+        serving = self._versions.get(model)
+        known = [*self._prepared.get(model, ()), *([] if serving is None else [serving])]
+        for version in known:
+            self._arrange(version)
+
+    def _arrange(self, version: _Version) -> None:
+        """Decide for a version by its manifest and the override that holds; under the lock."""
+        spec = version.manifest.sampling
+        held = self._overriding.get(version.manifest.model)
+        version.narrow = None
+        if held is not None:
+            limit = held.override.max_bytes_per_minute
+            if limit is not None and limit < spec.max_bytes_per_minute:
+                version.narrow = ByteBudget(limit, self._monotonic)
+            spec = held.override.rates(spec)
+        version.decision = Decision(spec, self._rng)
 
     def stop(self) -> None:
         """Journal what was kept, and end."""
@@ -167,6 +251,8 @@ class Sampler:
         """
         at = self._clock()
         with self._lock:
+            if self._overriding:
+                self._end_overrides()
             self._ring.add(predictions, at)
             version = self._version(predictions[0].manifest)
             count = 0
@@ -187,7 +273,7 @@ class Sampler:
             hooked = bool(version.manifest.privacy)
             if length > (_MAX_HOOKED_BYTES if hooked else _MAX_RAW_BYTES):
                 self.counts["too_large"] += 1
-            elif version.budget.exhausted(kept.policy):
+            elif version.exhausted(kept.policy):
                 self.counts["over_budget"] += 1
             elif self._queued_bytes + length > QUEUED_BYTES:
                 self.counts["queue_full"] += 1
@@ -199,6 +285,8 @@ class Sampler:
         known = self._known(manifest)
         if known is None:
             known = self._new_version(manifest)
+            if manifest.model in self._overriding:
+                self._arrange(known)
         self._versions[manifest.model] = known
         return known
 
@@ -303,7 +391,7 @@ class Sampler:
                 version.warned = True
                 log.warning("sample.refused model=%s cause=%s", item.manifest.model, error)
             return "refused"
-        if not version.budget.take(work.kept.policy, len(payload)):
+        if not version.take(work.kept.policy, len(payload)):
             return "over_budget"
         self._journal.append("sample", payload)
         return "journalled"

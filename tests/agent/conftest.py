@@ -82,11 +82,17 @@ class Plane:
                 model, version, PROFILE, bundle,
             )  # fmt: skip
 
-    def assign(self, device: str, *releases: Release, group: str | None = None) -> None:
+    def assign(
+        self,
+        device: str,
+        *releases: Release,
+        group: str | None = None,
+        probation_s: float = 0.3,
+    ) -> None:
         """Assign these releases, one a model, and no others; all or none in a group."""
         generation = self.generations[device] = self.generations.get(device, 0) + 1
         targets = [
-            director_target(release, generation=generation, probation_s=0.3, group=group)
+            director_target(release, generation=generation, probation_s=probation_s, group=group)
             for release in releases
         ]
         self.services.director.assign(device, targets)
@@ -95,7 +101,7 @@ class Plane:
             models={
                 release.model: DesiredModel(
                     target=release.target, version=release.version, counter=release.counter,
-                    generation=generation, probation_s=0.3, group=group,
+                    generation=generation, probation_s=probation_s, group=group,
                 )
                 for release in releases
             },
