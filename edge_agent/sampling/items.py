@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import zstandard
 
+from edge_agent.pipeline.classes import predicted_of, scores_of
 from edge_agent.runtime import Array, Tensors, datatype_of
 from edge_agent.wire.base import pack_frame
 from edge_agent.wire.manifest import Manifest, TensorSpec
@@ -92,35 +93,6 @@ def item_bytes(prediction: Observed, index: int) -> int:
 def item_id(prediction_id: str, index: int, count: int) -> str:
     """Id of the item `index` of `count`."""
     return prediction_id if count == 1 else f"{prediction_id}.{index}"
-
-
-def scores_of(outputs: Tensors, index: int) -> Array | None:
-    """Class scores of one item: the output named "scores", [n, classes]."""
-    scores = outputs.get("scores")
-    if scores is None or scores.ndim != 2 or index >= scores.shape[0]:
-        return None
-    row: Array = scores[index]
-    return row
-
-
-def predicted_of(manifest: Manifest, outputs: Tensors, index: int) -> str:
-    """Name of the answered class: by the output "label", else by the best score; "" if neither."""
-    label = outputs.get("label")
-    if (
-        label is not None
-        and label.ndim == 1
-        and index < label.shape[0]
-        and label.dtype.kind in "iu"
-    ):
-        number = int(label[index])
-    else:
-        scores = scores_of(outputs, index)
-        if scores is None:
-            return ""
-        number = int(np.argmax(scores))
-    if 0 <= number < len(manifest.labels):
-        return manifest.labels[number]
-    return str(number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
+from edge_agent.pipeline.classes import scores_of
 from edge_agent.runtime import Array, Tensors
-from edge_agent.sampling.items import scores_of
 from edge_agent.wire.manifest import SamplingSpec
 from edge_agent.wire.samples import Policy
 

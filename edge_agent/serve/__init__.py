@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from edge_agent.serve.access import Buckets, RateLimit
 from edge_agent.serve.administration import Command
-from edge_agent.serve.dataplane import DataPlane, ServedModel
+from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import (
     BadRequest,
     CannotListen,
@@ -27,6 +27,7 @@ from edge_agent.serve.errors import (
 from edge_agent.serve.http_messages import Limits
 from edge_agent.serve.metrics import MetricsWindow
 from edge_agent.serve.prediction import Prediction
+from edge_agent.serve.served_model import ServedModel
 from edge_agent.serve.server import Server
 
 __all__ = [

@@ -5,6 +5,7 @@ Rules:
       it; the old one stays loaded for a roll-back, the one before it is closed when it is idle, and
       its memory is given back.
     * A model is loaded, warmed up and checked against its known answers before it is installed.
+    * Another version may be tried beside the one that serves (`trials`); it is none of the two.
     * Requests come on one event loop; versions are installed from any one thread at a time.
     * Whatever the `observe` hook does, the prediction is answered.  Traces are not observed: they
       are a developer's questions, not the field's.
@@ -21,147 +22,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from edge_agent.pipeline import (
-    GoldenMismatch,
-    InputError,
-    Pipeline,
-    PipelineError,
-    Rejected,
-    StepError,
-    golden,
-    manifest_file,
-)
-from edge_agent.runtime import SessionError, Tensors, numpy_dtype
-from edge_agent.runtime.memory import give_back
-from edge_agent.serve.errors import Expired, ModelNotServed, NotServable, Overloaded
+from edge_agent.pipeline import InputError, Rejected
+from edge_agent.runtime import Tensors
+from edge_agent.serve.errors import Expired, ModelNotServed, Overloaded
 from edge_agent.serve.lanes import Batch, Lane
-from edge_agent.serve.metrics import MetricsWindow, ModelMetrics, Snapshot
+from edge_agent.serve.metrics import MetricsWindow, Snapshot
 from edge_agent.serve.prediction import Prediction
 from edge_agent.serve.replaced import ReplacedVersions
-from edge_agent.wire.errors import WireError
-from edge_agent.wire.manifest import CostModel, Manifest, TensorSpec
+from edge_agent.serve.served_model import ServedModel
+from edge_agent.serve.trials import Entry, Trial, require_same_interface, same_interface
+from edge_agent.wire.messages import ComparisonReport, TrialMode
 
 log = logging.getLogger("skerry.serve")
 
-UNKNOWN_COST_US: Final = 1000.0
-"""Assumed of a model whose cost nobody measured and that takes no zeros: a thread, no batches."""
-
-_WARM_UP_RUNS: Final = 5
 _LOG_PAUSE_S: Final = 1.0
 
-
 Observe = Callable[[list[Prediction]], None]
-
-
-class ServedModel:
-    """One loaded version.  Made by `load`.
-
-    Attributes:
-        cost: of a batch of n, as measured in the cloud, or roughly at loading.
-        memo: what a transport derived of this version; goes with it.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        pipeline: Pipeline,
-        cost: CostModel,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Wrap an opened pipeline, which is owned from here on."""
-        self.manifest = manifest
-        self.pipeline = pipeline
-        self.cost = cost
-        self.metrics = ModelMetrics(clock())
-        self.memo: dict[bytes, object] = {}
-        self.lane: Lane | None = None
-        self._lock = threading.Lock()
-        self._retired = False
-        self._closed = False
-
-    @classmethod
-    def load(cls, directory: Path, *, check_golden: bool = True) -> ServedModel:
-        """Load the bundle in `directory`, warm it up and check its known answers.
-
-        Raises:
-            NotServable: the manifest, code, network or known answers are at fault.
-        """
-        try:
-            manifest = manifest_file.read(directory)
-            pipeline = Pipeline.open(directory, manifest)
-        except (OSError, WireError, PipelineError, SessionError) as error:
-            raise NotServable(f"{directory.name}: {error}") from error
-        try:
-            if check_golden and manifest.golden is not None:
-                golden.check(pipeline, directory / manifest.golden, manifest.golden_atol)
-            measured_us = _warm_up(pipeline, directory, manifest)
-        except (GoldenMismatch, StepError) as error:
-            pipeline.close()
-            raise NotServable(f"{manifest.model} {manifest.version}: {error}") from error
-        cost = manifest.cost or CostModel(per_item_us=measured_us, fixed_us=0.0)
-        return cls(manifest, pipeline, cost)
-
-    @property
-    def name(self) -> str:
-        return self.manifest.model
-
-    @property
-    def version(self) -> int:
-        return self.manifest.version
-
-    @property
-    def waiting(self) -> int:
-        """Requests that have not begun to run."""
-        return 0 if self.lane is None else self.lane.waiting
-
-    def open_lane(self, make: Callable[[Callable[[], None]], Lane]) -> Lane:
-        """The lane, made by `make` if there is none; on the event loop.
-
-        Raises:
-            ModelNotServed: the version is closed already.
-        """
-        with self._lock:
-            if self._closed:
-                raise ModelNotServed(f"{self.name} {self.version} is closed")
-            if self.lane is None:
-                self.lane = make(self._on_idle)
-            return self.lane
-
-    def retire(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Close it as soon as nobody uses it.  From any thread.
-
-        Args:
-            loop: where requests come.  It is closed in a turn of its own there, so that a request
-                that has just looked it up can still begin.
-        """
-        with self._lock:
-            self._retired = True
-        if loop is None or not loop.is_running():
-            self._close()
-        else:
-            loop.call_soon_threadsafe(self._on_idle)
-
-    def _on_idle(self) -> None:
-        if self._retired and (self.lane is None or not self.lane.busy):
-            # returning a large network's memory takes milliseconds
-            threading.Thread(target=self._close, name="skerry-close", daemon=True).start()
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        if self.lane is not None:
-            self.lane.close()
-        self.pipeline.close()
-        give_back()
-        log.info("model.closed model=%s version=%d", self.name, self.version)
 
 
 class DataPlane:
@@ -187,6 +65,7 @@ class DataPlane:
         """
         self.models: dict[str, ServedModel] = {}
         self.previous: dict[str, ServedModel] = {}
+        self.trials: dict[str, Trial] = {}
         self.refusals: Counter[str] = Counter()
         """Requests that got no prediction, by the name of the error; transports count here."""
         self._max_waiting = max_waiting
@@ -208,7 +87,13 @@ class DataPlane:
     # ── versions ─────────────────────────────────────────────────────────────────────────────────
 
     def install(self, name: str, model: ServedModel) -> None:
-        """Serve `model` under `name` from the next request on; the one before stays loaded."""
+        """Serve `model` under `name` from the next request on; the one before stays loaded.
+
+        What is tried beside it goes on, unless it takes or gives something else.
+        """
+        trial = self.trials.get(name)
+        if trial is not None and not same_interface(model.manifest, trial.challenger.manifest):
+            self.end_trial(name)
         with self._lock:
             before = self.models.get(name)
             self._count_on(name, model, before)
@@ -216,6 +101,7 @@ class DataPlane:
             dropped = self.previous.pop(name, None)
             if before is not None and before is not model:
                 self.previous[name] = before
+            self._try_beside_another(name)
         if dropped is not None and dropped is not model and dropped is not before:
             dropped.retire(self._loop)
         log.info("model.activated model=%s version=%d", name, model.version)
@@ -229,12 +115,14 @@ class DataPlane:
             failed = self.models[name]
             self._count_on(name, previous, failed)
             self.models = {**self.models, name: previous}
+            self._try_beside_another(name)
         failed.retire(self._loop)
         log.info("model.reverted model=%s version=%d", name, previous.version)
         return True
 
     def remove(self, name: str) -> bool:
         """Serve `name` no more."""
+        self.end_trial(name)
         with self._lock:
             remaining = dict(self.models)
             model = remaining.pop(name, None)
@@ -261,9 +149,64 @@ class DataPlane:
         model = self.models.get(name)
         if model is None:
             raise ModelNotServed(f"no model {name!r} is served here")
-        if version is not None and version != str(model.version):
-            raise ModelNotServed(f"model {name!r} is served in version {model.version} only")
-        return model
+        return model if version is None else self._version(name, model, version)
+
+    # ── trials ───────────────────────────────────────────────────────────────────────────────────
+
+    def try_beside(
+        self, name: str, challenger: ServedModel, mode: TrialMode, share: float, salt: str
+    ) -> None:
+        """Try `challenger` beside what serves `name`, instead of what was tried before.
+
+        Args:
+            share: of the requests, 0 to 1.
+            salt: tells trials apart; see `split`.
+
+        Raises:
+            NotServable: it takes or gives something else than the version that serves.
+            ModelNotServed: nothing serves `name`.
+        """
+        require_same_interface(self.model(name).manifest, challenger.manifest)
+        self.end_trial(name)
+        trial = Trial(challenger, salt)
+        with self._lock:
+            self.trials[name] = trial
+            self._set_trial(name, trial, mode, share)
+        log.info(
+            "trial.started model=%s version=%d mode=%s share=%g",
+            name, challenger.version, mode, share,
+        )  # fmt: skip
+
+    def set_trial(self, name: str, mode: TrialMode, share: float) -> None:
+        """Go on with the trial of `name` in this way; nothing is loaded.
+
+        Raises:
+            ModelNotServed: nothing is tried there.
+        """
+        with self._lock:
+            self._set_trial(name, self._trial(name), mode, share)
+        log.info("trial.changed model=%s mode=%s share=%g", name, mode, share)
+
+    def end_trial(self, name: str) -> bool:
+        """Close what is tried beside `name`; False when that is nothing."""
+        with self._lock:
+            trial = self._pop_trial(name)
+        if trial is None:
+            return False
+        trial.leave(lambda: trial.challenger.retire(self._loop))
+        log.info("trial.ended model=%s version=%d", name, trial.challenger.version)
+        return True
+
+    def promote(self, name: str) -> bool:
+        """Serve what is tried beside `name` in its place; False when that is nothing."""
+        with self._lock:
+            trial = self._pop_trial(name)
+        if trial is None:
+            return False
+        trial.leave(_nothing)
+        trial.challenger.metrics.restart(self._clock())
+        self.install(name, trial.challenger)
+        return True
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 
@@ -274,12 +217,11 @@ class DataPlane:
             Overloaded: it would not be answered in time.
             ModelNotServed: the version was closed.
         """
-        lane = model.lane
-        if lane is None:
-            self._loop = asyncio.get_running_loop()
-            lane = model.open_lane(lambda idle: self._open_lane(model, idle))
+        entry = model.entry
+        if entry is None:
+            entry = self._enter(model)
         try:
-            lane.submit(prediction)
+            entry.submit(prediction)
         except Overloaded:
             model.metrics.shed("overloaded")
             raise
@@ -293,11 +235,13 @@ class DataPlane:
         prediction_id: str = "",
         timeout_s: float | None = None,
         trace: bool = False,
+        sticky: str = "",
     ) -> Prediction:
         """Answer one request.
 
         Args:
             prediction_id: the client's id; made up when empty.
+            sticky: the client's key; those of the same key are answered by the same version.
             timeout_s: the client is not interested in later answers.
             trace: keep what each step made.
 
@@ -321,6 +265,7 @@ class DataPlane:
             prediction_id or self.new_id(), model.manifest, tensors, items, arrived_s, done
         )
         prediction.trace = trace
+        prediction.sticky = sticky
         if timeout_s is not None:
             prediction.deadline_s = arrived_s + timeout_s
         self.submit(model, prediction)
@@ -351,12 +296,34 @@ class DataPlane:
         model = self.model(name)
         return model.metrics.window(reader, model.version, self._clock())
 
+    def trial_metrics(self, name: str, reader: str = "report") -> MetricsWindow:
+        """As `window_metrics` of the version that is tried beside it.
+
+        Raises:
+            ModelNotServed: nothing is tried there.
+        """
+        with self._lock:
+            trial = self._trial(name)
+            return trial.metrics.window(reader, trial.challenger.version, self._clock())
+
+    def take_comparison(self, name: str) -> ComparisonReport | None:
+        """How a shadow's answers differed since the last call; None when none was compared."""
+        with self._lock:
+            trial = self.trials.get(name)
+            return None if trial is None or trial.shadow is None else trial.shadow.take_report()
+
     def snapshots(self) -> list[tuple[str, int, Snapshot]]:
-        """Model, version and counts of all that serve."""
+        """Model, version and counts of all that serve; of a shadow nobody is served."""
         now = self._clock()
+        with self._lock:
+            beside = {
+                name: trial.challenger for name, trial in self.trials.items() if trial.mode == "ab"
+            }
         return [
-            (name, model.version, model.metrics.snapshot(now, model.waiting))
+            (name, each.version, each.metrics.snapshot(now, each.waiting))
             for name, model in sorted(self.models.items())
+            for each in (model, beside.get(name))
+            if each is not None
         ]
 
     def replaced_snapshots(self) -> list[tuple[str, int, Snapshot]]:
@@ -375,6 +342,68 @@ class DataPlane:
         if counts is not None and counts is not model.metrics:
             model.metrics = counts
             counts.restart(now)
+
+    def _version(self, name: str, model: ServedModel, version: str) -> ServedModel:
+        """The version that a request names.
+
+        Raises:
+            ModelNotServed: it serves nobody.
+        """
+        trial = self.trials.get(name)
+        if trial is not None and trial.mode == "ab" and version == str(trial.challenger.version):
+            return trial.challenger
+        if version != str(model.version):
+            raise ModelNotServed(f"model {name!r} is served in version {model.version} only")
+        return model if trial is None else model.alone(lambda: self._lane(model))
+
+    def _trial(self, name: str) -> Trial:
+        trial = self.trials.get(name)
+        if trial is None:
+            raise ModelNotServed(f"nothing is tried beside model {name!r}")
+        return trial
+
+    def _set_trial(self, name: str, trial: Trial, mode: TrialMode, share: float) -> None:
+        trial.set(mode, share, lambda: self._waiting(name))
+        self.models[name].entry = None  # the next request finds out
+
+    def _pop_trial(self, name: str) -> Trial | None:
+        trial = self.trials.pop(name, None)
+        if trial is not None:
+            champion, challenger = self.models.get(name), trial.challenger
+            if champion is not None:
+                champion.entry = None
+            if trial.mode == "ab":
+                self._replaced.keep(name, challenger.version, challenger.metrics, self._clock())
+        return trial
+
+    def _try_beside_another(self, name: str) -> None:
+        """What serves `name` has changed; what is tried beside it has not."""
+        for model in (self.models.get(name), self.previous.get(name)):
+            if model is not None:
+                model.entry = None
+
+    def _waiting(self, name: str) -> int:
+        model = self.models.get(name)
+        return 0 if model is None else model.waiting
+
+    def _enter(self, model: ServedModel) -> Entry:
+        """Find out where the requests of a version enter; on the event loop.
+
+        Raises:
+            ModelNotServed: it was closed.
+        """
+        self._loop = asyncio.get_running_loop()
+        with self._lock:
+            lane = self._lane(model)
+            entry: Entry = lane
+            trial = self.trials.get(model.name)
+            if trial is not None and self.models.get(model.name) is model:
+                entry = trial.entry(lane, lambda: self._lane(trial.challenger))
+            model.entry = entry
+            return entry
+
+    def _lane(self, model: ServedModel) -> Lane:
+        return model.open_lane(lambda idle: self._open_lane(model, idle))
 
     def _open_lane(self, model: ServedModel, idle: Callable[[], None]) -> Lane:
         return Lane(
@@ -438,33 +467,9 @@ class DataPlane:
                 log.exception("observe.failed model=%s", model.name)
 
 
+def _nothing() -> None:
+    """Nothing depends on the end of a shadow."""
+
+
 def _done(_: Prediction) -> None:
     """What remains of the `done` of an answered prediction."""
-
-
-def _warm_up(pipeline: Pipeline, directory: Path, manifest: Manifest) -> float:
-    """Run one item a few times; the fastest run in µs.
-
-    Known answers make the best warm-up.  Without them zeros are fed, which a checker may refuse.
-    """
-    if manifest.golden is not None:
-        inputs, _ = golden.read(directory / manifest.golden)
-        if all(spec.shape and spec.shape[0] == -1 for spec in manifest.inputs):
-            inputs = {name: array[:1] for name, array in inputs.items()}
-    else:
-        inputs = {spec.name: _zeros(spec) for spec in manifest.inputs}
-    fastest_s = float("inf")
-    for _ in range(_WARM_UP_RUNS):
-        start = time.perf_counter()
-        try:
-            pipeline.run(inputs)
-        except (Rejected, InputError):
-            return UNKNOWN_COST_US
-        fastest_s = min(fastest_s, time.perf_counter() - start)
-    return fastest_s * 1e6
-
-
-def _zeros(spec: TensorSpec) -> np.ndarray:
-    shape = [1 if size < 0 else size for size in spec.shape]
-    dtype = numpy_dtype(spec.datatype)
-    return np.full(shape, b"", dtype=dtype) if dtype.kind == "O" else np.zeros(shape, dtype=dtype)

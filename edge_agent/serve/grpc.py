@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from grpc.aio import Server, ServicerContext
 
-    from edge_agent.serve.dataplane import DataPlane, ServedModel
+    from edge_agent.serve.dataplane import DataPlane
+    from edge_agent.serve.served_model import ServedModel
 
 log = logging.getLogger("skerry.serve")
 
@@ -420,6 +421,7 @@ class GrpcServer:
                 oip.timeout_s_of(call.parameters.get("timeout")), context.time_remaining()
             ),
             trace=trace,
+            sticky=_sticky(context) if self._plane.trials else "",
         )
         response = self._types["ModelInferResponse"](
             model_name=prediction.model,
@@ -479,6 +481,12 @@ def _cut(error: Exception) -> str:
     while len(urllib.parse.quote(text)) > _MAX_TEXT_BYTES:
         text = text[: len(text) * 3 // 4]
     return text
+
+
+def _sticky(context: ServicerContext) -> str:
+    """The client's key, as HTTP has it in the header of the same name."""
+    value = dict(context.invocation_metadata() or ()).get("skerry-sticky-key", "")
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _address(peer: str) -> str:

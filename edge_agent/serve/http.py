@@ -53,7 +53,7 @@ _KEPT_HEADERS: Final = frozenset(
         b"accept-encoding", b"authorization", b"content-encoding", b"content-length",
         b"access-control-request-method", b"access-control-request-private-network",
         b"content-type", b"expect", b"inference-header-content-length", b"origin",
-        b"transfer-encoding", b"upgrade",
+        b"skerry-sticky-key", b"transfer-encoding", b"upgrade",
     }
 )  # fmt: skip
 _NAMES: dict[bytes, bytes] = {}

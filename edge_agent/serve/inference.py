@@ -23,13 +23,14 @@ from edge_agent.pipeline.task import decode_request
 from edge_agent.runtime import Tensors
 from edge_agent.serve import oip
 from edge_agent.serve.aside import SideThread
-from edge_agent.serve.dataplane import DataPlane, ServedModel
+from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import BadRequest, Crowded, Forbidden, NotOffered
 from edge_agent.serve.http import HttpConnection
 from edge_agent.serve.http_messages import HttpRequest, HttpResponse, json_response
 from edge_agent.serve.json_plans import Cut, JsonForm, JsonPlan
-from edge_agent.serve.prediction import Prediction
-from edge_agent.wire.manifest import TensorSpec
+from edge_agent.serve.prediction import Prediction, Reply
+from edge_agent.serve.served_model import ServedModel
+from edge_agent.wire.manifest import Manifest, TensorSpec
 
 _BINARY: Final = b"application/octet-stream"
 _LEAST_COMPRESSED_BYTES: Final = 1024
@@ -54,6 +55,14 @@ class _Known:
     plan: oip.Plan
     items: int
     form: oip.Form | None = None
+    beside: tuple[Manifest, _Known] | None = None
+
+    def answered_by(self, manifest: Manifest) -> _Known:
+        """The same for the version that is tried beside this one: its answers have a form of
+        their own."""
+        if self.beside is None or self.beside[0] is not manifest:
+            self.beside = manifest, _Known(self.plan, self.items)
+        return self.beside[1]
 
 
 @dataclass(slots=True)
@@ -63,6 +72,13 @@ class _KnownJson:
     plan: JsonPlan
     items: int
     form: JsonForm | None = None
+    beside: tuple[Manifest, _KnownJson] | None = None
+
+    def answered_by(self, manifest: Manifest) -> _KnownJson:
+        """As `_Known.answered_by`."""
+        if self.beside is None or self.beside[0] is not manifest:
+            self.beside = manifest, _KnownJson(self.plan, self.items)
+        return self.beside[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,13 +351,14 @@ class Inference:
             tensors,
             model.pipeline.validate(tensors),
             request.arrived_s,
-            partial(self._reply_task, request, connection),
+            _TaskReply(self, request, connection),
         )
         self._submit(model, prediction, connection, ask)
 
-    def _reply_task(
+    def reply_task(
         self, request: HttpRequest, connection: HttpConnection, prediction: Prediction
     ) -> None:
+        """Answer the client of a task that is done."""
         try:
             if prediction.error is not None:
                 raise prediction.error
@@ -421,7 +438,7 @@ class Inference:
         side.run(connection, work, then, failed)
 
 
-class _Reply:
+class _Reply(Reply):
     """The `done` of one prediction over the raw route."""
 
     __slots__ = ("_ask", "_connection", "_inference", "_known", "_request")
@@ -442,6 +459,41 @@ class _Reply:
 
     def __call__(self, prediction: Prediction) -> None:
         self._inference.reply(self._request, self._connection, self._ask, self._known, prediction)
+
+    @property
+    def sticky(self) -> str:
+        return _sticky(self._request)
+
+    def redirect(self, manifest: Manifest) -> None:
+        if self._known is not None:
+            self._known = self._known.answered_by(manifest)
+
+
+class _TaskReply(Reply):
+    """The `done` of one prediction over the route for tasks."""
+
+    __slots__ = ("_connection", "_inference", "_request")
+
+    def __init__(
+        self, inference: Inference, request: HttpRequest, connection: HttpConnection
+    ) -> None:
+        self._inference = inference
+        self._request = request
+        self._connection = connection
+
+    def __call__(self, prediction: Prediction) -> None:
+        self._inference.reply_task(self._request, self._connection, prediction)
+
+    @property
+    def sticky(self) -> str:
+        return _sticky(self._request)
+
+    def redirect(self, manifest: Manifest) -> None:
+        """Nothing is kept here of the version."""
+
+
+def _sticky(request: HttpRequest) -> str:
+    return request.headers.get(b"skerry-sticky-key", b"").decode("latin-1")
 
 
 def _read_json(

@@ -13,9 +13,10 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from edge_agent.serve.dataplane import DataPlane, ServedModel
+from edge_agent.serve.dataplane import DataPlane
 from edge_agent.serve.errors import NotOffered
 from edge_agent.serve.metrics import Snapshot
+from edge_agent.serve.served_model import ServedModel
 from edge_agent.wire.manifest import TensorSpec
 
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")

@@ -23,6 +23,7 @@ class Prediction:
         outputs: what the pipeline answered; perhaps views of a batch.
         error: why there is no answer: an error of `pipeline`, or `Expired`.
         latency_us: from arrival to the answer.
+        sticky: the client's key where a version is tried; whoever gives it, keeps its version.
         steps: after each step its name and tensors, if `trace` asked for them.
     """
 
@@ -34,6 +35,7 @@ class Prediction:
     group: tuple[tuple[int, ...], ...] | None = None
     cancelled: bool = False
     trace: bool = False
+    sticky: str = ""
     steps: Sequence[tuple[str, Tensors]] = ()
 
     def __init__(
@@ -63,3 +65,22 @@ class Prediction:
     @property
     def version(self) -> int:
         return self.manifest.version
+
+
+class Reply:
+    """A `done` that cares which version answers, or knows who asks."""
+
+    __slots__ = ()
+
+    def __call__(self, prediction: Prediction) -> None:
+        """Answer the client."""
+        raise NotImplementedError
+
+    @property
+    def sticky(self) -> str:
+        """The key that the client gave; empty without one."""
+        raise NotImplementedError
+
+    def redirect(self, manifest: Manifest) -> None:
+        """The version of `manifest` answers instead of the one that was asked."""
+        raise NotImplementedError
