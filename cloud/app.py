@@ -2,7 +2,7 @@
 
     api           the public API and the console
     ingest        what devices send, committed and acknowledged
-    delivery      metadata and chunks for devices
+    delivery      metadata and chunks for devices; revoked ones put off the broker
     orchestrator  rollouts, outbox, drift checks and retraining on their schedules
     worker        durable jobs: datasets, training, optimisation
 
@@ -221,6 +221,7 @@ def _run_ingest(settings: Settings) -> None:
 
 def _run_delivery(settings: Settings) -> None:
     from cloud.delivery import Delivery
+    from cloud.enrolment.enforcement import Enforcer
 
     services = open_services(settings)
     stop = _stop_event()
@@ -234,9 +235,19 @@ def _run_delivery(settings: Settings) -> None:
     )
     delivery.start()
     connection.start()
+    identities = _connect(services, "identities")
+    identities.start()
+    enforcer = Enforcer(
+        services.sessions,
+        services.authority,
+        host=settings.host,
+        port=settings.broker_port,
+        publish=lambda topic, payload: identities.publish(topic, payload, retain=True),
+    )
     try:
-        stop.wait()
+        enforcer.run(stop)
     finally:
+        identities.stop()
         connection.stop()
         delivery.stop()
 

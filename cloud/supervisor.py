@@ -50,6 +50,8 @@ class BrokerProcess(Protocol):
 
     def alive(self) -> bool: ...
 
+    def refresh(self) -> bool: ...
+
 
 @contextlib.contextmanager
 def hold_directory(directory: Path) -> Iterator[bool]:
@@ -212,6 +214,7 @@ class Supervisor:
             while not self._stopping:
                 self._serve_admin(listener)
                 self._restart_ended()
+                self._broker.refresh()  # its revocation list is written by another process
                 if not announced and self._ready():
                     announced = True
                     ready()

@@ -145,6 +145,7 @@ def _device_out(row: Device) -> DeviceOut:
         labels=row.labels,
         online=row.online,
         revoked=row.revoked,
+        revoked_reason=row.revoked_reason,
         last_seen=row.last_seen,
         enrolled_at=row.enrolled_at,
         agent_version=reported.get("agent_version", ""),

@@ -15,11 +15,11 @@ from cloud.api.auth import Operator
 from cloud.api.context import Context, ContextDep
 from cloud.api.gaps import profile_gaps
 from cloud.db.tables import Claim, Device
-from cloud.enrolment import enrolling
+from cloud.enrolment import enrolling, revocation
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.registry import audit
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client.enrolment_schemas import ClaimsRevoked
+from fleet.client.enrolment_schemas import ClaimsRevoked, RevocationIn
 from fleet.client.schemas import ClaimIn, ClaimOut, RowNumber
 from fleet.enrolment import claims
 from fleet.enrolment.errors import ClaimRefused, EnrolmentError, TooManyRefusals
@@ -141,6 +141,15 @@ def revoke_claims(
         detail: dict[str, JsonValue] = {"batch": batch, "claims": [*open_ids]}
         audit.append(session, caller.name, "claim.revoked", f"batch {batch}", detail)
     return ClaimsRevoked(revoked=len(open_ids))
+
+
+@router.post("/devices/{device_id}/revoke", status_code=204)
+def revoke_device(
+    device_id: str, request: RevocationIn, context: ContextDep, caller: Operator
+) -> None:
+    """Take a device's identity away; its live session ends within seconds."""
+    with context.writers.begin() as session:
+        revocation.revoke_device(session, device_id, caller.name, request.reason, context.clock())
 
 
 # ── enrolment ────────────────────────────────────────────────────────────────────────────────────

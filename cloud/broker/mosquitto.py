@@ -90,7 +90,10 @@ def version_of(executable: Path) -> tuple[int, int, int]:
 
 
 def access_list() -> str:
-    """The access list: the control plane everywhere, a device below its own id."""
+    """The access list: the control plane everywhere, a device below its own id.
+
+    It is the same for ever: mosquitto 2.0.11 crashes when users vanish from it at a reload.
+    """
     lines = [f"user {CONTROL_PLANE}", "topic readwrite skerry/#", ""]
     lines += [f"pattern write {topics.PREFIX}/d/%u/{tail}" for tail in topics.WRITTEN_BY_DEVICE]
     lines += [f"pattern read {topics.PREFIX}/d/%u/{tail}" for tail in topics.READ_BY_DEVICE]
@@ -132,6 +135,7 @@ class Mosquitto:
         self._certificate = certificate
         self._key = key
         self._crl = crl
+        self._crl_read: tuple[int, ...] = ()  # what the broker was last told to read
         self.host = host
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -216,6 +220,7 @@ class Mosquitto:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._directory / "mosquitto.conf"
         config.write_text(self.configuration(version_of(executable)))
+        self._crl_read = self._crl_now()
         access = self._directory / "access"
         access.write_text(access_list())
         access.chmod(0o600)
@@ -271,10 +276,30 @@ class Mosquitto:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def refresh(self) -> bool:
+        """Reload if the revocation list has changed since it was read; whether it had.
+
+        The list is replaced by another process.  Whoever owns the broker calls this often.
+        """
+        now = self._crl_now()
+        if now == self._crl_read or not self.alive():
+            return False
+        self._crl_read = now
+        self.reload()
+        return True
+
     def reload(self) -> None:
         """Read the access list and the certificates again; live connections stay."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
+
+    def _crl_now(self) -> tuple[int, ...]:
+        """What changes with the revocation list's file; empty when there is none."""
+        try:
+            status = self._crl.stat() if self._crl is not None else None
+        except OSError:
+            return ()
+        return () if status is None else (status.st_ino, status.st_mtime_ns, status.st_size)
 
     def _require_free_port(self) -> None:
         with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:

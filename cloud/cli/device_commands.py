@@ -74,3 +74,18 @@ def assign_together(
         assigned = api.assign_together(device_id, GroupIn(versions=wanted, probation_s=probation))
     for each in assigned:
         console.print(f"{device_id}: {each.model}:{each.version} in group {each.group}")
+
+
+@devices.command("revoke")
+def revoke_device(
+    device_id: str,
+    reason: Annotated[str, typer.Option(help="Why; for the audit.")] = "",
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Take a device's identity away; its live session ends within seconds."""
+    with client(directory) as api:
+        api.revoke_device(device_id, reason)
+    console.print(
+        f"revoked {device_id}; 'skerry claims create --device {device_id}' lets it come back",
+        soft_wrap=True,
+    )

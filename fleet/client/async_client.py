@@ -102,6 +102,10 @@ class AsyncClient:
         """Revoke what is still open of a batch."""
         return await self.send(calls.revoke_claims(batch))
 
+    async def revoke_device(self, device_id: str, reason: str = "") -> None:
+        """Take a device's identity away; its live session ends within seconds."""
+        await self.send(calls.revoke_device(device_id, reason))
+
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         return await self.send(calls.enrol(request))
 

@@ -191,6 +191,12 @@ def revoke_claims(batch: str) -> Call[enrolment_schemas.ClaimsRevoked]:
     return Call(method="DELETE", path=_path("claims"), params=params, read=_CLAIMS_REVOKED)
 
 
+def revoke_device(device_id: str, reason: str) -> Call[None]:
+    body = enrolment_schemas.RevocationIn(reason=reason)
+    path = _path("devices", device_id, "revoke")
+    return Call(method="POST", path=path, body=body, read=_nothing)
+
+
 def enrol(request: EnrolRequest) -> Call[EnrolReply]:
     return Call(method="POST", path=_path("enrol"), body=request, read=_ENROLLED)
 

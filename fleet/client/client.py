@@ -115,6 +115,10 @@ class Client:
         """Revoke what is still open of a batch."""
         return self.send(calls.revoke_claims(batch))
 
+    def revoke_device(self, device_id: str, reason: str = "") -> None:
+        """Take a device's identity away; its live session ends within seconds."""
+        self.send(calls.revoke_device(device_id, reason))
+
     def enrol(self, request: EnrolRequest) -> EnrolReply:
         return self.send(calls.enrol(request))
 

@@ -71,6 +71,7 @@ class DeviceOut(ApiModel):
     labels: dict[str, str]
     online: bool
     revoked: bool
+    revoked_reason: str = ""
     last_seen: float
     enrolled_at: float
     agent_version: str = ""

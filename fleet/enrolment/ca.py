@@ -35,7 +35,12 @@ from fleet.enrolment.errors import AuthorityUnreadable, BadCertificateRequest, R
 CONTROL_PLANE: Final = "control-plane"
 """Common name, and so MQTT user, of the control plane's own processes."""
 
-RESERVED_NAMES: Final = frozenset({CONTROL_PLANE, "localhost", "admin", "root", "skerry", "host"})
+PROBE: Final = "revocation-probe"
+"""Name of the certificates by which it is seen that a revocation list is in force."""
+
+RESERVED_NAMES: Final = frozenset(
+    {CONTROL_PLANE, PROBE, "localhost", "admin", "root", "skerry", "host"}
+)
 
 MAX_REQUEST_CHARS: Final = 8192
 """Bound of a certificate request; one with a P-256 key has some 400 characters."""
@@ -220,25 +225,44 @@ class CertificateAuthority:
         """Write the revocation list with exactly `serials`; returns its path.
 
         The list lives as long as the authority: its reader refuses everybody once it is stale, and
-        an operator on holiday shall not stop a fleet.
+        an operator on holiday shall not stop a fleet.  Each list says that it is a second newer
+        than the one before it: OpenSSL, when it has several, takes the newest by that.
         """
-        now = self._clock()
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self._certificate.subject)
-            .last_update(now - CLOCK_SKEW)
-            .next_update(self._certificate.not_valid_after_utc)
-        )
-        for serial in serials:
-            builder = builder.add_revoked_certificate(
-                x509.RevokedCertificateBuilder()
-                .serial_number(int(serial, 16))
-                .revocation_date(now)
-                .build()
+        with _locked(self._directory):
+            now = self._clock()
+            begin, number = now - CLOCK_SKEW, 1
+            before = self._list()
+            if before is not None:
+                begin = max(begin, before.last_update_utc + dt.timedelta(seconds=1))
+                number = _number_of(before) + 1
+            builder = (
+                x509.CertificateRevocationListBuilder()
+                .issuer_name(self._certificate.subject)
+                .last_update(begin)
+                .next_update(self._certificate.not_valid_after_utc)
+                .add_extension(x509.CRLNumber(number), False)
             )
-        crl = builder.sign(self._key, hashes.SHA256())
-        write_whole(self.crl_path, crl.public_bytes(serialization.Encoding.PEM), mode=0o644)
+            for serial in serials:
+                builder = builder.add_revoked_certificate(
+                    x509.RevokedCertificateBuilder()
+                    .serial_number(int(serial, 16))
+                    .revocation_date(now)
+                    .build()
+                )
+            crl = builder.sign(self._key, hashes.SHA256())
+            write_whole(self.crl_path, crl.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return self.crl_path
+
+    def listed(self) -> set[str]:
+        """Serials on the revocation list as it is on the disk."""
+        before = self._list()
+        return set() if before is None else {format(each.serial_number, "x") for each in before}
+
+    def _list(self) -> x509.CertificateRevocationList | None:
+        try:
+            return x509.load_pem_x509_crl(self.crl_path.read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def _lasts(self, path: Path) -> bool:
         try:
@@ -301,6 +325,13 @@ def key_digest(public_key: ec.EllipticCurvePublicKey) -> str:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(encoded).hexdigest()
+
+
+def _number_of(crl: x509.CertificateRevocationList) -> int:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
 
 
 def _builder(

@@ -47,6 +47,7 @@ def _calls() -> list[Call]:
         calls.claims(),
         calls.revoke_claim("c"),
         calls.revoke_claims("b"),
+        calls.revoke_device("d", ""),
         calls.enrol(enrol),
         calls.models(),
         calls.model("m", 1),

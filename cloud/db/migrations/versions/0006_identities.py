@@ -39,8 +39,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("certificates", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_certificates_device"), ["device"], unique=False)
+        pending = sa.text("revoked_at IS NOT NULL AND enforced_at IS NULL")
         batch_op.create_index(
-            batch_op.f("ix_certificates_revoked_at"), ["revoked_at"], unique=False
+            "certificates_pending",
+            ["revoked_at"],
+            unique=False,
+            sqlite_where=pending,
+            postgresql_where=pending,
         )
     op.execute(
         "INSERT INTO certificates (serial, device, pem, key_sha256, issued_at, expires_at)"

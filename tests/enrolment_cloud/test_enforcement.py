@@ -1,0 +1,196 @@
+"""Revocation reaches the broker: live sessions end, the device does not come back."""
+
+from __future__ import annotations
+
+import queue
+import time
+
+import pytest
+from sqlalchemy import select
+
+from cloud.broker.knock import BrokerAway, CertificateRefused, knock
+from cloud.db.tables import AuditEntry, Certificate, Device
+from cloud.enrolment import ledger
+from cloud.enrolment.enforcement import QUIET_S, NotEnforced
+from cloud.enrolment.revocation import revoke_device
+from cloud.errors import Conflict, NotFound
+from edge_agent.device.identity import new_key, write_key
+from edge_agent.wire import topics
+
+from .conftest import until
+
+
+def revoke(sessions, name: str, reason: str = "stolen") -> None:
+    with sessions.begin() as session:
+        revoke_device(session, name, "token:test", reason, time.time())
+
+
+def refused(site, name: str) -> bool:
+    directory = site.directory / name
+    chain = directory / "chain.pem"
+    chain.write_text(
+        (directory / "device.pem").read_text() + (directory / "device.key").read_text()
+    )
+    try:
+        knock(
+            "127.0.0.1", site.broker.port, ca=site.authority.certificate_path, chain=chain,
+            client_id=f"{name}-knocks",
+        )  # fmt: skip
+    except CertificateRefused:
+        return True
+    return False
+
+
+def test_a_live_session_ends_and_the_device_is_not_let_in_again(site, sessions, connection):
+    site.enrol(sessions, "thief"), site.enrol(sessions, "honest")
+    thief, honest = site.link("thief"), site.link("honest")
+    thief.start(), honest.start()
+    retained: queue.Queue[bytes] = queue.Queue()
+    try:
+        assert thief.wait_connected(5) and honest.wait_connected(5)
+        assert thief.publish(topics.state("thief"), b"birth", retain=True)
+        connection.publish(topics.desired("thief"), b"twin", retain=True)
+        connection.publish(topics.desired("honest"), b"twin", retain=True)
+        enforcer = site.enforcer(sessions, connection)
+        assert enforcer.turn() == 0
+        assert thief.connected
+        revoke(sessions, "thief")
+        assert enforcer.turn() == 1
+        until(lambda: not thief.connected, 5)
+        assert refused(site, "thief")
+        assert honest.connected and not refused(site, "honest")
+        # it tries at once and often, and is not let in
+        assert not thief.wait_connected(0.5)
+        assert enforcer.turn() == 0  # done once
+    finally:
+        thief.stop(), honest.stop()
+    with site.connection("looks-at-retained") as reader:
+        for topic in (topics.state("+"), topics.desired("+")):
+            reader.subscribe(topic, lambda topic, payload: retained.put((topic, payload)))
+        assert retained.get(timeout=5)[0] == topics.desired("honest")
+        with pytest.raises(queue.Empty):
+            retained.get(timeout=0.2)
+    with sessions() as session:
+        row = session.get(Device, "thief")
+        assert (row.revoked, row.revoked_reason, row.online) == (True, "stolen", False)
+        [entry] = session.scalars(select(AuditEntry).where(AuditEntry.subject == "thief"))
+        assert (entry.action, entry.detail["reason"]) == ("device.revoked", "stolen")
+        [certificate] = session.scalars(select(Certificate).where(Certificate.device == "thief"))
+        assert certificate.enforced_at is not None
+
+
+def test_a_broker_that_starts_again_keeps_the_revocation(site, sessions, connection):
+    site.enrol(sessions, "kept-out")
+    assert not refused(site, "kept-out")
+    revoke(sessions, "kept-out")
+    site.enforcer(sessions, connection).turn()
+    site.broker.stop()
+    site.broker.start()
+    assert refused(site, "kept-out")
+    assert connection.wait_connected(15)
+
+
+def test_a_device_that_comes_back_has_its_rights_again(site, sessions, connection):
+    site.enrol(sessions, "prodigal")
+    enforcer = site.enforcer(sessions, connection)
+    revoke(sessions, "prodigal")
+    enforcer.turn()
+    # as the enrolment by a claim made for it does
+    with sessions.begin() as session:
+        session.get(Device, "prodigal").revoked = False
+    key = new_key()
+    write_key(site.directory / "prodigal" / "device.key", key)
+    site.certify(sessions, "prodigal", key)
+    link = site.link("prodigal")
+    link.start()
+    try:
+        assert link.wait_connected(5)
+        assert link.publish(topics.state("prodigal"), b"back", retain=True)
+    finally:
+        link.stop()
+
+
+def test_nothing_is_believed_before_the_broker_has_read_the_list(site, sessions, connection):
+    site.enrol(sessions, "unwatched")
+    revoke(sessions, "unwatched")
+    enforcer = site.enforcer(sessions, connection, patience_s=0.2)
+    site.watched.clear()
+    try:
+        with pytest.raises(NotEnforced, match="SIGHUP"):
+            enforcer.turn()
+        with sessions() as session:
+            [row] = session.scalars(select(Certificate).where(Certificate.device == "unwatched"))
+            assert row.enforced_at is None
+        assert not refused(site, "unwatched")
+    finally:
+        site.watched.set()
+    assert site.enforcer(sessions, connection).turn() == 1
+    assert refused(site, "unwatched")
+
+
+def test_a_broker_that_is_away_is_asked_again_later(site, sessions, connection):
+    site.enrol(sessions, "away")
+    enforcer = site.enforcer(sessions, connection)
+    revoke(sessions, "away")
+    site.broker.stop()
+    try:
+        with pytest.raises(BrokerAway):
+            enforcer.turn()
+    finally:
+        site.broker.start()
+    assert connection.wait_connected(15)
+    assert enforcer.turn() == 1
+    assert refused(site, "away")
+
+
+def test_superseded_certificates_are_listed_now_and_then_and_throw_nobody_out(
+    site, sessions, connection
+):
+    directory = site.enrol(sessions, "renewed")
+    old = (directory / "device.pem").read_text()
+    now = time.time()
+    enforcer = site.enforcer(sessions, connection, clock=lambda: now)
+    enforcer.turn()
+    (directory / "old.pem").write_text(old + (directory / "device.key").read_text())
+    key = new_key()
+    write_key(directory / "device.key", key)
+    serial = site.certify(sessions, "renewed", key)
+    link = site.link("renewed")
+    link.start()
+    try:
+        assert link.wait_connected(5)
+        with sessions.begin() as session:
+            assert len(ledger.revoke_all(session, "renewed", "superseded", now, but=serial)) == 1
+        now += QUIET_S - 1
+        assert enforcer.turn() == 0
+        now += 2
+        assert enforcer.turn() == 1
+        assert link.connected
+    finally:
+        link.stop()
+    with pytest.raises(CertificateRefused):
+        knock(
+            "127.0.0.1", site.broker.port, ca=site.authority.certificate_path,
+            chain=directory / "old.pem", client_id="renewed-old",
+        )  # fmt: skip
+
+
+def test_a_list_that_lacks_what_the_database_says_is_mended_at_the_start(
+    site, sessions, connection
+):
+    site.enrol(sessions, "restored")
+    revoke(sessions, "restored")
+    site.enforcer(sessions, connection).turn()
+    site.authority.revoke([])  # as from a backup
+    until(lambda: not refused(site, "restored"))
+    site.enforcer(sessions, connection).turn()
+    assert refused(site, "restored")
+
+
+def test_revoking_twice_or_nobody_is_one_clear_line(site, sessions):
+    site.enrol(sessions, "once")
+    revoke(sessions, "once")
+    with pytest.raises(Conflict, match="revoked already; 'skerry claims create --device once'"):
+        revoke(sessions, "once")
+    with pytest.raises(NotFound, match="no device 'nobody'"):
+        revoke(sessions, "nobody")
