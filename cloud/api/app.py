@@ -17,6 +17,7 @@ from cloud.api import (
     device_routes,
     enrolment_routes,
     export_routes,
+    gateway_routes,
     lab_routes,
     learning_routes,
     model_routes,
@@ -47,7 +48,7 @@ def create_api(context: Context) -> FastAPI:
     app.state.context = context
     for module in (
         device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
-        rollout_routes, export_routes, lab_routes,
+        rollout_routes, export_routes, lab_routes, gateway_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)

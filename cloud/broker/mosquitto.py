@@ -93,10 +93,14 @@ def access_list() -> str:
     """The access list: the control plane everywhere, a device below its own id.
 
     It is the same for ever: mosquitto 2.0.11 crashes when users vanish from it at a reload.
+    As a gateway, too: which devices are below it, ingest knows and holds (docs/adr/0012).
     """
     lines = [f"user {CONTROL_PLANE}", "topic readwrite skerry/#", ""]
     lines += [f"pattern write {topics.PREFIX}/d/%u/{tail}" for tail in topics.WRITTEN_BY_DEVICE]
     lines += [f"pattern read {topics.PREFIX}/d/%u/{tail}" for tail in topics.READ_BY_DEVICE]
+    below = f"{topics.PREFIX}/g/%u/d/+"
+    lines += [f"pattern write {below}/{tail}" for tail in topics.WRITTEN_BY_GATEWAY]
+    lines += [f"pattern read {below}/{tail}" for tail in topics.READ_BY_GATEWAY]
     lines += [f"pattern read {topics.HOST}", ""]
     return "\n".join(lines)
 

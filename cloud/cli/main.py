@@ -16,6 +16,7 @@ from cloud.cli import (
     device_commands,
     export_commands,
     fleet_commands,
+    gateway_commands,
     keys,
     learning_commands,
     model_commands,
@@ -65,6 +66,7 @@ app.add_typer(model_commands.models, name="models")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(claim_commands.claims, name="claims")
 app.add_typer(device_commands.devices, name="devices")
+app.add_typer(gateway_commands.gateways, name="gateways")
 app.add_typer(rollout_commands.rollout, name="rollout")
 app.add_typer(simulate_commands.simulate, name="simulate")
 app.add_typer(fleet_commands.tokens, name="tokens")

@@ -239,6 +239,8 @@ class Device(Base):
     enrolled_at: Mapped[float]
     revoked: Mapped[bool] = mapped_column(default=False)
     revoked_reason: Mapped[str] = mapped_column(default="", server_default="")
+    gateway: Mapped[str] = mapped_column(default="", server_default="", index=True)
+    """The device that speaks for this one; empty: it speaks for itself, by its certificate."""
     online: Mapped[bool] = mapped_column(default=False)
     boot: Mapped[str] = mapped_column(default="")
     last_seen: Mapped[float] = mapped_column(default=0.0)

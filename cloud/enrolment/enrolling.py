@@ -174,7 +174,7 @@ def _offer_twin(session: Session, row: Device, now: float) -> None:
     if twin.models:
         session.add(
             Outbox(
-                topic=topics.desired(row.id),
+                topic=topics.of(row.id, "desired", row.gateway),
                 payload=twin.encode(),
                 retain=True,
                 created_at=now,

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -23,7 +23,7 @@ from cloud.ingest.alarms import ALARMIST, CLONED, cloned_since
 from cloud.ingest.apply import apply
 from cloud.ingest.errors import BadMessage
 from cloud.ingest.starts import Starts
-from cloud.ingest.state import apply_state
+from cloud.ingest.state import apply_state, take_offline_below
 from cloud.registry import audit
 from edge_agent.wire import topics
 from edge_agent.wire.base import unpack_frame
@@ -55,6 +55,7 @@ class _Uplink:
     """One journalled message, taken apart."""
 
     device: str
+    gateway: str
     kind: str
     header: UplinkHeader
     payload: bytes
@@ -93,9 +94,11 @@ class Ingest:
         """Subscribe; messages are handled on the connection's thread."""
         # every process learns every state, also the retained ones, which a shared subscription
         # would not get; applying a state twice changes nothing
-        self._connection.subscribe_batched(topics.state("+"), self.handle_states)
-        shared = topics.shared(GROUP, topics.uplink("+", "+"))
-        self._connection.subscribe_batched(shared, self.handle)
+        for gateway in ("", "+"):
+            state = topics.of("+", "state", gateway)
+            self._connection.subscribe_batched(state, self.handle_states)
+            shared = topics.shared(GROUP, topics.of("+", "up/+", gateway))
+            self._connection.subscribe_batched(shared, self.handle)
 
     # ── journalled messages ──────────────────────────────────────────────────────────────────────
 
@@ -127,7 +130,7 @@ class Ingest:
             self._malformed(message.topic, BadMessage("a number beyond all journals"))
             return None
         kind = address.channel.removeprefix("up/")
-        return _Uplink(address.device, kind, header, bytes(payload))
+        return _Uplink(address.device, address.gateway, kind, header, bytes(payload))
 
     def _commit(self, uplinks: Sequence[_Uplink]) -> list[_Uplink]:
         """Apply in one transaction; returns what may be acknowledged."""
@@ -135,11 +138,11 @@ class Ingest:
         settled: list[_Uplink] = []
         outcome: Counter[str] = Counter()
         with self._sessions.begin() as session:
-            devices = _devices(session, {uplink.device for uplink in uplinks})
+            devices = _devices(session, uplinks)
             seen = _seen(session, uplinks)
             for uplink in uplinks:
-                row = devices.get(uplink.device)
-                if row is None or row.revoked:
+                row = _admitted(devices, uplink)
+                if row is None:
                     outcome["rejected"] += 1
                     log.warning("ingest.rejected device=%s kind=%s", uplink.device, uplink.kind)
                     continue
@@ -186,11 +189,12 @@ class Ingest:
     def _acknowledge(self, settled: Sequence[_Uplink]) -> None:
         streams: dict[tuple[str, str], list[int]] = defaultdict(list)
         for uplink in settled:
-            streams[uplink.device, uplink.header.stream].append(uplink.header.seq)
-        for (device, stream), seqs in streams.items():
+            topic = topics.of(uplink.device, "ack", uplink.gateway)
+            streams[topic, uplink.header.stream].append(uplink.header.seq)
+        for (topic, stream), seqs in streams.items():
             try:
                 ack = Ack(stream=stream, seqs=tuple(seqs))
-                self._connection.post(topics.ack(device), ack.encode())
+                self._connection.post(topic, ack.encode())
             except NotConnected:
                 # the device sends again, and is told then
                 return
@@ -203,31 +207,37 @@ class Ingest:
         Raises:
             SQLAlchemyError: the database is away.
         """
-        states: list[tuple[str, DeviceState]] = []
+        states: list[tuple[topics.DeviceTopic, DeviceState]] = []
         for message in messages:
             if not message.payload:
                 continue  # a retained state that was cleared
             try:
                 address = topics.parse(message.topic)
-                states.append((address.device, DeviceState.decode(message.payload)))
+                states.append((address, DeviceState.decode(message.payload)))
             except WireError as error:
                 self._malformed(message.topic, error)
         now = self._clock()
         cloned: set[str] = set()
         with self._sessions.begin() as session:
-            devices = _devices(session, {device for device, _ in states})
-            for device, state in states:
-                row = devices.get(device)
-                if row is None or row.revoked:
+            devices = _devices(session, [address for address, _ in states])
+            gone: set[str] = set()
+            born: set[str] = set()
+            for address, state in states:
+                device = address.device
+                row = _admitted(devices, address)
+                if row is None:
                     self.counts["rejected"] += 1
                     log.warning("ingest.rejected device=%s kind=state", device)
                     continue
                 if apply_state(row, state, now):
                     self.counts["applied"] += 1
+                    (born if state.online else gone).add(device)
                 boot = state.boot[:MAX_BOOT_CHARS]
                 if state.online and (both := self._starts.saw(device, boot, state.at)):
                     self._alarm(session, device, both, now)
                     cloned.add(device)
+            if gone:
+                take_offline_below(session, gone, born, now)
         for device in cloned:  # committed
             self._alarmed_at.setdefault(device, now)
 
@@ -247,7 +257,31 @@ class Ingest:
         log.warning("ingest.malformed at=%s cause=%s", where[:120], type(error).__name__)
 
 
-def _devices(session: Session, ids: set[str]) -> dict[str, Device]:
+class _Sender(Protocol):
+    """Whom a topic names."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def gateway(self) -> str: ...
+
+
+def _admitted(devices: Mapping[str, Device], sender: _Sender) -> Device | None:
+    """The sender's row; None if it is not known, is revoked, or another has to speak for it."""
+    row = devices.get(sender.device)
+    if row is None or row.revoked or row.gateway != sender.gateway:
+        return None
+    if sender.gateway:
+        gateway = devices.get(sender.gateway)
+        if gateway is None or gateway.revoked:
+            return None
+    return row
+
+
+def _devices(session: Session, senders: Iterable[_Sender]) -> dict[str, Device]:
+    """Rows of senders, and of those that speak for them."""
+    ids = {id for sender in senders for id in (sender.device, sender.gateway) if id}
     rows = session.scalars(select(Device).where(Device.id.in_(ids)))
     return {row.id: row for row in rows}
 

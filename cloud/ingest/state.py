@@ -7,6 +7,10 @@ comes when its connection is found dead, says nothing about the present one.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from cloud.db.tables import Device
 from edge_agent.wire.messages import DeviceState
@@ -35,3 +39,18 @@ def apply_state(row: Device, state: DeviceState, now: float) -> bool:
     row.last_seen = now
     row.reported = reported
     return True
+
+
+def take_offline_below(
+    session: Session, gateways: Collection[str], born: Collection[str], now: float
+) -> None:
+    """With a gateway go the devices that it speaks for; their births come again with it.
+
+    Args:
+        born: devices whose births came in the same batch, and so may be of the time after.
+    """
+    session.execute(
+        update(Device)
+        .where(Device.gateway.in_(gateways), Device.online.is_(True), Device.id.not_in(born))
+        .values(online=False, last_seen=now)
+    )

@@ -74,7 +74,7 @@ def _sign(sessions: Sessions, director: Signer, row: Outbox) -> bool:
     Returns:
         False for a twin that a newer one has replaced: it must not leave.
     """
-    parsed = topics.parse(row.topic) if row.topic.startswith(f"{topics.PREFIX}/d/") else None
+    parsed = topics.parse(row.topic) if row.topic != topics.HOST else None
     if parsed is None or parsed.channel not in ("desired", "lab"):
         return True
     with read_only(sessions)() as session:

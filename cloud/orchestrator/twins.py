@@ -76,7 +76,7 @@ def set_models(
     device.desired_version = generation
     session.add(
         Outbox(
-            topic=topics.desired(device.id),
+            topic=topics.of(device.id, "desired", device.gateway),
             payload=twin.encode(),
             retain=True,
             created_at=now,

@@ -11,6 +11,12 @@ skerry/v1/d/DEVICE/fetch/reply    cloud → device: its bytes, or why not
 skerry/v1/d/DEVICE/chunk/request  device → cloud: these chunks, please
 skerry/v1/d/DEVICE/chunk/reply    cloud → device: one chunk a message, QoS 0
 skerry/v1/host                    cloud → all, retained: the control plane's state
+
+A gateway speaks for the devices below it, on one connection with its own certificate:
+
+skerry/v1/g/GATEWAY/d/DEVICE/…    the same channels, without `lab`, `fetch` and `chunk`
+
+The broker holds a gateway to its own id; which devices are below it, the control plane knows.
 """
 
 from __future__ import annotations
@@ -68,6 +74,12 @@ def chunk_reply(device: DeviceId | str) -> str:
     return f"{PREFIX}/d/{device}/chunk/reply"
 
 
+def of(device: DeviceId | str, channel: str, gateway: DeviceId | str = "") -> str:
+    """Topic of a channel of `device`, which `gateway` speaks for, if one is named."""
+    below = f"{PREFIX}/g/{gateway}" if gateway else PREFIX
+    return f"{below}/d/{device}/{channel}"
+
+
 def shared(group: str, topic_filter: str) -> str:
     """A shared subscription: each message reaches one member of `group`."""
     return f"$share/{group}/{topic_filter}"
@@ -80,21 +92,43 @@ READ_BY_DEVICE: Final = ("ack", "desired", "lab", "command", "fetch/reply", "chu
 """Topic tails that a device may subscribe to below its own id."""
 
 
+WRITTEN_BY_GATEWAY: Final = ("state", "up/+")
+"""What a gateway may publish below its own id for each device."""
+
+READ_BY_GATEWAY: Final = ("ack", "desired", "command")
+"""Topic tails that a gateway may subscribe to below its own id for each device."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceTopic:
-    """A parsed device topic: `channel` is the tail after the device's id, e.g. "up/sample"."""
+    """A parsed device topic.
+
+    Attributes:
+        channel: the tail after the device's id, e.g. "up/sample".
+        gateway: who speaks for the device; empty: it speaks for itself.
+    """
 
     device: DeviceId
     channel: str
+    gateway: DeviceId | Literal[""] = ""
 
 
 def parse(topic: str) -> DeviceTopic:
     """Split a device topic.
 
     Raises:
-        UnknownTopic: not below `skerry/v1/d/`, or the device's id is not a slug.
+        UnknownTopic: neither below `skerry/v1/d/` nor `skerry/v1/g/`, or an id is not a slug.
     """
+    if topic.startswith(f"{PREFIX}/g/"):
+        return _parse_below(topic)
     parts = topic.split("/", 4)
     if len(parts) != 5 or parts[:3] != ["skerry", "v1", "d"] or not is_slug(parts[3]):
         raise UnknownTopic(f"not a device topic: {topic[:120]!r}")
     return DeviceTopic(DeviceId(parts[3]), parts[4])
+
+
+def _parse_below(topic: str) -> DeviceTopic:
+    parts = topic.split("/", 6)
+    if len(parts) != 7 or parts[4] != "d" or not (is_slug(parts[3]) and is_slug(parts[5])):
+        raise UnknownTopic(f"not a topic of a gateway's device: {topic[:120]!r}")
+    return DeviceTopic(DeviceId(parts[5]), parts[6], DeviceId(parts[3]))

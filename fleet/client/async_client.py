@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import calls, enrolment_schemas, schemas, sending
+from fleet.client import calls, enrolment_schemas, gateway_schemas, schemas, sending
 from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
 
 T = TypeVar("T")
@@ -97,6 +97,12 @@ class AsyncClient:
 
     async def revoke_claim(self, claim_id: str) -> None:
         await self.send(calls.revoke_claim(claim_id))
+
+    async def register_below(
+        self, gateway: str, request: gateway_schemas.BelowIn
+    ) -> gateway_schemas.BelowOut:
+        """Register devices that an enrolled device speaks for."""
+        return await self.send(calls.register_below(gateway, request))
 
     async def revoke_claims(self, batch: str) -> enrolment_schemas.ClaimsRevoked:
         """Revoke what is still open of a batch."""

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import enrolment_schemas, schemas
+from fleet.client import enrolment_schemas, gateway_schemas, schemas
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 
 T = TypeVar("T")
@@ -114,6 +114,7 @@ _DEVICE_PAGE: Final = _as(schemas.DevicePage)
 _DEVICE: Final = _as(schemas.DeviceDetail)
 _ASSIGNED: Final = _as(list[schemas.AssignedOut])
 _CLAIM_FILES: Final = _as(list[ClaimFile])
+_BELOW: Final = _as(gateway_schemas.BelowOut)
 _CLAIMS: Final = _as(list[schemas.ClaimOut])
 _CLAIMS_REVOKED: Final = _as(enrolment_schemas.ClaimsRevoked)
 _ENROLLED: Final = _as(EnrolReply)
@@ -184,6 +185,17 @@ def claims(batch: str = "") -> Call[list[schemas.ClaimOut]]:
 
 def revoke_claim(claim_id: str) -> Call[None]:
     return Call(method="DELETE", path=_path("claims", claim_id), read=_nothing)
+
+
+def register_below(
+    gateway: str, request: gateway_schemas.BelowIn
+) -> Call[gateway_schemas.BelowOut]:
+    return Call(
+        method="POST",
+        path=_path("gateways", gateway, "devices"),
+        body=request,
+        read=_BELOW,
+    )
 
 
 def revoke_claims(batch: str) -> Call[enrolment_schemas.ClaimsRevoked]:

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import calls, enrolment_schemas, schemas, sending
+from fleet.client import calls, enrolment_schemas, gateway_schemas, schemas, sending
 from fleet.client.async_client import AsyncClient
 from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.errors import ApiError
@@ -110,6 +110,12 @@ class Client:
 
     def revoke_claim(self, claim_id: str) -> None:
         self.send(calls.revoke_claim(claim_id))
+
+    def register_below(
+        self, gateway: str, request: gateway_schemas.BelowIn
+    ) -> gateway_schemas.BelowOut:
+        """Register devices that an enrolled device speaks for."""
+        return self.send(calls.register_below(gateway, request))
 
     def revoke_claims(self, batch: str) -> enrolment_schemas.ClaimsRevoked:
         """Revoke what is still open of a batch."""

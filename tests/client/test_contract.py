@@ -9,6 +9,7 @@ from cloud.api import (
     device_routes,
     enrolment_routes,
     export_routes,
+    gateway_routes,
     lab_routes,
     learning_routes,
     model_routes,
@@ -18,10 +19,11 @@ from cloud.api import (
 from edge_agent.wire.messages import EnrolRequest, Inventory
 from fleet.client import calls, schemas
 from fleet.client.calls import Call
+from fleet.client.gateway_schemas import BelowIn
 
 MODULES = (
     device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
-        rollout_routes, export_routes, lab_routes,
+        rollout_routes, export_routes, lab_routes, gateway_routes,
 )  # fmt: skip
 
 
@@ -49,6 +51,7 @@ def _calls() -> list[Call]:
         calls.revoke_claims("b"),
         calls.revoke_device("d", ""),
         calls.enrol(enrol),
+        calls.register_below("g", BelowIn(devices=["d"], profile="p")),
         calls.models(),
         calls.model("m", 1),
         calls.approve("m", 1, ""),
