@@ -12,9 +12,8 @@ before the wave was offered.  `metrics` rows carry the time at which they arrive
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import and_, case, func, select
@@ -24,6 +23,7 @@ from cloud.db.tables import Assignment as AssignmentRow
 from cloud.db.tables import Device, DriftReport, Metric
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.orchestrator.twins import desired_of
+from fleet.rollouts.control import sample
 from fleet.rollouts.model import (
     FAILURES,
     RESPONDED,
@@ -75,9 +75,17 @@ def comparison(session: Session, rollout: Rollout, now: float) -> Comparison | N
     shared = set(treated.values()) & set(control.values())
     return Comparison(
         treated=_side(
-            session, rollout, wave, _sample(rollout.id, treated, shared), {new}, old, now
+            session,
+            rollout,
+            wave,
+            sample(rollout.id, treated, shared, MAX_DEVICES),
+            {new},
+            old,
+            now,
         ),
-        control=_side(session, rollout, wave, _sample(rollout.id, control, shared), old, old, now),
+        control=_side(
+            session, rollout, wave, sample(rollout.id, control, shared, MAX_DEVICES), old, old, now
+        ),
     )
 
 
@@ -123,23 +131,6 @@ def _control(session: Session, rollout: Rollout, wave: Wave, profiles: frozenset
         )
     )
     return {device: profile for device, profile in rows if device not in offered}
-
-
-def _sample(rollout: str, devices: Mapping[str, str], profiles: Iterable[str]) -> Ids:
-    """At most `MAX_DEVICES` of those of `profiles`, each profile in proportion."""
-    wanted = set(profiles)
-    members: dict[str, list[str]] = defaultdict(list)
-    for device, profile in devices.items():
-        if profile in wanted:
-            members[profile].append(device)
-    total = sum(map(len, members.values()))
-    share = min(1.0, MAX_DEVICES / max(1, total))
-    drawn: Ids = {}
-    for profile, each in members.items():
-        if share < 1:
-            each.sort(key=lambda device: hashlib.sha256(f"{rollout}/{device}".encode()).digest())
-        drawn |= dict.fromkeys(each[: max(1, round(len(each) * share))], profile)
-    return drawn
 
 
 def _side(

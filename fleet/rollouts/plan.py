@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from fleet.devices.select import DeviceRef
+from fleet.rollouts.control import hold_back
 from fleet.rollouts.model import Assignment, Plan, Rollout, Wave, WavePlan
 
 
@@ -74,6 +75,8 @@ def draft(
             )
         left = [device for device in left if device.id not in assignments]
         planned.append(Wave(index=len(planned), soak_s=wave.soak_s, what=wave.what))
+    if plan.gate.control_percent and not left:
+        planned, assignments = hold_back(planned, assignments, plan.gate.control_percent)
     last = waves[-1]
     plan = plan.model_copy(
         update={"takes_newcomers": last.percent == 100 or last.query is not None}

@@ -2,8 +2,9 @@
 
 Two ways, for two questions:
 
-    virtual    the rollout machine alone on a virtual clock, devices of a few numbers each: whether
-               a plan stops a bad version in time
+    virtual    the rollout machine alone on a virtual clock, devices of a few numbers each
+               (`virtual_devices`): whether a plan stops a bad version in time; many times over in
+               `montecarlo`
     fleet      devices on real sockets, each with its certificate and its own MQTT connection: what
                broker, control plane and network bear
 

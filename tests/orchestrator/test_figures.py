@@ -124,15 +124,6 @@ def test_control_group_has_devices_outside_the_rollout_but_none_that_was_offered
     assert {each.device for each in found.control.devices} == {others[0], "outside"}
 
 
-def test_large_sides_are_sampled_in_proportion() -> None:
-    devices = {f"a{index}": "a" for index in range(3000)} | {f"b{i}": "b" for i in range(1000)}
-    drawn = figures._sample("rollout", devices, {"a", "b"})
-    assert len(drawn) == figures.MAX_DEVICES
-    assert sum(profile == "a" for profile in drawn.values()) == 750
-    assert drawn == figures._sample("rollout", devices, {"a", "b"})
-    assert drawn != figures._sample("another", devices, {"a", "b"})
-
-
 def test_drift_checks_of_the_soak_count_the_newest_of_each_device(plane, soaking) -> None:
     rollout, wave, _ = soaking
     write(plane, wave[0], 2, plane.now + 1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fleet.rollouts.model import GateSpec, RolloutState, WavePlan, WaveState
 from fleet.simulate.virtual import VirtualFleet, run
 
@@ -38,10 +40,24 @@ def test_silent_failures_do_not_hide_behind_unreachable_devices() -> None:
     fleet = VirtualFleet(
         500, failure_probability=0.6, silent_probability=1.0, offline_probability=0.5
     )
+    waves = [WavePlan(count=60, soak_s=60), *WAVES[1:]]
     for seed in range(5):
-        result = run(fleet, WAVES, seed=seed)
+        result = run(fleet, waves, seed=seed)
         assert result.state is RolloutState.HALTED
         assert result.waves[0] is WaveState.FAILED
+
+
+def test_late_returners_and_lost_connections_are_no_failures() -> None:
+    fleet = VirtualFleet(200, offline_probability=0.3, late_probability=0.5, churn_probability=0.5)
+    result = run(fleet, WAVES, seed=2)
+    assert result.state is RolloutState.COMPLETED
+    assert set(result.phases) <= {"healthy", "unreachable", "offered"}
+    assert result.phases["unreachable"] < 0.3 * 200 + 20
+
+
+def test_brief_devices_come_to_the_same_end() -> None:
+    fleet = VirtualFleet(300, failure_probability=0.02)
+    assert run(replace(fleet, brief=True), WAVES, seed=4).phases == run(fleet, WAVES, seed=4).phases
 
 
 def test_fleet_that_is_all_offline_waits_for_a_person() -> None:
