@@ -2,7 +2,7 @@
 
     api           the public API and the console
     ingest        what devices send, committed and acknowledged
-    delivery      metadata and chunks for devices; revoked ones put off the broker
+    delivery      metadata and chunks for devices; certificates renewed, revoked ones put into force
     orchestrator  rollouts, outbox, drift checks and retraining on their schedules
     worker        durable jobs: datasets, training, optimisation
 
@@ -222,6 +222,7 @@ def _run_ingest(settings: Settings) -> None:
 def _run_delivery(settings: Settings) -> None:
     from cloud.delivery import Delivery
     from cloud.enrolment.enforcement import Enforcer
+    from cloud.enrolment.renewal import Renewals
 
     services = open_services(settings)
     stop = _stop_event()
@@ -236,6 +237,9 @@ def _run_delivery(settings: Settings) -> None:
     delivery.start()
     connection.start()
     identities = _connect(services, "identities")
+    Renewals(
+        identities, services.sessions, services.authority, days=settings.certificate_days
+    ).start()
     identities.start()
     enforcer = Enforcer(
         services.sessions,

@@ -33,9 +33,13 @@ from pydantic import JsonValue
 from edge_agent.commanded.desk import CommandDesk
 from edge_agent.commanded.tasks import Sources
 from edge_agent.device.config import AgentSettings, read_token
+from edge_agent.device.credentials import Credentials, read_certificate
 from edge_agent.device.directory import admin_socket_path, device_secret, held
-from edge_agent.device.identity import Identity, sign
+from edge_agent.device.errors import DeviceError
+from edge_agent.device.identity import Identity
 from edge_agent.device.inventory import collect, rss_mib
+from edge_agent.device.keys import load_key
+from edge_agent.device.renewal import NoAnswer, Renewer
 from edge_agent.device.trusted import open_trust
 from edge_agent.device.twin import Served, Twin
 from edge_agent.disk import write_whole
@@ -46,6 +50,7 @@ from edge_agent.link.errors import LinkError, NotConnected, OutboxBroken, Outbox
 from edge_agent.link.fetch import FetchPort
 from edge_agent.link.mqtt import Link, Retry, Will
 from edge_agent.link.outbox import Outbox
+from edge_agent.link.renew import RenewPort
 from edge_agent.link.uplink import Uplink
 from edge_agent.models import Models
 from edge_agent.sampling import Sampler
@@ -70,7 +75,14 @@ from edge_agent.update.transfer import Pace
 from edge_agent.update.updater import open_updater
 from edge_agent.wire import topics, windows
 from edge_agent.wire.errors import WireError
-from edge_agent.wire.messages import Desired, DeviceEvent, MetricsReport, UpdateReport
+from edge_agent.wire.messages import (
+    Desired,
+    DeviceEvent,
+    MetricsReport,
+    RenewReply,
+    RenewRequest,
+    UpdateReport,
+)
 
 log = logging.getLogger("skerry.agent")
 
@@ -109,6 +121,7 @@ class Agent:
         self._restarting = False
         self._end: Callable[[], object] = self._stopping.set
         self._outbox = _open_outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
+        self._credentials = Credentials(identity.directory)
         self._link = Link(
             host=member.broker_host,
             port=member.broker_port,
@@ -116,8 +129,18 @@ class Agent:
             ca=identity.ca_path,
             certificate=identity.certificate_path,
             key=identity.key_path,
+            pair=self._credentials.choose,
             will=Will(topics.state(member.device_id), self._twin.offline().encode()),
             retry=Retry(settings.reconnect_first_s, settings.reconnect_max_s),
+        )
+        self._link.on_connected(self._credentials.connected)  # before all others
+        self._renewer = Renewer(
+            self._credentials,
+            member.device_id,
+            ca=identity.ca_path,
+            ask=_asking(RenewPort(self._link, member.device_id)),
+            reconnect=self._link.reconnect,
+            renew_key=settings.renew_key,
         )
         self._uplink = Uplink(self._outbox, self._link, member.device_id)
         self._sampler = Sampler(
@@ -169,7 +192,7 @@ class Agent:
             chunks=chunks.beside(2 * settings.update_window_chunks),
             # a result that was journalled when the agent was killed is not journalled again
             send=lambda frame: self._outbox.append("measure", frame, once="measure"),
-            sign=lambda data: sign(identity.key_path, data),
+            sign=lambda data: load_key(identity.key_path).sign(data),
             served=self._served_for_the_lab,
             inventory=lambda: collect(identity.directory),
             agent_version=agent_version(),
@@ -279,6 +302,7 @@ class Agent:
                 threading.Thread(target=self._updater.run, name="updater", daemon=True),
                 threading.Thread(target=self._publish_twin, name="twin", daemon=True),
                 threading.Thread(target=self._lab.run, name="lab", daemon=True),
+                threading.Thread(target=self._renewer.run, name="renewer", daemon=True),
                 threading.Thread(target=self._desk.run, name="commands", daemon=True),
             ]
             about = self._directory / "run" / "agent.json"
@@ -356,6 +380,7 @@ class Agent:
             "profile": self._profile,
             "agent_version": agent_version(),
             "connected": self._link.connected,
+            "certificate": self._certificate(),
             "desired_version": self._twin.desired_version,
             "models": {name: model.model_dump() for name, model in state.models.items()},
             "update": self._updater.status(),
@@ -370,6 +395,18 @@ class Agent:
             "sampling": dict(self._sampler.counts),
             "commands": self._desk.status(),
             "rss_mib": round(rss_mib(), 1),
+        }
+
+    def _certificate(self) -> dict[str, JsonValue]:
+        try:
+            certificate = read_certificate(self._credentials.current.certificate)
+            due_at = self._renewer.due_at()
+        except DeviceError as error:
+            return {"error": str(error)}
+        return {
+            "serial": format(certificate.serial_number, "x"),
+            "expires_at": certificate.not_valid_after_utc.timestamp(),
+            "renewed_from": due_at,
         }
 
     def _correct(self, model: str, prediction_id: str, label: str) -> bool:
@@ -451,6 +488,7 @@ class Agent:
     def _on_connected(self) -> None:
         self._twin_changed.set()
         self._updater.wake()
+        self._renewer.wake()
 
     def _publish_twin(self) -> None:
         """Body of the thread that publishes the state whenever it changes."""
@@ -569,6 +607,18 @@ def _open_outbox(path: Path, max_bytes: int) -> Outbox:
             raise
         set_aside(path, error)
     return Outbox(path, max_bytes)
+
+
+def _asking(port: RenewPort) -> Callable[[RenewRequest], RenewReply]:
+    """The link's errors in the device room's words."""
+
+    def ask(request: RenewRequest) -> RenewReply:
+        try:
+            return port(request)
+        except LinkError as error:
+            raise NoAnswer(str(error)) from error
+
+    return ask
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -99,6 +99,8 @@ class AgentSettings(BaseModel):
     disk."""
     update_windows: tuple[str, ...] = Field(default=(), strict=False)  # a TOML array
     """When versions may be switched, local time, as in "Mon-Fri 02:00-04:30"; empty is always."""
+    renew_key: Literal["new", "same"] = "new"
+    """Whether the renewal of the certificate draws a new key or keeps the present one."""
     lab: bool = False
     """Whether this device measures candidates that the control plane orders it to: it then runs
     code that online keys alone have signed, though never where it serves.  For lab devices."""

@@ -5,6 +5,7 @@ DeviceError
 ├── BadClaim          (user) the claim file cannot be read
 ├── NotEnrolled       (user) the directory holds no identity
 ├── AlreadyEnrolled   (user) the directory holds one already
+├── BadCertificate    (operator) the control plane sent a certificate that is not ours
 ├── EnrolmentRefused  (operator) the control plane said no
 ├── Unreachable       (operator) the control plane does not answer
 └── AgentRunning      (user) another process holds the directory
@@ -31,6 +32,10 @@ class NotEnrolled(DeviceError):
 
 class AlreadyEnrolled(DeviceError):
     """The directory holds an identity already."""
+
+
+class BadCertificate(DeviceError):
+    """The control plane sent a certificate that is not this device's."""
 
 
 class EnrolmentRefused(DeviceError):

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edge_agent.device.credentials import current_pair
 from edge_agent.device.errors import NotEnrolled
 from edge_agent.disk import write_whole
 from edge_agent.wire.base import WireModel
@@ -44,11 +45,12 @@ class Identity:
 
     @property
     def certificate_path(self) -> Path:
-        return self.directory / "device.pem"
+        """Of the pair in use; another one after a renewal."""
+        return current_pair(self.directory).certificate
 
     @property
     def key_path(self) -> Path:
-        return self.directory / "device.key"
+        return current_pair(self.directory).key
 
     def root_path(self, repository: str) -> Path:
         """First root metadata of `repository` ("image" or "director")."""
@@ -75,21 +77,6 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         serialization.NoEncryption(),
     )
     write_whole(path, pem)
-
-
-def sign(key_path: Path, data: bytes) -> bytes:
-    """Sign with the device's key: DER of ECDSA over SHA-256.
-
-    Raises:
-        NotEnrolled: the key cannot be read.
-    """
-    try:
-        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise NotEnrolled(f"{key_path}: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise NotEnrolled(f"{key_path}: is no key of a device")
-    return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
 def load_identity(directory: Path) -> Identity:

@@ -119,6 +119,7 @@ class Link:
         certificate: Path,
         key: Path,
         will: Will | None = None,
+        pair: Callable[[], tuple[Path, Path]] | None = None,
         keepalive_s: int = 30,
         session_expiry_s: int = 3600,
         retry: Retry | None = None,
@@ -131,13 +132,15 @@ class Link:
             port: of the mutual-TLS listener.
             device_id: client id; the certificate's common name is the user.
             ca, certificate, key: PEM files.
+            pair: asked for certificate and key at each attempt, where these may change.
             will: left with the broker at each connect.
             session_expiry_s: how long the broker keeps messages for an absent device.
             rng: jitter of the reconnects.
         """
         self._address = (host, port)
         self._device_id = device_id
-        self._files = (ca, certificate, key)
+        self._ca = ca
+        self._pair = pair or (lambda: (certificate, key))
         self._will = will
         self._keepalive_s = keepalive_s
         self._session_expiry_s = session_expiry_s
@@ -166,6 +169,10 @@ class Link:
         """Start connecting; returns at once."""
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._thread.start()
+
+    def reconnect(self) -> None:
+        """End the connection, in order, and make it anew."""
+        self._ended.set()
 
     def stop(self) -> None:
         """Disconnect in order, so that the broker does not publish the will."""
@@ -311,9 +318,9 @@ class Link:
         )
         client.max_queued_messages_set(MAX_UNANSWERED)
         client.connect_timeout = HANDSHAKE_TIMEOUT_S
-        ca, certificate, key = self._files
+        certificate, key = self._pair()
         context = _ClosingContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cafile=str(ca))
+        context.load_verify_locations(cafile=str(self._ca))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(str(certificate), str(key))
         client.tls_set_context(context)

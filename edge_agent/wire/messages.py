@@ -288,6 +288,36 @@ class ChunkReply(WireModel):
     status: Literal["ok", "not_found", "denied"] = "ok"
 
 
+# ── renewal ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class RenewRequest(WireModel):
+    """Ask for another certificate, or tell which one is in use.
+
+    Attributes:
+        csr_pem: PKCS #10 request; empty when the device only tells.
+        serial: of the certificate with which this very connection was made, hexadecimal; the
+            control plane revokes those before it.
+    """
+
+    id: str = Field(max_length=64)
+    csr_pem: str = Field(default="", max_length=8192)
+    serial: str = Field(default="", max_length=64, pattern=r"^[0-9a-f]*$")
+
+
+class RenewReply(WireModel):
+    """The answer; `certificate_pem` where one was asked for.
+
+    "denied": the device is unknown or revoked.  "refused": the request will never be right.
+    "unavailable": later.
+    """
+
+    id: str
+    status: Literal["ok", "denied", "refused", "unavailable"]
+    certificate_pem: str = Field(default="", max_length=16384)
+    detail: str = Field(default="", max_length=300)
+
+
 # ── enrolment (HTTP) ─────────────────────────────────────────────────────────────────────────────
 
 

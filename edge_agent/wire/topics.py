@@ -10,6 +10,8 @@ skerry/v1/d/DEVICE/fetch/request  device → cloud: a metadata file, please
 skerry/v1/d/DEVICE/fetch/reply    cloud → device: its bytes, or why not
 skerry/v1/d/DEVICE/chunk/request  device → cloud: these chunks, please
 skerry/v1/d/DEVICE/chunk/reply    cloud → device: one chunk a message, QoS 0
+skerry/v1/d/DEVICE/renew/request  device → cloud: another certificate, please; or: I use this one
+skerry/v1/d/DEVICE/renew/reply    cloud → device: the certificate, or why not
 skerry/v1/host                    cloud → all, retained: the control plane's state
 
 A gateway speaks for the devices below it, on one connection with its own certificate:
@@ -80,15 +82,31 @@ def of(device: DeviceId | str, channel: str, gateway: DeviceId | str = "") -> st
     return f"{below}/d/{device}/{channel}"
 
 
+def renew_request(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/renew/request"
+
+
+def renew_reply(device: DeviceId | str) -> str:
+    return f"{PREFIX}/d/{device}/renew/reply"
+
+
 def shared(group: str, topic_filter: str) -> str:
     """A shared subscription: each message reaches one member of `group`."""
     return f"$share/{group}/{topic_filter}"
 
 
-WRITTEN_BY_DEVICE: Final = ("state", "up/+", "fetch/request", "chunk/request")
+WRITTEN_BY_DEVICE: Final = ("state", "up/+", "fetch/request", "chunk/request", "renew/request")
 """What a device may publish below its own id; the broker's access list is made of it."""
 
-READ_BY_DEVICE: Final = ("ack", "desired", "lab", "command", "fetch/reply", "chunk/reply")
+READ_BY_DEVICE: Final = (
+    "ack",
+    "desired",
+    "lab",
+    "command",
+    "fetch/reply",
+    "chunk/reply",
+    "renew/reply",
+)
 """Topic tails that a device may subscribe to below its own id."""
 
 

@@ -25,6 +25,8 @@ from edge_agent.wire.messages import (
     FetchReply,
     FetchRequest,
     MetricsReport,
+    RenewReply,
+    RenewRequest,
     UpdateReport,
     UplinkHeader,
 )
@@ -50,6 +52,8 @@ MESSAGES: dict[str, type[WireModel]] = {
     "measure_result": MeasureResult,
     "metrics": MetricsReport,
     "metrics_shadow": MetricsReport,
+    "renew_reply": RenewReply,
+    "renew_request": RenewRequest,
     "report": UpdateReport,
     "state_birth": DeviceState,
     "state_birth_challenger": DeviceState,
