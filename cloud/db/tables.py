@@ -10,6 +10,7 @@ its oldest rows are dropped.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sqlalchemy import (
@@ -19,7 +20,9 @@ from sqlalchemy import (
     Index,
     Integer,
     UniqueConstraint,
+    event,
     false,
+    inspect,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -247,6 +250,15 @@ class Device(Base):
     reported: Mapped[Json]  # DeviceState as last reported
     desired: Mapped[Json]  # Desired as last set
     desired_version: Mapped[int] = mapped_column(default=0)
+    changed_at: Mapped[float] = mapped_column(default=0.0, server_default="0", index=True)
+    """When presence, report or revocation last changed; written by itself."""
+
+
+@event.listens_for(Device, "before_update")
+def _note_change(_mapper: object, _connection: object, device: Device) -> None:
+    attributes = inspect(device).attrs
+    if any(attributes[name].history.has_changes() for name in ("online", "reported", "revoked")):
+        device.changed_at = time.time()
 
 
 class DeviceGroup(Base):
@@ -318,7 +330,11 @@ class Outbox(Base):
 
 
 class Rollout(Base):
-    """`state` is duplicated from `machine` for queries; `machine` is the whole pure state."""
+    """The pure state is in `machine`, but for the assignments, which are rows.
+
+    `state` repeats it for queries; `revision` grows with every change, so that whoever keeps the
+    state in memory knows whether it is still true.
+    """
 
     __tablename__ = "rollouts"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -327,13 +343,17 @@ class Rollout(Base):
     state: Mapped[str] = mapped_column(index=True)
     plan: Mapped[Json]
     machine: Mapped[Json]
+    revision: Mapped[int] = mapped_column(default=0, server_default="0")
     created_by: Mapped[str]
     created_at: Mapped[float]
     updated_at: Mapped[float]
 
 
 class Assignment(Base):
-    """One device's part in one rollout."""
+    """One device's part in one rollout: `machine` is its pure state, the rest is for queries.
+
+    Ingest writes a reported phase here at once; the machine's own is in `machine`.
+    """
 
     __tablename__ = "assignments"
     rollout: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
@@ -345,6 +365,7 @@ class Assignment(Base):
     reason: Mapped[str] = mapped_column(default="")
     detail: Mapped[str] = mapped_column(default="")
     updated_at: Mapped[float]
+    machine: Mapped[Json] = mapped_column(default=dict, server_default="{}")
 
 
 class AssignmentEvent(Base):

@@ -35,6 +35,10 @@ _DECIDED_HERE = frozenset({"orchestrator", "gate"})
 """Actors whose changes of state nobody else writes to the audit."""
 
 
+FETCHED = 500
+"""Devices of one query."""
+
+
 @dataclass
 class Executor:
     """Executes effects of any rollout within one transaction.
@@ -50,10 +54,13 @@ class Executor:
     now: float
     taken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     superseded: dict[str, list[ev.Event]] = field(default_factory=lambda: defaultdict(list))
+    _devices: dict[str, Device] = field(default_factory=dict)
+    _releases: dict[str, ReleaseRow] = field(default_factory=dict)
 
     def execute(self, rollout: Rollout, effects: Sequence[ev.Effect]) -> list[ev.Event]:
         """Carry out `effects` in order; returns the machine's answers."""
         answers: list[ev.Event] = []
+        self._fetch([each for each in effects if isinstance(each, ev.Assign | ev.Withdraw)])
         for effect in effects:
             match effect:
                 case ev.Assign():
@@ -70,9 +77,29 @@ class Executor:
                     self._state_changed(rollout, effect)
         return answers
 
+    def _fetch(self, effects: Sequence[ev.Assign | ev.Withdraw]) -> None:
+        """Read the releases, and read and lock the devices, many at once, in one order for all."""
+        assigned = [each.release for each in effects if isinstance(each, ev.Assign)]
+        restored = [
+            each.previous.release
+            for each in effects
+            if isinstance(each, ev.Withdraw) and each.previous is not None
+        ]
+        targets = {release.target for release in (*assigned, *restored)}
+        if targets:
+            found = self.session.scalars(select(ReleaseRow).where(ReleaseRow.target.in_(targets)))
+            self._releases.update({row.target: row for row in found})
+        ids = sorted({each.device for each in effects})
+        for start in range(0, len(ids), FETCHED):
+            some = select(Device).where(Device.id.in_(ids[start : start + FETCHED]))
+            rows = self.session.scalars(
+                some.order_by(Device.id).with_for_update().execution_options(populate_existing=True)
+            )
+            self._devices.update({row.id: row for row in rows})
+
     def _assign(self, rollout: Rollout, effect: ev.Assign) -> ev.Event:
-        device = self.session.get(Device, effect.device, with_for_update=True)
-        release = self.session.get(ReleaseRow, effect.release.target)
+        device = self._devices.get(effect.device)
+        release = self._releases.get(effect.release.target)
         signed = release is not None and not release.awaiting
         if device is None or device.revoked or release is None or not signed:
             reason = "revoked" if signed else "no such release"
@@ -99,7 +126,7 @@ class Executor:
         return ev.Assigned(device=device.id, generation=generation, previous=previous)
 
     def _withdraw(self, rollout: Rollout, effect: ev.Withdraw) -> None:
-        device = self.session.get(Device, effect.device, with_for_update=True)
+        device = self._devices.get(effect.device)
         if device is None:
             return
         known = desired_of(device).models.get(rollout.plan.model)
@@ -110,7 +137,7 @@ class Executor:
             self.session,
             device,
             rollout.plan.model,
-            self.session.get(ReleaseRow, before.release.target) if before is not None else None,
+            self._releases.get(before.release.target) if before is not None else None,
             rollout=before.rollout if before is not None else None,
             probation_s=rollout.plan.probation_s,
             now=self.now,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from cloud.db.tables import Assignment as AssignmentRow
@@ -23,7 +25,8 @@ log = logging.getLogger("skerry.orchestrator")
 
 _MARK = "orchestrator.assignment_events"
 
-_OPEN_PHASES = tuple(str(phase) for phase in AssignmentPhase if phase not in RESPONDED | GONE)
+_SETTLED = RESPONDED | GONE
+_OPEN_PHASES = tuple(str(phase) for phase in AssignmentPhase if phase not in _SETTLED)
 
 
 def new_reports(session: Session, now: float, settled: int) -> dict[str, list[ev.Event]]:
@@ -68,26 +71,56 @@ def new_reports(session: Session, now: float, settled: int) -> dict[str, list[ev
     return reports
 
 
-def observations(session: Session, rollout: Rollout) -> list[ev.Event]:
-    """How the devices still under way differ from what the machine knows of them."""
-    seen_version = Device.reported["desired_version"].as_integer()
-    rows = session.execute(
-        select(Device.id, Device.online, Device.revoked, seen_version)
-        .join(AssignmentRow, AssignmentRow.device == Device.id)
-        .where(AssignmentRow.rollout == rollout.id, AssignmentRow.phase.in_(_OPEN_PHASES))
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A device as its row has it."""
+
+    id: str
+    online: bool
+    revoked: bool
+    desired_version: int | None
+
+
+def changes(session: Session, since: float) -> list[Seen]:
+    """Devices that came, went, reported or were revoked after `since`."""
+    return _seen(session, Device.changed_at > since)
+
+
+def under_way(session: Session, rollout: Rollout) -> list[Seen]:
+    """All devices of the rollout that it still waits for."""
+    open_ones = select(AssignmentRow.device).where(
+        AssignmentRow.rollout == rollout.id, AssignmentRow.phase.in_(_OPEN_PHASES)
     )
+    return _seen(session, Device.id.in_(open_ones))
+
+
+def observations(devices: Iterable[Seen], rollout: Rollout) -> list[ev.Event]:
+    """How devices still under way differ from what the machine knows of them."""
     events: list[ev.Event] = []
-    for device, online, revoked, seen in rows:
-        mine = rollout.assignments.get(device)
-        if mine is None:
+    for seen in devices:
+        mine = rollout.assignments.get(seen.id)
+        if mine is None or mine.phase in _SETTLED:
             continue
-        if revoked:
+        if seen.revoked:
             events.append(
-                ev.Dropped(device=device, phase=AssignmentPhase.CANCELLED, reason="revoked")
+                ev.Dropped(device=seen.id, phase=AssignmentPhase.CANCELLED, reason="revoked")
             )
             continue
-        if online != mine.online:
-            events.append(ev.Connectivity(device=device, online=online))
-        if mine.generation and mine.delivered_at is None and (seen or 0) >= mine.generation:
-            events.append(ev.Delivered(device=device, generation=seen))
+        if seen.online != mine.online:
+            events.append(ev.Connectivity(device=seen.id, online=seen.online))
+        version = seen.desired_version or 0
+        if mine.generation and mine.delivered_at is None and version >= mine.generation:
+            events.append(ev.Delivered(device=seen.id, generation=version))
     return events
+
+
+def _seen(session: Session, condition: ColumnElement[bool]) -> list[Seen]:
+    rows = session.execute(
+        select(
+            Device.id,
+            Device.online,
+            Device.revoked,
+            Device.reported["desired_version"].as_integer(),
+        ).where(condition)
+    )
+    return [Seen(*row) for row in rows]

@@ -132,7 +132,7 @@ def command_rollout(
         raise NotFound(f"no rollout {rollout_id!r}")
     at = time.time() if now is None else now
     try:
-        stored = load(row)
+        stored = load(session, row)
     except UnreadableRollout as error:
         raise Conflict(str(error)) from error
     before = stored.rollout

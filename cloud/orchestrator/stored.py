@@ -1,8 +1,9 @@
 """A rollout's row and its pure state.
 
-`machine` holds the whole state, and the effects that were asked for outside a turn and wait for
-the next one; a row in `settings` marks a rollout that has some.  `state` repeats the state for
-queries, `assignments` repeats the phases.
+The row's `machine` holds the state but for the assignments, and the effects that were asked for
+outside a turn and wait for the next one; a row in `settings` marks a rollout that has some.  Each
+assignment is a row of its own, and only those that changed are written.  Every change raises the
+row's `revision`.
 
 BrokenRollout            the rollout must not go on; a person looks at it (operator)
 ├── UnreadableRollout    its stored state does not parse
@@ -11,18 +12,19 @@ BrokenRollout            the rollout must not go on; a person looks at it (opera
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from cloud.db.tables import Assignment as AssignmentRow
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.db.tables import Setting
 from edge_agent.wire.base import describe
-from fleet.rollouts.events import Effect
-from fleet.rollouts.model import ACTIVE_STATES, Frozen, Rollout, RolloutState
+from fleet.rollouts.events import EFFECTS, Effect
+from fleet.rollouts.model import ACTIVE_STATES, Assignment, Rollout, RolloutState
 
 _PENDING_PREFIX = "orchestrator.pending:"
 
@@ -39,23 +41,35 @@ class UnsettledRollout(BrokenRollout):
     """Effects and their answers do not come to an end."""
 
 
-class Stored(Frozen):
-    """What the column `machine` holds."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A rollout's state, and the effects that wait for the next turn."""
 
     rollout: Rollout
     pending: tuple[Effect, ...] = ()
 
 
-def load(row: RolloutRow) -> Stored:
-    """Parse a row.
+def load(session: Session, row: RolloutRow) -> Stored:
+    """The state of a rollout, its assignments read row by row.
 
     Raises:
         UnreadableRollout: it is not what this version of the code writes.
     """
+    machine = row.machine
     try:
-        return Stored.model_validate(row.machine)
+        rows = session.execute(
+            select(AssignmentRow.device, AssignmentRow.machine).where(
+                AssignmentRow.rollout == row.id
+            )
+        )
+        assignments = {device: Assignment.model_validate(mine) for device, mine in rows}
+        rollout = Rollout.model_validate({**machine["rollout"], "assignments": assignments})
+        pending = EFFECTS.validate_python(machine.get("pending", []))
     except ValidationError as error:
         raise UnreadableRollout(f"rollout {row.id}: {describe(error)}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableRollout(f"rollout {row.id}: its stored state is no state") from error
+    return Stored(rollout, tuple(pending))
 
 
 def lock(session: Session, rollout_id: str) -> RolloutRow | None:
@@ -73,47 +87,71 @@ def save(
     *,
     reported: Set[str] = frozenset(),
 ) -> None:
-    """Write the state, and the assignments that differ from `before`.
+    """Write the state, and of the assignments those that differ from `before`.
 
     Args:
         reported: devices whose rows ingest may have set to a phase that the machine did not take,
             such as a late report after a failure.
     """
-    row.machine = Stored(rollout=after, pending=tuple(pending)).model_dump(mode="json")
+    row.machine = {
+        "rollout": after.model_dump(mode="json", exclude={"assignments"}),
+        "pending": EFFECTS.dump_python(list(pending), mode="json"),
+    }
     row.state = after.state.value
+    row.revision = (row.revision or 0) + 1
     row.updated_at = now
     mark = session.get(Setting, _PENDING_PREFIX + row.id)
     if pending and mark is None:
         session.add(Setting(key=_PENDING_PREFIX + row.id, value={}, updated_at=now))
     elif mark is not None and not pending:
         session.delete(mark)
-    changed = [
-        mine
-        for device, mine in after.assignments.items()
-        if before is None or device in reported or before.assignments.get(device) is not mine
-    ]
-    if not changed:
-        return
-    rows = {
-        each.device: each
-        for each in session.scalars(select(AssignmentRow).where(AssignmentRow.rollout == row.id))
+    known: Mapping[str, Assignment] = before.assignments if before is not None else {}
+    added: list[dict[str, object]] = []
+    moved: list[dict[str, object]] = []
+    unmoved: list[dict[str, object]] = []
+    for device, mine in after.assignments.items():
+        old = known.get(device)
+        if old is mine and device not in reported:
+            continue
+        if old is None:
+            added.append({**_columns(mine, now), "rollout": row.id, "device": device})
+        elif _shown(old) != _shown(mine) or device in reported:
+            moved.append({**_columns(mine, now), "_rollout": row.id, "_device": device})
+        else:
+            unmoved.append({"machine": _pure(mine), "_rollout": row.id, "_device": device})
+    session.flush()
+    if added:
+        session.execute(insert(AssignmentRow), added)
+    for rows in (moved, unmoved):
+        if rows:
+            session.connection().execute(_UPDATE, rows)
+
+
+_UPDATE = update(AssignmentRow.__table__).where(  # type: ignore[arg-type]
+    AssignmentRow.__table__.c.rollout == bindparam("_rollout"),
+    AssignmentRow.__table__.c.device == bindparam("_device"),
+)
+
+
+def _shown(mine: Assignment) -> tuple[object, ...]:
+    return mine.phase, mine.generation, mine.release.target, mine.reason, mine.detail
+
+
+def _columns(mine: Assignment, now: float) -> dict[str, object]:
+    return {
+        "generation": mine.generation,
+        "wave": mine.wave,
+        "target": mine.release.target,
+        "phase": mine.phase.value,
+        "reason": mine.reason,
+        "detail": mine.detail,
+        "updated_at": now,
+        "machine": _pure(mine),
     }
-    for mine in changed:
-        known = rows.get(mine.device)
-        if known is None:
-            known = AssignmentRow(rollout=row.id, device=mine.device)
-            session.add(known)
-        elif (known.phase, known.generation) == (mine.phase.value, mine.generation) and (
-            known.target == mine.release.target
-        ):
-            continue  # ingest wrote the phase already, or only connectivity changed
-        known.generation = mine.generation
-        known.wave = mine.wave
-        known.target = mine.release.target
-        known.phase = mine.phase.value
-        known.reason = mine.reason
-        known.detail = mine.detail
-        known.updated_at = now
+
+
+def _pure(mine: Assignment) -> dict[str, object]:
+    return mine.model_dump(mode="json", exclude_defaults=True)
 
 
 def with_pending(session: Session) -> set[str]:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
@@ -19,6 +19,7 @@ from cloud.db.tables import AssignmentEvent
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.orchestrator import figures, intake, lease, outbox, reconcile
 from cloud.orchestrator.effects import Executor
+from cloud.orchestrator.kept import Kept, Known
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.stored import (
     BrokenRollout,
@@ -91,18 +92,21 @@ class Orchestrator:
         self._refresh_interval_s = refresh_interval_s
         self._reconcile_at = 0.0
         self._refresh_at = 0.0
+        self._kept = Kept()
 
     def turn(self, now: float) -> TurnResult:
         """Everything that is due at `now` (seconds since the epoch), in one transaction."""
         reconciling = now >= self._reconcile_at
         with self._sessions.begin() as session:
             settled = order.settled(session, AssignmentEvent.id)
+        self._kept.begin()
         with self._sessions.begin() as session:
             if not lease.hold(session, self._holder, now, self._lease_s):
                 return TurnResult(leader=False)
             executor = Executor(session, self._blobs, self._image_repository, now)
             stepped = self._step_all(session, executor, settled, now)
             followed = reconcile.follow_champions(session, now) if reconciling else 0
+        self._kept.commit(now)
         if reconciling:
             self._reconcile_at = now + self._reconcile_interval_s
         self._refresh(now)
@@ -122,13 +126,23 @@ class Orchestrator:
 
     def _step_all(self, session: Session, executor: Executor, settled: int, now: float) -> int:
         reports = intake.new_reports(session, now, settled)
+        changed = intake.changes(session, self._kept.changes_since)
         active = [state.value for state in ACTIVE_STATES]
-        due = set(session.scalars(select(RolloutRow.id).where(RolloutRow.state.in_(active))))
-        due.update(with_pending(session), reports)
-        for rollout_id in sorted(due):
-            self._step(session, executor, rollout_id, reports.get(rollout_id, []), now)
+        pending = with_pending(session)
+        due = or_(RolloutRow.state.in_(active), RolloutRow.id.in_(pending | set(reports)))
+        rows = session.execute(select(RolloutRow.id, RolloutRow.revision).where(due))
+        stepped = 0
+        for rollout_id, revision in sorted((row.id, row.revision) for row in rows):
+            happened = reports.get(rollout_id, [])
+            known = self._kept.get(rollout_id, revision)
+            if known is not None and not happened and rollout_id not in pending:
+                observed = intake.observations(changed, known.rollout)
+                if not (observed or known.tick_due(now) or known.look_due(now)):
+                    continue
+            self._step(session, executor, rollout_id, happened, changed, now)
+            stepped += 1
         for rollout_id, wanted in list(executor.superseded.items()):
-            self._step(session, executor, rollout_id, wanted, now)
+            self._step(session, executor, rollout_id, wanted, (), now)
         for rollout_id, devices in list(executor.taken.items()):
             taken: list[ev.Event] = [
                 ev.Dropped(
@@ -138,8 +152,8 @@ class Orchestrator:
                 )
                 for device in devices
             ]
-            self._step(session, executor, rollout_id, taken, now)
-        return len(due)
+            self._step(session, executor, rollout_id, taken, (), now)
+        return stepped
 
     def _step(
         self,
@@ -147,6 +161,7 @@ class Orchestrator:
         executor: Executor,
         rollout_id: str,
         happened: Sequence[ev.Event],
+        changed: Sequence[intake.Seen],
         now: float,
     ) -> None:
         row = lock(session, rollout_id)
@@ -154,7 +169,7 @@ class Orchestrator:
             return
         try:
             with session.begin_nested():
-                self._step_row(session, executor, row, happened, now)
+                self._step_row(session, executor, row, happened, changed, now)
         except BrokenRollout as error:
             log.error("rollout.broken id=%s reason=%s", rollout_id, error)
             row = lock(session, rollout_id)
@@ -168,24 +183,36 @@ class Orchestrator:
                     at=now,
                 )
 
-    @staticmethod
     def _step_row(
+        self,
         session: Session,
         executor: Executor,
         row: RolloutRow,
         happened: Sequence[ev.Event],
+        changed: Sequence[intake.Seen],
         now: float,
     ) -> None:
-        stored = load(row)
+        known = self._kept.get(row.id, row.revision)
+        looking = known is None or known.look_due(now)
+        if known is not None and "pending" in row.machine and not row.machine["pending"]:
+            stored = Stored(known.rollout)
+        else:
+            stored = load(session, row)
+        before = stored.rollout
         events: list[ev.Event] = [*happened]
-        if stored.rollout.state in ACTIVE_STATES:
-            events += intake.observations(session, stored.rollout)
-            comparison = figures.comparison(session, stored.rollout, now)
+        if before.state in ACTIVE_STATES:
+            devices = intake.under_way(session, before) if looking else changed
+            events += intake.observations(devices, before)
+            comparison = figures.comparison(session, before, now)
             events.append(ev.Tick(comparison=comparison))
-        after = _settle(executor, stored, events, now)
+        after, assigned = _settle(executor, stored, events, now)
         reported = {each.device for each in happened if isinstance(each, ev.DeviceReported)}
-        if after != stored.rollout or stored.pending or reported:
-            save(session, row, stored.rollout, after, (), now, reported=reported)
+        if after != before or stored.pending or reported:
+            save(session, row, before, after, (), now, reported=reported)
+            session.flush()
+        # who was just given an assignment may have been away all the time: look at the next turn
+        looked_at = now if looking or known is None else known.looked_at
+        self._kept.put(row.id, Known(row.revision, after, now, 0.0 if assigned else looked_at))
 
     def _refresh(self, now: float) -> None:
         """Renew metadata; trouble there must not keep rollouts from halting."""
@@ -201,13 +228,21 @@ class Orchestrator:
             settle_staged(session, self._image_repository, "orchestrator")
 
 
-def _settle(executor: Executor, stored: Stored, events: Sequence[ev.Event], now: float) -> Rollout:
-    """Step, carry out, and step with the answers, until the machine asks for nothing more."""
+def _settle(
+    executor: Executor, stored: Stored, events: Sequence[ev.Event], now: float
+) -> tuple[Rollout, bool]:
+    """Step, carry out, and step with the answers, until the machine asks for nothing more.
+
+    Returns:
+        The state, and whether devices were assigned something.
+    """
     rollout, effects = stored.rollout, [*stored.pending]
+    assigned = False
     for _ in range(MAX_ROUNDS):
+        assigned = assigned or any(isinstance(each, ev.Assign) for each in effects)
         answers = executor.execute(rollout, effects)
         rollout, effects = run(rollout, [*answers, *events], now)
         events = ()
         if not effects:
-            return rollout
+            return rollout, assigned
     raise UnsettledRollout(f"rollout {rollout.id}: effects and answers do not come to an end")

@@ -62,7 +62,7 @@ def soaking(plane) -> tuple[str, list[str], list[str]]:
 
 def compared(plane, rollout: str, after_s: float):
     with plane.sessions() as session:
-        stored = load(session.get_one(Rollout, rollout)).rollout
+        stored = load(session, session.get_one(Rollout, rollout)).rollout
         return figures.comparison(session, stored, plane.now + after_s)
 
 
@@ -164,5 +164,5 @@ def test_history_counts_the_updates_that_brought_the_old_version(plane) -> None:
     plane.release(2)
     rollout = plane.start(2, WAVES)
     with plane.sessions() as session:
-        plan = load(session.get_one(Rollout, rollout)).rollout.plan
+        plan = load(session, session.get_one(Rollout, rollout)).rollout.plan
     assert plan.history == {"pi": Outcomes(responders=16, failures=3)}

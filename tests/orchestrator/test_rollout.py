@@ -217,7 +217,9 @@ def test_verb_that_does_not_fit_says_what_it_needs(plane, verb: str) -> None:
 def test_withdrawal_of_an_older_generation_leaves_the_newer_twin_alone(plane) -> None:
     plane.enrol("d0")
     plane.release(1)
-    rollout = load(plane.row(plane.complete(1, "d0"))).rollout
+    row = plane.row(plane.complete(1, "d0"))
+    with plane.sessions() as session:
+        rollout = load(session, row).rollout
     stale = Withdraw(device="d0", generation=0, previous=None)
     with plane.sessions.begin() as session:
         before = session.get_one(Device, "d0").desired
