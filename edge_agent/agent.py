@@ -344,6 +344,7 @@ class Agent:
         self._updater.stop()
         self._lab.stop()
         self._desk.stop()
+        self._renewer.stop()
         self._twin_changed.set()
         for thread in threads:
             if thread.ident is not None:
