@@ -40,7 +40,7 @@ define suite
 	@python -m pytest tests -m "($(1)) and alone" $(2) || test $$? = 5 -a -n "$(PYTEST)"
 endef
 
-.PHONY: help demo test check format bench crash clean install broker browser load clock token postgres
+.PHONY: help demo test check format bench crash clean install broker browser load clock token tpm postgres
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,10 +48,10 @@ help:  ## this list
 demo: install broker  ## the whole loop on real parts, about three minutes (KEEP=1 leaves it running)
 	@python -m examples.demo
 
-test: install broker browser clock token postgres  ## all tests, the demo and the browser among them
+test: install broker browser clock token tpm postgres  ## all tests, the demo and the browser among them
 	$(call suite,$(MARKS),$(PYTEST))
 
-check: install broker clock token postgres  ## format, lint, types, import contracts, fast tests
+check: install broker clock token tpm postgres  ## format, lint, types, import contracts, fast tests
 	@ruff format --check .
 	@ruff check .
 	@mypy
@@ -95,6 +95,11 @@ clock:
 
 token:
 	$(call need,softhsm2-util,softhsm2)
+
+tpm:
+	$(call need,swtpm,swtpm)
+	$(call need,dbus-daemon,dbus-daemon)
+	$(call need,tpm2-abrmd,tpm2-abrmd tpm2-openssl libtss2-tcti-tabrmd0 openssl)
 
 postgres:
 	$(call need,initdb /usr/lib/postgresql/*/bin/initdb,postgresql)

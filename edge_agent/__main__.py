@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     enrol = commands.add_parser("enrol", help="make this device a member of a fleet")
     enrol.add_argument("--claim", type=Path, required=True, help="claim file of the control plane")
     enrol.add_argument("--name", help="wished name: a-z, 0-9 and '-'")
+    enrol.add_argument(
+        "--again", action="store_true", help="an enrolled device comes back, by a claim made for it"
+    )
     commands.add_parser("run", help="serve, update and report until stopped")
     commands.add_parser("status", help="what the running agent says of itself, as JSON")
     install = commands.add_parser("install", help="install from a directory, such as a USB stick")
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "enrol":
-            return device.enrol(options.dir, options.claim, options.name)
+            return device.enrol(options.dir, options.claim, options.name, options.again)
         case "run":
             return device.run(options.dir)
         case "score":

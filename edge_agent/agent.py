@@ -33,13 +33,12 @@ from pydantic import JsonValue
 from edge_agent.commanded.desk import CommandDesk
 from edge_agent.commanded.tasks import Sources
 from edge_agent.device.config import AgentSettings, read_token
-from edge_agent.device.credentials import Credentials, read_certificate
+from edge_agent.device.credentials import Credentials
 from edge_agent.device.directory import admin_socket_path, device_secret, held
-from edge_agent.device.errors import DeviceError
 from edge_agent.device.identity import Identity
 from edge_agent.device.inventory import collect, rss_mib
 from edge_agent.device.keys import load_key
-from edge_agent.device.renewal import NoAnswer, Renewer
+from edge_agent.device.renewal import Renewer
 from edge_agent.device.trusted import open_trust
 from edge_agent.device.twin import Served, Twin
 from edge_agent.disk import write_whole
@@ -79,8 +78,6 @@ from edge_agent.wire.messages import (
     Desired,
     DeviceEvent,
     MetricsReport,
-    RenewReply,
-    RenewRequest,
     UpdateReport,
 )
 
@@ -135,13 +132,10 @@ class Agent:
         )
         self._link.on_connected(self._credentials.connected)  # before all others
         self._renewer = Renewer(
-            self._credentials,
-            member.device_id,
-            ca=identity.ca_path,
-            ask=_asking(RenewPort(self._link, member.device_id)),
-            reconnect=self._link.reconnect,
+            self._credentials, member.device_id, ca=identity.ca_path,
+            ask=RenewPort(self._link, member.device_id), reconnect=self._link.reconnect,
             renew_key=settings.renew_key,
-        )
+        )  # fmt: skip
         self._uplink = Uplink(self._outbox, self._link, member.device_id)
         self._sampler = Sampler(
             self._outbox,
@@ -343,6 +337,7 @@ class Agent:
         self._stopping.set()
         self._updater.stop()
         self._lab.stop()
+        self._renewer.stop()
         self._desk.stop()
         self._renewer.stop()
         self._twin_changed.set()
@@ -381,7 +376,7 @@ class Agent:
             "profile": self._profile,
             "agent_version": agent_version(),
             "connected": self._link.connected,
-            "certificate": self._certificate(),
+            "certificate": self._renewer.status(),
             "desired_version": self._twin.desired_version,
             "models": {name: model.model_dump() for name, model in state.models.items()},
             "update": self._updater.status(),
@@ -396,18 +391,6 @@ class Agent:
             "sampling": dict(self._sampler.counts),
             "commands": self._desk.status(),
             "rss_mib": round(rss_mib(), 1),
-        }
-
-    def _certificate(self) -> dict[str, JsonValue]:
-        try:
-            certificate = read_certificate(self._credentials.current.certificate)
-            due_at = self._renewer.due_at()
-        except DeviceError as error:
-            return {"error": str(error)}
-        return {
-            "serial": format(certificate.serial_number, "x"),
-            "expires_at": certificate.not_valid_after_utc.timestamp(),
-            "renewed_from": due_at,
         }
 
     def _correct(self, model: str, prediction_id: str, label: str) -> bool:
@@ -608,18 +591,6 @@ def _open_outbox(path: Path, max_bytes: int) -> Outbox:
             raise
         set_aside(path, error)
     return Outbox(path, max_bytes)
-
-
-def _asking(port: RenewPort) -> Callable[[RenewRequest], RenewReply]:
-    """The link's errors in the device room's words."""
-
-    def ask(request: RenewRequest) -> RenewReply:
-        try:
-            return port(request)
-        except LinkError as error:
-            raise NoAnswer(str(error)) from error
-
-    return ask
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import sys
@@ -12,18 +13,25 @@ from edge_agent.commands.errors import BadScoring
 from edge_agent.commands.output import say
 from edge_agent.device.errors import DeviceError
 
+log = logging.getLogger("skerry.identity")
+
 RESTART: Final = 75
 """Exit code that asks a service manager for a new start.  Source: EX_TEMPFAIL, sysexits.h."""
 
 
-def enrol(directory: Path, claim_path: Path, name: str | None) -> int:
-    """Make this device a member of a fleet."""
+def enrol(directory: Path, claim_path: Path, name: str | None, again: bool) -> int:
+    """Make this device a member of a fleet, or let it come back under its name."""
     from edge_agent.device import enrol as enrolment
+    from edge_agent.device.config import load_settings
     from edge_agent.device.inventory import collect
 
     claim = enrolment.read_claim(claim_path)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    identity = enrolment.enrol(directory, claim, collect(directory), name)
+    key_uri = load_settings(directory).key
+    if again:
+        identity = enrolment.come_back(directory, claim, collect(directory), key_uri=key_uri)
+    else:
+        identity = enrolment.enrol(directory, claim, collect(directory), name, key_uri=key_uri)
     member = identity.membership
     say(f"enrolled as {member.device_id} (profile {member.profile})")
     return 0
@@ -34,13 +42,19 @@ def run(directory: Path) -> int:
     from edge_agent import logs
     from edge_agent.agent import run_agent
     from edge_agent.device.config import load_settings
+    from edge_agent.device.errors import KeyUnavailable
     from edge_agent.device.identity import load_identity
+    from edge_agent.device.keys import prepare
     from edge_agent.link.errors import LinkError
     from edge_agent.serve import ServeError
 
     settings = load_settings(directory)
     identity = load_identity(directory)
     logs.configure(settings.log_level, settings.log_format)
+    try:
+        prepare(settings.key, identity.key_path)
+    except KeyUnavailable as error:  # without its key it is offline, and serves all the same
+        log.error("identity.key_unavailable cause=%s", error)
     try:
         again = run_agent(identity, settings)
     except (LinkError, ServeError) as error:

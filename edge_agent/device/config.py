@@ -99,6 +99,9 @@ class AgentSettings(BaseModel):
     disk."""
     update_windows: tuple[str, ...] = Field(default=(), strict=False)  # a TOML array
     """When versions may be switched, local time, as in "Mon-Fri 02:00-04:30"; empty is always."""
+    key: str = Field(default="file:", pattern=r"^(file:|tpm:[^\s]*)$")
+    """Where the device's key is born: "file:" in the agent's directory, "tpm:" in the TPM; one of
+    several is named as in "tpm:device:/dev/tpmrm0"."""
     renew_key: Literal["new", "same"] = "new"
     """Whether the renewal of the certificate draws a new key or keeps the present one."""
     lab: bool = False

@@ -18,23 +18,17 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edge_agent.device.credentials import Credentials, check_certificate
 from edge_agent.device.errors import (
     AlreadyEnrolled,
     BadClaim,
     EnrolmentRefused,
     Unreachable,
 )
-from edge_agent.device.identity import (
-    Identity,
-    Membership,
-    certificate_request,
-    load_identity,
-    new_key,
-    write_key,
-)
+from edge_agent.device.identity import Identity, Membership, load_identity
+from edge_agent.device.keys import DeviceKey, open_key
 from edge_agent.disk import write_whole
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.ids import is_slug
@@ -67,35 +61,37 @@ def read_claim(path: Path) -> ClaimFile:
 
 
 def enrol(
-    directory: Path, claim: ClaimFile, inventory: Inventory, name: str | None = None
+    directory: Path,
+    claim: ClaimFile,
+    inventory: Inventory,
+    name: str | None = None,
+    *,
+    key_uri: str = "file:",
 ) -> Identity:
     """Enrol this device and keep the identity in `directory`.
 
     Args:
         name: wished id; the control plane chooses when left out.
+        key_uri: where the key is born, see `edge_agent.device.keys`.
 
     Raises:
         AlreadyEnrolled: `directory` has an identity.
         BadClaim: `name` is no possible id, or the claim has no address or no authority.
         EnrolmentRefused: the control plane said no, or its answer makes no sense.
         Unreachable: no answer.
+        KeyUnavailable: the key was to be born in a TPM that cannot be used.
     """
     if (directory / "device.json").exists():
-        raise AlreadyEnrolled(f"{directory}: holds an identity already; choose another directory")
+        raise AlreadyEnrolled(
+            f"{directory}: holds an identity already; choose another directory, or renew this one "
+            "by 'enrol --again' and a claim made for it"
+        )
     if name is not None and not is_slug(name):
         raise BadClaim(f"{name!r} cannot be a name: use a-z, 0-9 and '-', at most 63 characters")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = _own_key(directory / "device.key")
-    request = EnrolRequest(
-        claim_id=claim.claim_id,
-        secret=claim.secret,
-        csr_pem=certificate_request(key),
-        inventory=inventory,
-        name=name or claim.device,
-        profile=claim.profile,
-    )
-    reply = _ask(claim, request)
-    _check_certificate(reply, key)
+    key = open_key(directory / "device.key", uri=key_uri)
+    reply = _ask(claim, _request(claim, key, inventory, name or claim.device))
+    _check_certificate(reply, key.public_key())
     write_whole(directory / "device.pem", reply.certificate_pem.encode())
     write_whole(directory / "ca.pem", claim.ca_pem.encode())
     roots = directory / "roots"
@@ -113,18 +109,54 @@ def enrol(
     return load_identity(directory)
 
 
-def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The key of an earlier attempt, or a fresh one."""
-    if path.exists():
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError):
-            key = None
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key
-    fresh = new_key()
-    write_key(path, fresh)
-    return fresh
+def come_back(
+    directory: Path, claim: ClaimFile, inventory: Inventory, *, key_uri: str = "file:"
+) -> Identity:
+    """Enrol a device again under its name, with a new key; models and journal stay as they are.
+
+    Its agent may be running: it connects with the new pair at its next attempt.
+
+    Raises:
+        NotEnrolled: `directory` has no identity.
+        BadClaim: the claim is for another device, profile or control plane.
+        EnrolmentRefused, BadCertificate: the control plane said no, or its answer makes no sense.
+        Unreachable: no answer.
+        KeyUnavailable: the key was to be born in a TPM that cannot be used.
+    """
+    identity = load_identity(directory)
+    member = identity.membership
+    if claim.ca_pem.strip() != identity.ca_path.read_text().strip():
+        raise BadClaim("the claim is of another control plane than this device's")
+    if claim.device not in (None, member.device_id) or claim.profile != member.profile:
+        raise BadClaim(
+            f"the claim is not for {member.device_id} with profile {member.profile}; make one by "
+            f"'skerry claims create --device {member.device_id}'"
+        )
+    credentials = Credentials(directory)
+    key = open_key(credentials.draft() / "device.key", uri=key_uri)
+    reply = _ask(claim, _request(claim, key, inventory, member.device_id))
+    check_certificate(reply.certificate_pem, identity.ca_path, member.device_id, key.public_key())
+    credentials.adopt(reply.certificate_pem)
+    moved = {
+        "broker_host": reply.broker_host,
+        "broker_port": reply.broker_port,
+        "control_plane_url": claim.url,
+    }
+    write_whole(directory / "device.json", member.model_copy(update=moved).encode())
+    return load_identity(directory)
+
+
+def _request(
+    claim: ClaimFile, key: DeviceKey, inventory: Inventory, name: str | None
+) -> EnrolRequest:
+    return EnrolRequest(
+        claim_id=claim.claim_id,
+        secret=claim.secret,
+        csr_pem=key.request(),
+        inventory=inventory,
+        name=name,
+        profile=claim.profile,
+    )
 
 
 def _ask(claim: ClaimFile, request: EnrolRequest) -> EnrolReply:
@@ -204,10 +236,10 @@ def _refusal(status: int, data: bytes) -> str:
     return " ".join(text.split())[:300]
 
 
-def _check_certificate(reply: EnrolReply, key: ec.EllipticCurvePrivateKey) -> None:
+def _check_certificate(reply: EnrolReply, key: ec.EllipticCurvePublicKey) -> None:
     try:
         certificate = x509.load_pem_x509_certificate(reply.certificate_pem.encode())
     except ValueError as error:
         raise EnrolmentRefused("the control plane sent no certificate") from error
-    if certificate.public_key() != key.public_key():
+    if certificate.public_key() != key:
         raise EnrolmentRefused("the control plane sent a certificate for another key")

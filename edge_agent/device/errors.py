@@ -5,6 +5,7 @@ DeviceError
 ├── BadClaim          (user) the claim file cannot be read
 ├── NotEnrolled       (user) the directory holds no identity
 ├── AlreadyEnrolled   (user) the directory holds one already
+├── KeyUnavailable    (operator) the TPM, or OpenSSL's way to it, cannot be used
 ├── BadCertificate    (operator) the control plane sent a certificate that is not ours
 ├── EnrolmentRefused  (operator) the control plane said no
 ├── Unreachable       (operator) the control plane does not answer
@@ -32,6 +33,10 @@ class NotEnrolled(DeviceError):
 
 class AlreadyEnrolled(DeviceError):
     """The directory holds an identity already."""
+
+
+class KeyUnavailable(DeviceError):
+    """The device's key is in a TPM that cannot be used."""
 
 
 class BadCertificate(DeviceError):

@@ -6,15 +6,16 @@ by this device's TPM and can be used by it alone (`tpm`).  The key is born here 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Protocol
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edge_agent.device import tpm
 from edge_agent.device.errors import NotEnrolled
 from edge_agent.device.identity import certificate_request, new_key, write_key
+from edge_agent.disk import write_whole
 
 
 class DeviceKey(Protocol):
@@ -47,12 +48,24 @@ class FileKey:
         return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
+def prepare(uri: str, key: Path) -> None:
+    """Make ready for TLS with the key in `key`, before the first connection of this process.
+
+    Raises:
+        KeyUnavailable: it is in a TPM that cannot be used.
+    """
+    if tpm.is_wrapped(key):
+        tpm.activate(uri if uri.startswith(tpm.SCHEME) else tpm.SCHEME)
+
+
 def load_key(path: Path) -> DeviceKey:
     """The key in a file.
 
     Raises:
         NotEnrolled: it cannot be read, or is no key of a device.
     """
+    if tpm.is_wrapped(path):
+        return tpm.TpmKey(path)
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
@@ -62,20 +75,28 @@ def load_key(path: Path) -> DeviceKey:
     return FileKey(key)
 
 
-def open_key(path: Path, *, like: Path | None = None, copy: bool = False) -> DeviceKey:
+def open_key(
+    path: Path, *, uri: str = "file:", like: Path | None = None, copy: bool = False
+) -> DeviceKey:
     """The key in `path`, which is made if there is none that can be read.
 
     Args:
+        uri: where a new one is born: "file:" or "tpm:…".
         like: key of the same device; a new one is born where that one is.
         copy: take that very key.
+
+    Raises:
+        KeyUnavailable: the TPM cannot be used.
     """
     try:
         return load_key(path)
     except NotEnrolled:
         path.unlink(missing_ok=True)
     if copy and like is not None:
-        shutil.copyfile(like, path)
-        path.chmod(0o600)
-        return load_key(path)
-    write_key(path, new_key())
+        write_whole(path, like.read_bytes())
+    elif uri.startswith(tpm.SCHEME) or (like is not None and tpm.is_wrapped(like)):
+        tpm.point_at(uri)
+        tpm.create(path)
+    else:
+        write_key(path, new_key())
     return load_key(path)

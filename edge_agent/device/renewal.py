@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cryptography import x509
+from pydantic import JsonValue
 
 from edge_agent.device.credentials import (
     Credentials,
@@ -29,6 +30,7 @@ from edge_agent.device.credentials import (
 )
 from edge_agent.device.errors import DeviceError
 from edge_agent.device.keys import open_key
+from edge_agent.link.errors import LinkError
 from edge_agent.wire.messages import RenewReply, RenewRequest
 
 log = logging.getLogger("skerry.identity")
@@ -43,11 +45,11 @@ LONGEST_SLEEP_S: Final = 3600.0
 
 RenewKey = Literal["new", "same"]
 Ask = Callable[[RenewRequest], RenewReply]
-"""Sends a request and waits for its answer; raises `NoAnswer` when none comes."""
+"""Sends a request and waits for its answer; raises `LinkError` when none comes."""
 
 
-class NoAnswer(Exception):
-    """No line, or no answer in time."""
+class NoAnswer(LinkError):
+    """The control plane says no, or not now."""
 
 
 def renew_at(certificate: x509.Certificate, device_id: str) -> float:
@@ -117,9 +119,17 @@ class Renewer:
         self._stopping.set()
         self._changed.set()
 
-    def due_at(self) -> float:
-        """When the present certificate is to be renewed, seconds since the epoch."""
-        return renew_at(read_certificate(self._credentials.current.certificate), self._device_id)
+    def status(self) -> dict[str, JsonValue]:
+        """The present certificate, and when it is to be renewed, in seconds since the epoch."""
+        try:
+            certificate = read_certificate(self._credentials.current.certificate)
+        except DeviceError as error:
+            return {"error": str(error)}
+        return {
+            "serial": format(certificate.serial_number, "x"),
+            "expires_at": certificate.not_valid_after_utc.timestamp(),
+            "renewed_from": renew_at(certificate, self._device_id),
+        }
 
     def step(self) -> float:
         """Do what is due; returns in how many seconds to look again.
@@ -150,7 +160,7 @@ class Renewer:
                 self._failures = 0
                 due_s = renew_at(certificate, self._device_id) - now
                 return min(max(due_s, 1.0), LONGEST_SLEEP_S)
-        except (NoAnswer, DeviceError) as error:
+        except (LinkError, DeviceError) as error:
             log.warning("identity.not_renewed failures=%d cause=%s", self._failures + 1, error)
             return self._pause_s(left_s)
         self._failures = 0
@@ -174,7 +184,7 @@ class Renewer:
         """Ask for a certificate and put it on trial.
 
         Raises:
-            NoAnswer: none came, or a refusal.
+            LinkError: none came, or a refusal.
             BadCertificate: what came is not ours.
         """
         directory = self._credentials.draft()

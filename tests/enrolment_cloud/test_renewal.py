@@ -17,8 +17,7 @@ from cloud.enrolment.renewal import AGAIN_S, CONTESTED, Renewals
 from cloud.enrolment.revocation import revoke_device
 from edge_agent.device.credentials import Credentials, read_certificate
 from edge_agent.device.identity import certificate_request, new_key, write_key
-from edge_agent.device.renewal import NoAnswer, Renewer
-from edge_agent.link.errors import LinkError
+from edge_agent.device.renewal import Renewer
 from edge_agent.link.mqtt import Link, Retry
 from edge_agent.link.renew import RenewPort
 from edge_agent.wire import topics
@@ -171,16 +170,9 @@ def test_a_device_renews_over_its_own_line_and_the_old_certificate_is_refused(
         ca=site.authority.certificate_path, certificate=directory / "device.pem",
         key=directory / "device.key", pair=credentials.choose, retry=Retry(0.05, 0.1),
     )  # fmt: skip
-    port = RenewPort(link, "renews", timeout_s=5)
-
-    def ask(request: RenewRequest) -> RenewReply:
-        try:
-            return port(request)
-        except LinkError as error:
-            raise NoAnswer(str(error)) from error
-
     renewer = Renewer(
-        credentials, "renews", ca=site.authority.certificate_path, ask=ask,
+        credentials, "renews", ca=site.authority.certificate_path,
+        ask=RenewPort(link, "renews", timeout_s=5),
         reconnect=link.reconnect,
     )  # fmt: skip
     link.on_connected(credentials.connected)
