@@ -3,7 +3,8 @@
     api           the public API and the console
     ingest        what devices send, committed and acknowledged
     delivery      metadata and chunks for devices; certificates renewed, revoked ones put into force
-    orchestrator  rollouts, outbox, drift checks and retraining on their schedules
+    publisher     what waits in the outbox, signed by the director and sent
+    orchestrator  rollouts, drift checks and retraining on their schedules
     worker        durable jobs: datasets, training, optimisation
 
 Each runs alone by `skerry run NAME`, or all together under `skerry up` (`cloud.supervisor`).
@@ -11,6 +12,7 @@ Each runs alone by `skerry run NAME`, or all together under `skerry up` (`cloud.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -25,9 +27,11 @@ from pathlib import Path
 from typing import Final
 
 from obstore.exceptions import BaseError
+from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud.broker.connection import Connection
+from cloud.db.insert import insert_new
 from cloud.db.tables import INGEST_HEARTBEAT, Setting
 from cloud.errors import SkerryError, UserError
 from cloud.jobs.client import JobQueue
@@ -38,7 +42,13 @@ from cloud.services import (
     write_secret,
 )
 from cloud.settings import Settings
-from cloud.supervisor import LEFTOVERS_S, Supervisor, hold_directory, require_free_port
+from cloud.supervisor import (
+    LEFTOVERS_S,
+    PROCESS_NAMES,
+    Supervisor,
+    hold_directory,
+    require_free_port,
+)
 
 log = logging.getLogger("skerry.app")
 
@@ -57,7 +67,10 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
     find_mosquitto()
     with hold_directory(settings.directory) as killed:
         for port, what, option in (
-            (settings.api_port, "API and console", "--api-port"),
+            *(
+                (settings.api_port + index, "API and console", "--api-port")
+                for index in range(settings.apis)
+            ),
             (settings.broker_port, "broker", "--broker-port"),
         ):
             patience_s = LEFTOVERS_S if killed else 0.0
@@ -91,13 +104,12 @@ def run_process(name: str, settings: Settings) -> None:
         "api": _run_api,
         "ingest": _run_ingest,
         "delivery": _run_delivery,
+        "publisher": _run_publisher,
         "orchestrator": _run_orchestrator,
         "worker": _run_worker,
     }.get(name)
     if main is None:
-        raise UserError(
-            f"no process {name!r}; there are api, ingest, delivery, orchestrator and worker"
-        )
+        raise UserError(f"no process {name!r}; there are {', '.join(PROCESS_NAMES)}")
     if os.environ.get("SKERRY_SUPERVISED"):
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     log.info("process.started name=%s pid=%d", name, os.getpid())
@@ -211,12 +223,24 @@ def _run_ingest(settings: Settings) -> None:
             now = time.time()
             if connection.connected != known[0] or now - known[1] > HEARTBEAT_S:
                 known = (connection.connected, now)
-                with services.sessions.begin() as session:
-                    session.merge(
-                        Setting(key=INGEST_HEARTBEAT, value={"connected": known[0]}, updated_at=now)
-                    )
+                try:
+                    _beat(services, known[0], now)
+                except SQLAlchemyError as error:  # it comes back, and so does the next beat
+                    log.warning("ingest.no_heartbeat cause=%s", type(error).__name__)
     finally:
         connection.stop()
+
+
+def _beat(services: Services, connected: bool, now: float) -> None:
+    """Say that ingest lives, and whether the broker has it.  Any number of processes may."""
+    with services.sessions.begin() as session:
+        value = {"connected": connected}
+        insert_new(session, Setting, [{"key": INGEST_HEARTBEAT, "value": value, "updated_at": now}])
+        session.execute(
+            update(Setting)
+            .where(Setting.key == INGEST_HEARTBEAT)
+            .values(value=value, updated_at=now)
+        )
 
 
 def _run_delivery(settings: Settings) -> None:
@@ -256,7 +280,11 @@ def _run_delivery(settings: Settings) -> None:
         delivery.stop()
 
 
-# ── orchestrator ─────────────────────────────────────────────────────────────────────────────────
+# ── orchestrator, publisher ──────────────────────────────────────────────────────────────────────
+
+_AWAY: Final = (OSError, SQLAlchemyError, BaseError, SkerryError)
+"""The database or the blob store is away.  Nothing was half-done: a turn is one transaction, and
+the next one does what this one could not."""
 
 
 def _run_orchestrator(settings: Settings) -> None:
@@ -265,8 +293,6 @@ def _run_orchestrator(settings: Settings) -> None:
 
     services = open_services(settings)
     stop = _stop_event()
-    connection = _connect(services, "orchestrator")
-    connection.start()
     orchestrator = Orchestrator(
         services.sessions, services.blobs, services.director, services.image_repository
     )
@@ -277,11 +303,7 @@ def _run_orchestrator(settings: Settings) -> None:
         while not stop.wait(settings.orchestrator_interval_s):
             try:
                 leader = orchestrator.turn(time.time()).leader
-                if leader and connection.connected:
-                    orchestrator.publish_pending(connection, time.time())
-            except (OSError, SQLAlchemyError, BaseError, SkerryError):
-                # the database or the blob store is away; nothing was half-done: a turn is one
-                # transaction, and the next one does what this one could not
+            except _AWAY:
                 log.exception("orchestrator.turn_failed")
                 continue
             if leader:
@@ -292,7 +314,31 @@ def _run_orchestrator(settings: Settings) -> None:
                     # keep rollouts from halting
                     log.exception("learning.turn_failed")
     finally:
-        orchestrator.close(time.time())
+        with contextlib.suppress(SQLAlchemyError):
+            orchestrator.close()
+
+
+def _run_publisher(settings: Settings) -> None:
+    from cloud.orchestrator import OutboxPublisher
+
+    services = open_services(settings)
+    stop = _stop_event()
+    connection = _connect(services, "publisher")
+    connection.start()
+    publisher = OutboxPublisher(services.sessions, services.director)
+    pause_s = settings.publisher_interval_s
+    try:
+        while not stop.wait(pause_s):
+            pause_s = settings.publisher_interval_s
+            if not connection.connected:
+                continue  # another publisher may have a line
+            try:
+                pause_s = 0.0 if publisher.turn(connection, time.time()) else pause_s
+            except _AWAY:
+                log.exception("publisher.turn_failed")
+    finally:
+        with contextlib.suppress(SQLAlchemyError):
+            publisher.close()
         connection.stop()
 
 

@@ -37,12 +37,22 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; empty takes SQLite below `directory`."""
     blob_url: str = ""
     """obstore URL (`file:///…`, `s3://…`); empty takes `directory/blobs`."""
+    apis: int = Field(default=1, ge=1, le=8)
+    """Processes that answer the API; the second listens on the port above `api_port`, and so on."""
+    ingest: int = Field(default=1, ge=1, le=32)
+    """Processes that apply what devices send; they share the subscription."""
+    orchestrators: int = Field(default=1, ge=1, le=8)
+    """Processes that could drive the rollouts; one of them does, the others wait for its lease."""
+    publishers: int = Field(default=1, ge=1, le=8)
+    """Processes that could empty the outbox; one of them does."""
     drift_interval_s: float = Field(default=60.0, gt=0)
     """Seconds between two drift checks of a model."""
     certificate_days: float = Field(default=90.0, gt=0, le=3650)
     """Days for which a device's certificate is good; renewed after two thirds of them."""
     orchestrator_interval_s: float = Field(default=0.5, gt=0)
     """Seconds between two turns of the rollout orchestrator."""
+    publisher_interval_s: float = Field(default=0.1, gt=0)
+    """Seconds between two looks into an outbox that was empty."""
 
     @cached_property
     def api_url(self) -> str:

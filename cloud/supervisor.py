@@ -29,8 +29,8 @@ from cloud.settings import Settings
 
 log = logging.getLogger("skerry.supervisor")
 
-PROCESS_NAMES: Final = ("api", "ingest", "delivery", "orchestrator", "worker")
-"""Children beside the broker, in the order of their start."""
+PROCESS_NAMES: Final = ("api", "ingest", "delivery", "publisher", "orchestrator", "worker")
+"""Kinds of children beside the broker, in the order of their start."""
 
 FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 20.0
@@ -145,6 +145,11 @@ class Child:
     restarts: int = 0
     log_file: IO[bytes] | None = field(default=None, repr=False)
 
+    @property
+    def kind(self) -> str:
+        """Its name without the number that it has among several."""
+        return self.name.partition("-")[0]
+
     def start(self, now: float) -> None:
         self.log_file = self.log_path.open("ab")
         self.process = subprocess.Popen(
@@ -194,8 +199,8 @@ class Supervisor:
         logs = settings.directory / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self._children = {
-            name: Child(name, child_command(name, settings), logs / f"{name}.log")
-            for name in PROCESS_NAMES
+            name: Child(name, command, logs / f"{name}.log")
+            for name, command in child_commands(settings).items()
         }
         self._socket_path = admin_socket_path(settings.directory)
 
@@ -315,15 +320,17 @@ class Supervisor:
             if verb in ("start", "restart") and not self._broker.alive():
                 self._broker.start()
             return {"processes": self._list()}
-        child = self._children.get(name)
-        if child is None or verb not in ("stop", "start", "restart"):
+        # the name of a kind stands for all of its processes
+        meant = [child for child in self._children.values() if name in (child.name, child.kind)]
+        if not meant or verb not in ("stop", "start", "restart"):
             names = ", ".join(("broker", *self._children))
             raise UserError(f"cannot {verb} {name!r}; processes are {names}")
-        child.wanted = verb != "stop"
-        if verb in ("stop", "restart"):
-            child.stop()
-            child.process = None
-        child.next_start = 0.0
+        for child in meant:
+            child.wanted = verb != "stop"
+            if verb in ("stop", "restart"):
+                child.stop()
+                child.process = None
+            child.next_start = 0.0
         return {"processes": self._list()}
 
     def _list(self) -> list[dict[str, object]]:
@@ -331,18 +338,40 @@ class Supervisor:
         for child in self._children.values():
             pid = child.process.pid if child.process is not None else None
             rows.append(
-                {"name": child.name, "alive": child.alive(), "pid": pid, "restarts": child.restarts}
+                {
+                    "name": child.name,
+                    "kind": child.kind,
+                    "alive": child.alive(),
+                    "pid": pid,
+                    "restarts": child.restarts,
+                }
             )
         return rows
 
 
-def child_command(name: str, settings: Settings) -> list[str]:
-    """Command line of one process, which works without the supervisor as well."""
-    return [
-        sys.executable, "-m", "cloud.cli.main", "run", name,
-        "--dir", str(settings.directory), "--host", settings.host,
-        "--api-port", str(settings.api_port), "--broker-port", str(settings.broker_port),
-    ]  # fmt: skip
+def child_commands(settings: Settings) -> dict[str, list[str]]:
+    """Name → command line of every process; each works without the supervisor as well.
+
+    Where there are several of a kind they are numbered from 1.
+    """
+    instances = {
+        "api": settings.apis,
+        "ingest": settings.ingest,
+        "orchestrator": settings.orchestrators,
+        "publisher": settings.publishers,
+    }
+    commands: dict[str, list[str]] = {}
+    for kind in PROCESS_NAMES:
+        count = instances.get(kind, 1)
+        for index in range(count):
+            offset = index if kind == "api" else 0
+            commands[kind if count == 1 else f"{kind}-{index + 1}"] = [
+                sys.executable, "-m", "cloud.cli.main", "run", kind,
+                "--dir", str(settings.directory), "--host", settings.host,
+                "--api-port", str(settings.api_port + offset),
+                "--broker-port", str(settings.broker_port),
+            ]  # fmt: skip
+    return commands
 
 
 def admin_socket_path(directory: Path) -> Path:

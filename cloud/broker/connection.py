@@ -33,6 +33,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from cloud.broker.outgoing import NotConnected, Outgoing, PublishRefused
 from cloud.errors import OperatorError
 from fleet.enrolment.ca import ClientFiles
 
@@ -48,14 +49,6 @@ MAX_UNANSWERED: Final = 20000
 MAX_UNSENT_BYTES: Final = 8 << 20
 """Bound of QoS 0 payloads that wait for the socket."""
 BATCH: Final = 200
-
-
-class NotConnected(OperatorError):
-    """There is no connection to the broker at the moment."""
-
-
-class PublishRefused(OperatorError):
-    """The broker refused a message, or did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +113,28 @@ class _Answer:
         if reason is not None:
             listener(reason)
         return reason is not None
+
+
+class _Countdown:
+    """Waits until as many are done as were expected."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._changed = threading.Condition()
+
+    def expect(self) -> None:
+        with self._changed:
+            self._left += 1
+
+    def done(self) -> None:
+        with self._changed:
+            self._left -= 1
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether all are done within `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._left <= 0, timeout_s)
 
 
 class Connection:
@@ -281,6 +296,43 @@ class Connection:
                 raise PublishRefused(f"{topic}: no answer of the broker in {timeout_s:.0f} s")
         if reasons[0].is_failure:
             raise PublishRefused(f"{topic}: the broker refused the message ({reasons[0]})")
+
+    def publish_all(
+        self, messages: Sequence[Outgoing], *, timeout_s: float = 30.0
+    ) -> list[OperatorError | None]:
+        """Publish in order and wait for all answers together; not to be called from a handler.
+
+        Returns:
+            For each message None once the broker took it, `PublishRefused`, or `NotConnected`.
+        """
+        results: list[OperatorError | None] = [
+            NotConnected("the connection broke before the broker answered")
+        ] * len(messages)
+        answered = _Countdown()
+        client: mqtt.Client | None = None
+        for index, message in enumerate(messages):
+
+            def listen(reason: ReasonCode, index: int = index, topic: str = message.topic) -> None:
+                results[index] = (
+                    PublishRefused(f"{topic}: the broker refused the message ({reason})")
+                    if reason.is_failure
+                    else None
+                )
+                answered.done()
+
+            answered.expect()
+            try:
+                client, _ = self._send(
+                    message.topic, message.payload, 1, message.retain, message.expiry_s, listen
+                )
+            except NotConnected as error:
+                answered.done()
+                results[index] = error
+        deadline = time.monotonic() + timeout_s
+        while not answered.wait(0.25):
+            if self._client is not client or time.monotonic() > deadline:
+                break
+        return list(results)
 
     def post(
         self,

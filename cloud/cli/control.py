@@ -27,6 +27,13 @@ ApiPortOption = Annotated[
 BrokerPortOption = Annotated[
     int, typer.Option(min=1, max=65535, help="Port of the broker.", envvar="SKERRY_BROKER_PORT")
 ]
+DatabaseOption = Annotated[
+    str,
+    typer.Option(
+        help="PostgreSQL, as in postgresql://user@host/skerry; SQLite in DIR when left out.",
+        envvar="SKERRY_DATABASE_URL",
+    ),
+]
 
 
 def _settings(directory: Path, host: str, api_port: int, broker_port: int) -> Settings:
@@ -40,11 +47,28 @@ def up(
     host: HostOption = "127.0.0.1",
     api_port: ApiPortOption = 8090,
     broker_port: BrokerPortOption = 8883,
+    database_url: DatabaseOption = "",
+    apis: Annotated[int, typer.Option(min=1, max=8, envvar="SKERRY_APIS")] = 1,
+    ingest: Annotated[int, typer.Option(min=1, max=32, envvar="SKERRY_INGEST")] = 1,
+    orchestrators: Annotated[int, typer.Option(min=1, max=8, envvar="SKERRY_ORCHESTRATORS")] = 1,
+    publishers: Annotated[int, typer.Option(min=1, max=8, envvar="SKERRY_PUBLISHERS")] = 1,
 ) -> None:
-    """Start the whole control plane and stay in the foreground until Ctrl-C."""
+    """Start the whole control plane and stay in the foreground until Ctrl-C.
+
+    --apis, --ingest, --orchestrators and --publishers say how many processes there are of a kind.
+    """
     from cloud.app import start_control_plane  # the rooms are imported by this command alone
 
-    settings = _settings(directory, host, api_port, broker_port)
+    if database_url:  # for the processes too; not by their command lines, which everybody can read
+        os.environ["SKERRY_DATABASE_URL"] = database_url
+    settings = _settings(directory, host, api_port, broker_port).model_copy(
+        update={
+            "apis": apis,
+            "ingest": ingest,
+            "orchestrators": orchestrators,
+            "publishers": publishers,
+        }
+    )
 
     def ready() -> None:
         token = (settings.directory / "tokens" / "admin").read_text().strip()
@@ -63,7 +87,9 @@ def up(
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="api, ingest, delivery, orchestrator or worker")],
+    name: Annotated[
+        str, typer.Argument(help="api, ingest, delivery, publisher, orchestrator or worker")
+    ],
     directory: DirectoryOption = DEFAULT_DIRECTORY,
     host: HostOption = "127.0.0.1",
     api_port: ApiPortOption = 8090,

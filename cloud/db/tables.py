@@ -327,6 +327,9 @@ class Outbox(Base):
     published_at: Mapped[float | None] = mapped_column(index=True)
     expires_at: Mapped[float | None] = mapped_column(default=None)
     """When the message is worth nothing any more, for whoever still has it; None is never."""
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often it was refused."""
+    retry_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class Rollout(Base):

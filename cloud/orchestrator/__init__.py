@@ -1,7 +1,8 @@
 """The orchestrator: drives the pure rollout machines of `fleet.rollouts` on the real fleet.
 
 One leader at a time (`lease`) takes turns (`turn`): it reads what devices reported since its
-high-water mark, steps the machines, carries their effects out, and publishes.
+high-water mark, steps the machines and carries their effects out.  The publisher, another process
+with a lease of its own, sends what that queued (`outbox`).
 
 Rules:
     * State, twins, gate decisions and outgoing messages of a turn are one transaction.
@@ -14,6 +15,7 @@ The API's side (`requests`, `views`) steps the same machine and leaves effects f
 Not here: when to train or to check for drift; what a wave is judged by (`fleet.rollouts.gates`).
 """
 
+from cloud.orchestrator.outbox import OutboxPublisher
 from cloud.orchestrator.ports import Publisher, Signer
 from cloud.orchestrator.requests import command_rollout, create_rollout
 from cloud.orchestrator.turn import Orchestrator, TurnResult
@@ -21,6 +23,7 @@ from cloud.orchestrator.views import rollout_detail, rollouts_out
 
 __all__ = [
     "Orchestrator",
+    "OutboxPublisher",
     "Publisher",
     "Signer",
     "TurnResult",

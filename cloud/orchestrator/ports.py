@@ -1,32 +1,26 @@
-"""What the orchestrator needs of others."""
+"""What the orchestrator and the publisher need of others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from cloud.broker.outgoing import NotConnected as NoConnection
+from cloud.broker.outgoing import Outgoing
+from cloud.errors import OperatorError
 from cloud.signing import DirectorTarget, LabAssignment
+
+__all__ = ["NoConnection", "Outgoing", "Publisher", "Signer"]
 
 
 class Publisher(Protocol):
     """The broker: `cloud.broker.connection.Connection`."""
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        qos: int = 1,
-        retain: bool = False,
-        *,
-        expiry_s: int | None = None,
-    ) -> None:
-        """Publish, and wait until the broker has accepted the message by its reason code.
+    def publish_all(self, messages: Sequence[Outgoing]) -> list[OperatorError | None]:
+        """Publish in order, and wait until the broker has answered for each.
 
-        Args:
-            expiry_s: seconds after which the broker drops what it could not deliver.
-
-        Raises:
-            OperatorError: there is no connection, or it was refused.
+        Returns:
+            For each message None, or why it did not leave: `NoConnection`, or the refusal.
         """
         ...
 
@@ -34,13 +28,14 @@ class Publisher(Protocol):
 class Signer(Protocol):
     """The director: `cloud.signing.Director`."""
 
-    def assign(
-        self,
-        device_id: str,
-        targets: Sequence[DirectorTarget],
-        lab: Sequence[LabAssignment] = (),
+    def assign_all(
+        self, sets: Mapping[str, tuple[Sequence[DirectorTarget], Sequence[LabAssignment]]]
     ) -> None:
-        """Replace the whole signed set of a device."""
+        """Replace the whole signed sets of devices.
+
+        Raises:
+            SigningError: nothing was signed.
+        """
         ...
 
     def refresh_timestamps(self) -> int:

@@ -1,11 +1,8 @@
-"""The orchestrator's turn: read, step, carry out, commit; then sign and publish."""
+"""The orchestrator's turn: read, step, carry out, commit.  What it queues, `outbox` sends."""
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +14,10 @@ from cloud.db import order
 from cloud.db.engine import Sessions
 from cloud.db.tables import AssignmentEvent
 from cloud.db.tables import Rollout as RolloutRow
-from cloud.orchestrator import figures, intake, lease, outbox, reconcile
+from cloud.orchestrator import figures, intake, lease, reconcile
 from cloud.orchestrator.effects import Executor
 from cloud.orchestrator.kept import Kept, Known
-from cloud.orchestrator.ports import Publisher, Signer
+from cloud.orchestrator.ports import Signer
 from cloud.orchestrator.stored import (
     BrokenRollout,
     Stored,
@@ -71,6 +68,7 @@ class Orchestrator:
         *,
         holder: str = "",
         lease_s: float = 10.0,
+        lease_clock: lease.LeaseClock = lease.database_clock,
         reconcile_interval_s: float = 2.0,
         refresh_interval_s: float = 60.0,
     ) -> None:
@@ -86,8 +84,9 @@ class Orchestrator:
         self._blobs = blobs
         self._director = director
         self._image_repository = image_repository
-        self._holder = holder or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._holder = holder or lease.new_holder()
         self._lease_s = lease_s
+        self._lease_clock = lease_clock
         self._reconcile_interval_s = reconcile_interval_s
         self._refresh_interval_s = refresh_interval_s
         self._reconcile_at = 0.0
@@ -97,12 +96,11 @@ class Orchestrator:
     def turn(self, now: float) -> TurnResult:
         """Everything that is due at `now` (seconds since the epoch), in one transaction."""
         reconciling = now >= self._reconcile_at
-        with self._sessions.begin() as session:
-            settled = order.settled(session, AssignmentEvent.id)
         self._kept.begin()
         with self._sessions.begin() as session:
-            if not lease.hold(session, self._holder, now, self._lease_s):
+            if not self._leads(session):
                 return TurnResult(leader=False)
+            settled = self._settled(session)
             executor = Executor(session, self._blobs, self._image_repository, now)
             stepped = self._step_all(session, executor, settled, now)
             followed = reconcile.follow_champions(session, now) if reconciling else 0
@@ -112,17 +110,22 @@ class Orchestrator:
         self._refresh(now)
         return TurnResult(leader=True, stepped=stepped, followed=followed)
 
-    def publish_pending(self, publisher: Publisher, now: float) -> int:
-        """Sign and send what the turns have queued; returns how many messages the broker took.
-
-        Call it after a turn that was the leader's.
-        """
-        return outbox.publish_pending(self._sessions, self._director, publisher, now)
-
-    def close(self, now: float) -> None:
+    def close(self) -> None:
         """Give the lease back."""
         with self._sessions.begin() as session:
-            lease.release(session, self._holder, now)
+            lease.release(session, lease.ORCHESTRATOR, self._holder)
+
+    def _settled(self, session: Session) -> int:
+        """Up to which number reports are all there."""
+        if session.get_bind().dialect.name == "sqlite":
+            return order.settled(session, AssignmentEvent.id)
+        with self._sessions.begin() as own:  # which ends at once: ingest waits for it
+            return order.settled(own, AssignmentEvent.id)
+
+    def _leads(self, session: Session) -> bool:
+        return lease.hold(
+            session, lease.ORCHESTRATOR, self._holder, self._lease_s, self._lease_clock
+        )
 
     def _step_all(self, session: Session, executor: Executor, settled: int, now: float) -> int:
         reports = intake.new_reports(session, now, settled)

@@ -7,18 +7,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from cloud.signing.errors import KeysMissing
 from cloud.signing.keys import KeyStore, RoleName
 from cloud.signing.repository import ONLINE_LIFETIME, Clock, SignedRepository, file_name, meta_of
 from cloud.signing.staging import Pending
+from cloud.signing.written import Batch
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.lab import LabInfo, LabTarget
 from edge_agent.wire.manifest import ReleaseInfo
@@ -73,6 +74,8 @@ class Director(SignedRepository):
         """Open the repository; sign its first root when there is none."""
         super().__init__(directory, keys, clock)
         self._next_scan_at = 0.0
+        self._batch: Batch | None = None  # set while the lock is held
+        self._batch_root: Root | None = None
         with self._locked():
             if not any(directory.glob("*.root.json")):
                 self._create_root()
@@ -91,17 +94,48 @@ class Director(SignedRepository):
         Raises:
             ValueError: `device_id` is not a slug.
         """
-        entries = {target.path: _entry(target) for target in targets}
-        entries |= {each.target.target: _lab_entry(each) for each in lab}
+        self.assign_all({device_id: (targets, lab)})
+
+    def assign_all(
+        self, sets: Mapping[str, tuple[Sequence[DirectorTarget], Sequence[LabAssignment]]]
+    ) -> None:
+        """`assign` for many devices, by id; when it returns, all are signed and durable.
+
+        Raises:
+            ValueError: an id is not a slug.
+            KeysMissing: a key that signs online is not here; nothing was signed.
+        """
         with self._locked():
-            directory = self.device_directory(device_id)
-            directory.mkdir(parents=True, exist_ok=True)
-            current = self._current(directory)
-            same = current is not None and current.targets == entries
-            fresh = current is not None and not self._due([current], ONLINE_LIFETIME)
-            if same and fresh and self._vouched(directory, self.online):
-                return
-            self._sign_set(directory, device_id, entries, current)
+            self._batch, self._batch_root = Batch(), self.root()
+            try:
+                for device_id, (targets, lab) in sets.items():
+                    entries = {target.path: _entry(target) for target in targets}
+                    entries |= {each.target.target: _lab_entry(each) for each in lab}
+                    self._assign(device_id, entries)
+                self._batch.finish()
+            finally:
+                self._batch.abandon()
+                self._batch = self._batch_root = None
+
+    def root(self) -> Root:
+        """As `SignedRepository.root`; read once for a batch."""
+        return self._batch_root if self._batch_root is not None else super().root()
+
+    def _write(self, directory: Path, name: str, data: bytes) -> None:
+        if self._batch is None:
+            super()._write(directory, name, data)
+        else:
+            self._batch.add(directory / name, data, mode=0o644)
+
+    def _assign(self, device_id: str, entries: dict[str, TargetFile]) -> None:
+        directory = self.device_directory(device_id)
+        directory.mkdir(parents=True, exist_ok=True)
+        current = self._current(directory)
+        same = current is not None and current.targets == entries
+        fresh = current is not None and not self._due([current], ONLINE_LIFETIME)
+        if same and fresh and self._vouched(directory, self.online):
+            return
+        self._sign_set(directory, device_id, entries, current)
 
     def assigned(self, device_id: str) -> list[str]:
         """Targets of a device as last signed, by name."""

@@ -377,8 +377,7 @@ class SignedRepository:
             )
         return metadata.to_bytes()
 
-    @staticmethod
-    def _write(directory: Path, name: str, data: bytes) -> None:
+    def _write(self, directory: Path, name: str, data: bytes) -> None:
         """Atomic and durable: readers see the old file or the whole new one."""
         write_whole(directory / name, data, mode=0o644)
 

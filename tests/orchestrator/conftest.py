@@ -3,7 +3,7 @@ checks, at each desired twin it is given, what the director had signed by then."
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
-from cloud.broker.connection import NotConnected
+from cloud.broker.outgoing import NotConnected, Outgoing, PublishRefused
 from cloud.db.engine import Sessions
 from cloud.db.tables import (
     Assignment,
@@ -23,7 +23,8 @@ from cloud.db.tables import (
     Release,
     Rollout,
 )
-from cloud.orchestrator import Orchestrator, command_rollout, create_rollout
+from cloud.errors import OperatorError
+from cloud.orchestrator import Orchestrator, OutboxPublisher, command_rollout, create_rollout
 from cloud.publish import publish_release
 from cloud.signing import (
     Director,
@@ -48,22 +49,25 @@ class RecordingPublisher:
     sent: list[tuple[str, bytes, bool]] = field(default_factory=list)
     fail_after: int | None = None
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        qos: int = 1,
-        retain: bool = False,
-        *,
-        expiry_s: int | None = None,
-    ) -> None:
+    refused: set[str] = field(default_factory=set)
+    """Devices whose messages the broker refuses."""
+
+    def publish_all(self, messages: Sequence[Outgoing]) -> list[OperatorError | None]:
+        return [self._take(message) for message in messages]
+
+    def _take(self, message: Outgoing) -> OperatorError | None:
         if self.fail_after is not None and len(self.sent) >= self.fail_after:
-            raise NotConnected("no connection to the broker")
-        desired = Desired.decode(payload)
-        device = topics.parse(topic).device
-        wanted = {model.target for model in desired.models.values()}
-        assert wanted <= set(self.director.assigned(device)), "published before it was signed"
-        self.sent.append((topic, payload, retain))
+            return NotConnected("no connection to the broker")
+        address = topics.parse(message.topic)
+        if address.device in self.refused:
+            return PublishRefused(f"{message.topic}: not authorized")
+        if address.channel == "desired":
+            desired = Desired.decode(message.payload)
+            wanted = {model.target for model in desired.models.values()}
+            signed = set(self.director.assigned(address.device))
+            assert wanted <= signed, "published before it was signed"
+        self.sent.append((message.topic, message.payload, message.retain))
+        return None
 
     def twin(self, device: str) -> Desired | None:
         """The retained twin of a device."""
@@ -84,20 +88,32 @@ class Plane:
     publisher: RecordingPublisher
     now: float = 1_800_000_000.0
     orchestrator: Orchestrator = field(init=False)
+    outbox: OutboxPublisher = field(init=False)
 
     def __post_init__(self) -> None:
+        self.outbox = self.new_publisher("first")
         self.orchestrator = self.new_orchestrator("first")
 
     def new_orchestrator(self, holder: str) -> Orchestrator:
         return Orchestrator(
-            self.sessions, self.blobs, self.director, self.image_repository, holder=holder
+            self.sessions,
+            self.blobs,
+            self.director,
+            self.image_repository,
+            holder=holder,
+            lease_clock=lambda _session: self.now,
+        )
+
+    def new_publisher(self, holder: str) -> OutboxPublisher:
+        return OutboxPublisher(
+            self.sessions, self.director, holder=holder, clock=lambda _session: self.now
         )
 
     def turn(self, seconds: float = 1.0) -> None:
         """Time passes, one turn, and everything published."""
         self.now += seconds
         assert self.orchestrator.turn(self.now).leader
-        self.orchestrator.publish_pending(self.publisher, self.now)
+        assert self.outbox.turn(self.publisher, self.now) is not None
 
     def release(self, version: int, *profiles: str, state: str = "published") -> None:
         with self.sessions.begin() as session:
@@ -213,17 +229,14 @@ class CrashingDirector(Director):
     crash_on: str | None = None
     after: bool = False
 
-    def assign(
-        self,
-        device_id: str,
-        targets: Sequence[DirectorTarget],
-        lab: Sequence[LabAssignment] = (),
+    def assign_all(
+        self, sets: Mapping[str, tuple[Sequence[DirectorTarget], Sequence[LabAssignment]]]
     ) -> None:
-        if device_id != self.crash_on:
-            super().assign(device_id, targets, lab)
+        if self.crash_on not in sets:
+            super().assign_all(sets)
             return
-        if self.after:
-            super().assign(device_id, targets, lab)
+        before = list(sets)[: list(sets).index(self.crash_on) + self.after]
+        super().assign_all({device: sets[device] for device in before})
         raise KeyboardInterrupt  # as a killed process: nothing catches it
 
 

@@ -76,7 +76,7 @@ def alive(directory: Path) -> dict[str, bool]:
 def test_every_process_runs(plane: tuple[Path, int, int]) -> None:
     directory, _, _ = plane
     assert alive(directory) == dict.fromkeys(
-        ("broker", "api", "ingest", "delivery", "orchestrator", "worker"), True
+        ("broker", "api", "ingest", "delivery", "publisher", "orchestrator", "worker"), True
     )
 
 
