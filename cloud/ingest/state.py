@@ -7,6 +7,7 @@ comes when its connection is found dead, says nothing about the present one.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection
 
 from sqlalchemy import update
@@ -52,5 +53,5 @@ def take_offline_below(
     session.execute(
         update(Device)
         .where(Device.gateway.in_(gateways), Device.online.is_(True), Device.id.not_in(born))
-        .values(online=False, last_seen=now)
+        .values(online=False, last_seen=now, changed_at=time.time())
     )
