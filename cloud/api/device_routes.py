@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.api.gaps import profile_gaps
 from cloud.db.tables import AssignmentEvent, Device, Inbox, Metric
-from cloud.errors import NotFound, UserError
+from cloud.devices.listing import Wanted, page
+from cloud.errors import NotFound
 from cloud.ingest.alarms import alarms_of
 from cloud.orchestrator import together
 from fleet.client.schemas import (
-    LABEL_KEY_PATTERN,
     AssignedOut,
     DeviceDetail,
     DeviceOut,
@@ -41,27 +40,11 @@ def list_devices(
     label: Annotated[list[str] | None, Query(description="KEY=VALUE; all must hold")] = None,
     profile: str = "",
     online: bool | None = None,
+    query: Annotated[str, Query(description="In the language of docs/guides/fleet.md")] = "",
 ) -> DevicePage:
-    query = select(Device)
-    if search:
-        pattern = "%" + search.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
-        query = query.where(
-            or_(Device.id.like(pattern, escape="\\"), Device.profile.like(pattern, escape="\\"))
-        )
-    if profile:
-        query = query.where(Device.profile == profile)
-    if online is not None:
-        query = query.where(Device.online.is_(online))
-    for pair in label or []:
-        key, separator, value = pair.partition("=")
-        # a key with a quote would break out of the path into the JSON column
-        if not separator or not re.fullmatch(LABEL_KEY_PATTERN, key):
-            raise UserError(f"label {pair!r} is not KEY=VALUE")
-        query = query.where(Device.labels[key].as_string() == value)
+    wanted = Wanted(search=search, labels=label or [], profile=profile, online=online, query=query)
     with context.readers() as session:
-        total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-        rows = session.scalars(query.order_by(Device.id).offset(offset).limit(limit)).all()
-        return DevicePage(total=total, offset=offset, items=[_device_out(row) for row in rows])
+        return page(session, wanted, context.clock(), offset=offset, limit=limit)
 
 
 @router.get("/devices/{device_id}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_version
-from cloud.cli.options import JsonOption, LabelOption
+from cloud.cli.options import JsonOption, LabelOption, QueryOption, check_query
 from cloud.cli.output import as_json, console, table, when
 from cloud.errors import UserError
 from edge_agent.wire.ids import is_slug
@@ -22,15 +22,18 @@ def list_devices(
     search: str = "",
     profile: str = "",
     label: LabelOption = None,
+    query: QueryOption = "",
     offset: int = 0,
     limit: int = 100,
     json: JsonOption = False,
 ) -> None:
     """One page of the registry."""
+    check_query(query)
     with client(directory) as api:
         page = api.devices(
-            offset=offset, limit=limit, search=search, labels=label or [], profile=profile
-        )
+            offset=offset, limit=limit, search=search, labels=label or [], profile=profile,
+            query=query,
+        )  # fmt: skip
     if json:
         as_json(page)
         return

@@ -6,8 +6,28 @@ from typing import Annotated
 
 import typer
 
+from cloud.errors import UserError
+from fleet.devices.query import QueryError, parse
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")]
+QueryOption = Annotated[
+    str, typer.Option("--query", help="Devices by a query, e.g. 'site == \"a\" and cores >= 4'.")
+]
+
+
+def check_query(text: str) -> None:
+    """Refuse a query that does not parse, with a caret under the place; an empty one is none.
+
+    Raises:
+        UserError: it does not parse.
+    """
+    if not text:
+        return
+    try:
+        parse(text)
+    except QueryError as error:
+        raise UserError(f"{error}\n{error.pointed()}") from error
 
 
 def parse_labels(pairs: list[str] | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     ColumnElement,
     Float,
@@ -33,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.types import TypeEngine
 
 from cloud.db.tables import Device, DeviceGroup, GroupMember
 from cloud.errors import UserError
@@ -133,12 +135,12 @@ class _Translation:
 
     def _has(self, field: Field) -> Test:
         if field.of is Of.ISA:
-            flags = self._at(Device.inventory, "cpu_flags")
+            flags = at(self._session, Device.inventory, "cpu_flags")
             find = func.strpos if self._postgres else func.instr
             # the flag is of plain characters, which JSON never escapes
             return _known(find(flags, f'"{field.name}"') > 0)
         if field.kind is Kind.FLAGS:
-            flags = self._at(Device.inventory, "cpu_flags")
+            flags = at(self._session, Device.inventory, "cpu_flags")
             return _known(flags != "[]")
         return self._place(field).is_not(None)
 
@@ -158,13 +160,15 @@ class _Translation:
     def _place(self, field: Field) -> ColumnElement[Any]:
         """What the device has there; NULL where it has nothing."""
         if field.of is Of.LABEL:
-            return self._at(Device.labels, field.name)
+            return at(self._session, Device.labels, field.name)
         if field.of is Of.RUNTIME:
-            return func.nullif(self._at(Device.inventory, "runtimes", field.name), "")
+            return func.nullif(at(self._session, Device.inventory, "runtimes", field.name), "")
         if field.of is Of.MODEL:
             return self._number(Device.reported, "models", field.name, "version")
         if field.of in (Of.MODEL_VARIANT, Of.MODEL_PHASE):
-            return func.nullif(self._at(Device.reported, "models", field.name, field.of.value), "")
+            return func.nullif(
+                at(self._session, Device.reported, "models", field.name, field.of.value), ""
+            )
         return self._own(field.name)
 
     def _own(self, name: str) -> ColumnElement[Any]:
@@ -175,9 +179,9 @@ class _Translation:
         if name in ("cores", "memory_mib"):
             return self._number(Device.inventory, name)
         if name in ("machine", "board"):
-            return func.nullif(self._at(Device.inventory, name), "")
+            return func.nullif(at(self._session, Device.inventory, name), "")
         if name == "agent_version":
-            return func.nullif(self._at(Device.reported, name), "")
+            return func.nullif(at(self._session, Device.reported, name), "")
         columns: dict[str, ColumnElement[Any]] = {
             "id": Device.id.expression,
             "profile": Device.profile.expression,
@@ -186,17 +190,10 @@ class _Translation:
         }
         return columns[name]
 
-    def _at(self, column: InstrumentedAttribute[dict[str, Any]], *path: str) -> ColumnElement[Any]:
-        """What a JSON column holds at a path, as text; the names hold neither quote nor \\."""
-        if self._postgres:
-            return column.op("#>>", return_type=Text())(cast(array(path), ARRAY(Text)))
-        place = "$" + "".join(f'."{name}"' for name in path)
-        return func.json_extract(column, place, type_=Text)
-
     def _number(
         self, column: InstrumentedAttribute[dict[str, Any]], *path: str
     ) -> ColumnElement[Any]:
-        found = self._at(column, *path)
+        found = at(self._session, column, *path)
         # NUMERIC holds every number that JSON can hold; a device says what it likes
         return cast(found, Numeric) if self._postgres else type_coerce(found, Float)
 
@@ -209,3 +206,21 @@ class _Translation:
 def _known(test: Test) -> Test:
     """Two-valued: false where there is nothing, never NULL."""
     return func.coalesce(test, false())
+
+
+def at(
+    session: Session,
+    column: InstrumentedAttribute[dict[str, Any]],
+    *path: str,
+    kind: type[TypeEngine[Any]] = Text,
+) -> ColumnElement[Any]:
+    """What a JSON column holds at a path, NULL for nothing.
+
+    Args:
+        path: names without quotes and without backslashes.
+        kind: Text for a text or number, JSON for an object or array.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        place = cast(array(path), ARRAY(Text))
+        return column.op("#>" if kind is JSON else "#>>", return_type=kind())(place)
+    return func.json_extract(column, "$" + "".join(f'."{name}"' for name in path), type_=kind)

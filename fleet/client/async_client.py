@@ -65,8 +65,10 @@ class AsyncClient:
         labels: Sequence[str] = (),
         profile: str = "",
         online: bool | None = None,
+        query: str = "",
     ) -> schemas.DevicePage:
-        """One page of the devices that match all filters; `labels` are "KEY=VALUE"."""
+        """One page of the devices that match all filters; `labels` are "KEY=VALUE"; `query` is in
+        the language of `fleet.devices.query`."""
         return await self.send(
             calls.devices(
                 offset=offset,
@@ -75,6 +77,7 @@ class AsyncClient:
                 labels=labels,
                 profile=profile,
                 online=online,
+                query=query,
             )
         )
 

@@ -153,6 +153,7 @@ def devices(
     labels: Sequence[str],
     profile: str,
     online: bool | None,
+    query: str = "",
 ) -> Call[schemas.DevicePage]:
     params = list(_window(offset, limit))
     if search:
@@ -162,6 +163,8 @@ def devices(
         params.append(("profile", profile))
     if online is not None:
         params.append(("online", "true" if online else "false"))
+    if query:
+        params.append(("query", query))
     return Call(method="GET", path=_path("devices"), params=tuple(params), read=_DEVICE_PAGE)
 
 

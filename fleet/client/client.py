@@ -78,8 +78,10 @@ class Client:
         labels: Sequence[str] = (),
         profile: str = "",
         online: bool | None = None,
+        query: str = "",
     ) -> schemas.DevicePage:
-        """One page of the devices that match all filters; `labels` are "KEY=VALUE"."""
+        """One page of the devices that match all filters; `labels` are "KEY=VALUE"; `query` is in
+        the language of `fleet.devices.query`."""
         return self.send(
             calls.devices(
                 offset=offset,
@@ -88,6 +90,7 @@ class Client:
                 labels=labels,
                 profile=profile,
                 online=online,
+                query=query,
             )
         )
 
