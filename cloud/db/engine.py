@@ -12,7 +12,6 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from cloud.errors import OperatorError
-from fleet.devices.facts import version_text
 
 POOL: Final = 8
 """Connections to a server that a process keeps; as many more open in a crowd."""
@@ -40,7 +39,6 @@ def open_engine(url: str) -> Engine:
         # at once, so that two writers queue up instead of failing half-way with "database is
         # locked".
         connection.isolation_level = None
-        connection.create_function("skerry_version_key", 1, version_text, deterministic=True)
         cursor = connection.cursor()
         # FULL: what is committed is acknowledged to devices, which then forget it, and generations
         # that devices have seen may not be given out again after a power cut

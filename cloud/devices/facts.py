@@ -14,8 +14,7 @@ def facts_of(row: Device, now: float, groups: frozenset[str] = frozenset()) -> D
         now: seconds since the epoch.
         groups: names of the groups that the device is in; its row does not say.
     """
-    inventory: dict[str, Any] = row.inventory or {}
-    reported: dict[str, Any] = row.reported or {}
+    known: dict[str, Any] = row.facts
     return DeviceFacts(
         id=row.id,
         profile=row.profile,
@@ -23,17 +22,17 @@ def facts_of(row: Device, now: float, groups: frozenset[str] = frozenset()) -> D
         revoked=row.revoked,
         last_seen_s=now - row.last_seen if row.last_seen > 0 else None,
         enrolled_s=now - row.enrolled_at,
-        agent_version=reported.get("agent_version") or "",
-        machine=inventory.get("machine") or "",
-        board=inventory.get("board") or "",
-        cores=inventory.get("cores"),
-        memory_mib=inventory.get("memory_mib"),
-        isa=frozenset(inventory.get("cpu_flags") or ()),
-        runtimes=inventory.get("runtimes") or {},
+        agent_version=known.get("agent_version") or "",
+        machine=known.get("machine") or "",
+        board=known.get("board") or "",
+        cores=known.get("cores"),
+        memory_mib=known.get("memory_mib"),
+        isa=frozenset(row.inventory.get("cpu_flags") or ()),
+        runtimes=known.get("runtimes") or {},
         labels=row.labels,
         models={
-            name: ModelFacts(state["version"], state.get("variant", ""), state.get("phase", ""))
-            for name, state in (reported.get("models") or {}).items()
+            name: ModelFacts(state["version"], state["variant"] or "", state["phase"] or "")
+            for name, state in known.get("models", {}).items()
         },
         groups=groups,
     )

@@ -3,8 +3,6 @@
 Means exactly what `fleet.devices.conditions` means on `cloud.devices.facts`, on SQLite and on
 PostgreSQL; a test compares them on random queries and devices.  Every name and value travels as a
 bound parameter.
-
-SQLite has no ordering of versions: `cloud.db.engine` gives its connections `skerry_version_key`.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from typing import Any, Final
 from sqlalchemy import (
     ARRAY,
     JSON,
-    BigInteger,
     ColumnElement,
     Float,
     Numeric,
@@ -39,7 +36,7 @@ from sqlalchemy.types import TypeEngine
 from cloud.db.tables import Device, DeviceGroup, GroupMember
 from cloud.errors import UserError
 from fleet.devices.conditions import And, Compare, Condition, Has, InGroup, Like, Not, OneOf
-from fleet.devices.facts import Field, Kind, Of, Value, version_key, version_text
+from fleet.devices.facts import Field, Kind, Of, Value, version_text
 from fleet.devices.query import Query, parse
 
 Test = ColumnElement[bool]
@@ -50,7 +47,7 @@ MAX_GROUP_DEPTH: Final = 8
 _COLUMNS: Final = frozenset(
     Field(Of.ITSELF, name) for name in ("id", "profile", "online", "revoked", "enrolled")
 )
-_VERSION_PATTERN: Final = r"^[0-9]{1,9}(?:\.[0-9]{1,9}){0,3}"
+_TEXTS: Final = frozenset({Kind.TEXT, Kind.VERSION})
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt,
     "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -98,33 +95,16 @@ class _Translation:
         return or_(*(self.of(part, depth) for part in condition.parts))
 
     def _compare(self, test: Compare) -> Test:
-        place = self._place(test.field)
         compare = _COMPARE[test.operator]
         if test.by_version:
-            return self._compare_versions(place, compare, str(test.value))
-        left = place
-        if self._postgres and test.field.kind is Kind.TEXT and test.operator not in ("==", "!="):
-            left = place.collate("C")  # by code point, as SQLite and Python do
-        holds: Test = compare(left, self._value(test.field, test.value))
+            place, value = self._version_order(test.field), version_text(str(test.value))
+        else:
+            place, value = self._place(test.field), self._value(test.field, test.value)
+        if self._postgres and test.field.kind in _TEXTS and test.operator not in ("==", "!="):
+            place = place.collate("C")  # by code point, as SQLite and Python do
+        holds: Test = compare(place, value)
         # of a plain column there is always something, and the database may use its index
         return holds if test.field in _COLUMNS else _known(holds)
-
-    def _compare_versions(
-        self, place: ColumnElement[Any], compare: Callable[[Any, Any], Any], wanted: str
-    ) -> Test:
-        key = version_key(wanted)
-        if key is None:  # the parser has refused it
-            return false()
-        if not self._postgres:
-            found: ColumnElement[Any] = func.skerry_version_key(place)
-            return _known(compare(found, version_text(wanted)))
-        numbers = func.substring(place, _VERSION_PATTERN)
-        parts = cast(func.string_to_array(numbers, "."), ARRAY(BigInteger))
-        zeros = cast(array([0, 0, 0]), ARRAY(BigInteger))
-        padded = func.array_cat(parts, zeros, type_=ARRAY(BigInteger))[1:4]
-        return and_(
-            numbers.is_not(None), compare(padded, cast(array(list(key)), ARRAY(BigInteger)))
-        )
 
     def _like(self, place: ColumnElement[Any], pattern: str) -> Test:
         if not self._postgres:
@@ -162,14 +142,20 @@ class _Translation:
         if field.of is Of.LABEL:
             return at(self._session, Device.labels, field.name)
         if field.of is Of.RUNTIME:
-            return func.nullif(at(self._session, Device.inventory, "runtimes", field.name), "")
+            return func.nullif(at(self._session, Device.facts, "runtimes", field.name), "")
         if field.of is Of.MODEL:
-            return self._number(Device.reported, "models", field.name, "version")
+            return self._number(Device.facts, "models", field.name, "version")
         if field.of in (Of.MODEL_VARIANT, Of.MODEL_PHASE):
             return func.nullif(
-                at(self._session, Device.reported, "models", field.name, field.of.value), ""
+                at(self._session, Device.facts, "models", field.name, field.of.value), ""
             )
         return self._own(field.name)
+
+    def _version_order(self, field: Field) -> ColumnElement[Any]:
+        """A text that is ordered as the field's versions are."""
+        if field.of is Of.RUNTIME:
+            return at(self._session, Device.facts, "runtime_order", field.name)
+        return at(self._session, Device.facts, "agent_order")
 
     def _own(self, name: str) -> ColumnElement[Any]:
         if name == "last_seen":
@@ -177,11 +163,11 @@ class _Translation:
         if name == "enrolled":
             return self._now - Device.enrolled_at
         if name in ("cores", "memory_mib"):
-            return self._number(Device.inventory, name)
+            return self._number(Device.facts, name)
         if name in ("machine", "board"):
-            return func.nullif(at(self._session, Device.inventory, name), "")
+            return func.nullif(at(self._session, Device.facts, name), "")
         if name == "agent_version":
-            return func.nullif(at(self._session, Device.reported, name), "")
+            return func.nullif(at(self._session, Device.facts, name), "")
         columns: dict[str, ColumnElement[Any]] = {
             "id": Device.id.expression,
             "profile": Device.profile.expression,

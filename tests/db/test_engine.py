@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -30,7 +31,13 @@ def test_migrations_lead_to_exactly_the_tables(database_url: str) -> None:
     engine = open_engine(database_url)
     migrate(engine)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection)
+
+        def is_meant(item: Any, _name: object, kind: str, *_: object) -> bool:
+            """Not an index that only the other kind of database gets."""
+            wanted = item._ddl_if if kind == "index" else None
+            return wanted is None or wanted.dialect == connection.dialect.name
+
+        context = MigrationContext.configure(connection, opts={"include_object": is_meant})
         assert compare_metadata(context, Base.metadata) == []
     engine.dispose()
 

@@ -44,3 +44,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("history_of", "device_history", ["device", "id"], unique=False)
+
+
+def downgrade() -> None:
+    op.drop_table("device_history")
+    op.drop_table("group_members")
+    op.drop_table("device_groups")
