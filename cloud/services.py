@@ -111,24 +111,10 @@ def write_secret(path: Path, text: str) -> None:
 def passphrase_of(directory: Path) -> str:
     """Passphrase of all key files: from the environment, else drawn once and kept beside them.
 
-    A passphrase kept beside the keys protects backups of `keys/` and `pki/` alone; an operator who
-    wants more sets SKERRY_PASSPHRASE, or SKERRY_PASSPHRASE_FILE as service managers hand out
-    secrets, and keeps it elsewhere.
-
-    Raises:
-        OperatorError: the file that is named cannot be read, or is empty.
+    A passphrase kept beside the keys protects backups of `keys/` alone; an operator who wants more
+    sets SKERRY_PASSPHRASE and keeps it elsewhere.
     """
     if given := os.environ.get("SKERRY_PASSPHRASE"):
-        return given
-    if named := os.environ.get("SKERRY_PASSPHRASE_FILE"):
-        try:
-            given = Path(named).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OperatorError(
-                f"SKERRY_PASSPHRASE_FILE={named} cannot be read: {error}"
-            ) from error
-        if not given:
-            raise OperatorError(f"SKERRY_PASSPHRASE_FILE={named} is empty")
         return given
     path = directory / "passphrase"
     if not path.exists():

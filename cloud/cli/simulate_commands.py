@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 from rich.live import Live
@@ -16,12 +16,15 @@ from rich.table import Table
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.options import LabelOption, parse_labels
-from cloud.cli.output import console, errors
+from cloud.cli.output import console, errors, table
 from fleet.client.client import Client
+from fleet.client.gateway_schemas import MAX_AT_ONCE, BelowIn
 from fleet.simulate.fleet import Fleet, Snapshot, loop_factory, rss_mib, sources_of
+from fleet.simulate.gateway import GatewayFleet
 from fleet.simulate.identities import Membership, identities, shares
 from fleet.simulate.line import Trust
 from fleet.simulate.models import Behaviour, VersionModel
+from fleet.simulate.montecarlo import VERSIONS, measure
 from fleet.simulate.standing import Broker
 
 simulate = typer.Typer(no_args_is_help=True, help="Fleets that do not exist, on real sockets.")
@@ -117,8 +120,78 @@ def devices(
     labels = {"simulated": "yes", **parse_labels(label)}
     with client(directory) as api:
         membership = _enrolled(api, keep or directory / "simulated", names, prefix, labels)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_run(membership, behaviour, seed, seconds))
+    _until_stopped(
+        lambda broker: Fleet(membership.members, broker, behaviour, seed=seed), membership, seconds
+    )
+
+
+@simulate.command("gateways")
+def gateways(
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Gateways.")] = 10,
+    each: Annotated[int, typer.Option(min=1, max=20_000, help="Devices below each.")] = 100,
+    profile: Annotated[str, typer.Option(help="Of gateways and devices.")] = "this-machine",
+    prefix: PrefixOption = "sim-gateway",
+    label: LabelOption = None,
+    seed: Annotated[int, typer.Option(help="Devices behave alike with the same seed.")] = 0,
+    fast: Annotated[float, typer.Option(min=0.01, help="Updates so many times as fast.")] = 1.0,
+    metrics: Annotated[float, typer.Option(min=0, help="Seconds between reports; 0: none.")] = 0.0,
+    keep: KeepOption = None,
+    seconds: SecondsOption = None,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Run COUNT gateways with EACH devices below every one, until Ctrl-C.
+
+    A gateway enrols by a claim; the devices below it are registered, and have no connection of
+    their own: a hundred thousand fit on a hundred connections.
+    """
+    behaviour = Behaviour(metrics_interval_s=metrics).faster(fast)
+    labels = {"simulated": "yes", **parse_labels(label)}
+    with client(directory) as api:
+        place = keep or directory / "simulated-gateways"
+        membership = _enrolled(api, place, [profile] * count, prefix, labels)
+        below = {
+            member.device_id: [f"{member.device_id}-{number:05d}" for number in range(each)]
+            for member in membership.members
+        }
+        for gateway, names in below.items():
+            for first in range(0, each, MAX_AT_ONCE):
+                some = names[first : first + MAX_AT_ONCE]
+                request = BelowIn(devices=some, profile=profile, labels=labels)
+                api.register_below(gateway, request)
+    _until_stopped(
+        lambda broker: GatewayFleet(membership.members, below, broker, behaviour, seed=seed),
+        membership,
+        seconds,
+    )
+
+
+@simulate.command("virtual")
+def virtual(
+    version: Annotated[
+        str, typer.Option(help=f"One of: {'; '.join(VERSIONS)}.")
+    ] = "failures +5 points",
+    rollouts: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    offline: Annotated[float, typer.Option(min=0, max=0.9, help="Share that is away.")] = 0.0,
+    seed: int = 0,
+) -> None:
+    """Roll a version out many times on a virtual clock: is it stopped, and in which wave?
+
+    No broker and no database: what decides is the rollout machine with its gates alone.
+    """
+    if version not in VERSIONS:
+        raise typer.BadParameter(f"{version!r} is none of {', '.join(map(repr, VERSIONS))}")
+    found = measure(version, rollouts, offline=offline, seed=seed)
+    table(
+        f"{version}, {rollouts} rollouts",
+        ("what", "rollouts"),
+        [
+            ("halted in the first wave", found.halted_first),
+            ("halted, or left to a person", found.stopped),
+            ("completed", found.completed),
+        ],
+    )
+    for reason in found.reasons[:1]:
+        console.print(f"for example: {reason}", markup=False)
 
 
 def _enrolled(
@@ -135,29 +208,41 @@ def _enrolled(
     return identities(api, directory, profiles, prefix=prefix, labels=labels, progress=tell)
 
 
+class Simulation(Protocol):
+    """What is run: a fleet, or gateways."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+def _until_stopped(
+    make: Callable[[Broker], Simulation], membership: Membership, seconds: float | None
+) -> None:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_run(make, membership, seconds))
+
+
 async def _run(
-    membership: Membership, behaviour: Behaviour, seed: int, seconds: float | None
+    make: Callable[[Broker], Simulation], membership: Membership, seconds: float | None
 ) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    count = len(membership.members)
-    broker = Broker(
-        membership.host,
-        membership.port,
-        Trust(membership.ca),
-        sources=sources_of(membership.host, count),
-    )
-    fleet = Fleet(membership.members, broker, behaviour, seed=seed)
-    fleet.start()
+    sources = sources_of(membership.host, len(membership.members))
+    broker = Broker(membership.host, membership.port, Trust(membership.ca), sources=sources)
+    simulation = make(broker)
+    simulation.start()
     try:
-        await _show(fleet, stop, seconds)
+        await _show(simulation, stop, seconds)
     finally:
         errors.print("the devices leave", markup=False)
-        await fleet.stop()
+        await simulation.stop()
 
 
-async def _show(fleet: Fleet, stop: asyncio.Event, seconds: float | None) -> None:
+async def _show(fleet: Simulation, stop: asyncio.Event, seconds: float | None) -> None:
     """Show what the devices are at until `stop`, or for so long."""
     until = None if seconds is None else time.monotonic() + seconds
     every_s = LIVE_S if console.is_terminal else PLAIN_S
@@ -176,30 +261,30 @@ async def _show(fleet: Fleet, stop: asyncio.Event, seconds: float | None) -> Non
 
 
 def _table(now: Snapshot) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("connected", f"{now.counts.up} of {now.devices}")
-    table.add_row(
+    rows = Table(show_header=False, box=None, pad_edge=False)
+    rows.add_row("connected", f"{now.counts.up} of {now.lines}")
+    rows.add_row(
         "lines",
         f"{now.counts.connects} came up, {now.counts.lost} broke, {now.counts.went_away} went "
         f"away, {now.counts.failures} failed",
     )
     if now.counts.last_failure:
-        table.add_row("last fault", now.counts.last_failure[:90])
+        rows.add_row("last fault", now.counts.last_failure[:90])
     for (model, version), devices in sorted(now.versions.items()):
-        table.add_row(f"{model}:{version}", f"{devices} devices")
-    table.add_row("under way", _counted(now.phases) or "nothing")
-    table.add_row("ended", _counted(now.ended) or "nothing")
-    table.add_row("journals", f"{now.waiting} wait, {now.resent} sent again")
-    table.add_row("memory", f"{rss_mib():.0f} MiB, all devices together")
-    return table
+        rows.add_row(f"{model}:{version}", f"{devices} devices")
+    rows.add_row("under way", _counted(now.phases) or "nothing")
+    rows.add_row("ended", _counted(now.ended) or "nothing")
+    rows.add_row("journals", f"{now.waiting} wait, {now.resent} sent again")
+    rows.add_row("memory", f"{rss_mib():.0f} MiB, all devices together")
+    return rows
 
 
 def _line(now: Snapshot) -> str:
     versions = ", ".join(f"{m}:{v} on {n}" for (m, v), n in sorted(now.versions.items()))
-    parts = [f"{now.counts.up} of {now.devices} connected", versions, _counted(now.phases)]
+    parts = [f"{now.counts.up} of {now.lines} connected", versions, _counted(now.phases)]
     if now.waiting:
         parts.append(f"{now.waiting} messages wait")
-    if now.counts.up < now.devices and now.counts.last_failure:
+    if now.counts.up < now.lines and now.counts.last_failure:
         parts.append(f"last fault: {now.counts.last_failure}")
     return "; ".join(part for part in parts if part)
 

@@ -62,6 +62,12 @@ class ConnectedDevice:
         await self._line.stop()
         self.device.stop()
 
+    async def halt(self) -> None:
+        """End without a word, as a device that loses power; `start` goes on with its journal."""
+        self._line.vanish(0.0)
+        await self._line.stop()
+        self.device.stop()
+
     def vanish(self, away_s: float, *, restart: bool = False) -> None:
         """Break the line without a word, and come back after `away_s`; as a new start, if asked."""
         self._line.vanish(away_s)

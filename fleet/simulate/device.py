@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from edge_agent.wire.commands import MAX_COMMAND_BYTES, Command
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import (
     Ack,
@@ -30,12 +31,13 @@ from edge_agent.wire.messages import (
     UpdateReport,
 )
 from edge_agent.wire.topics import UplinkKind
+from fleet.simulate import commands
 from fleet.simulate.journal import Journal, frame
 from fleet.simulate.line import Answer, LineLost
 from fleet.simulate.models import Behaviour, Draws, Hardware
 
 AGENT_VERSION: Final = "simulated"
-READS: Final = ("desired", "ack")
+READS: Final = ("desired", "ack", "command")
 """Tails of the topics that a simulated device subscribes to."""
 _WAY: Final[tuple[Phase, ...]] = (
     "downloading", "verified", "staged", "activating", "probation", "healthy",
@@ -98,10 +100,10 @@ class SimulatedDevice:
     """
 
     __slots__ = (
-        "_behaviour", "_birth_due", "_boot", "_clock", "_connected", "_desired_version", "_draws",
-        "_ended", "_hardware", "_installed", "_loop", "_metrics_timer", "_port", "_publishing",
-        "_resend_timer", "_skew_s", "_speed", "_updates", "_want", "history", "id", "journal",
-        "profile",
+        "_behaviour", "_birth_due", "_boot", "_clock", "_commands", "_connected",
+        "_desired_version", "_draws", "_ended", "_hardware", "_installed", "_loop",
+        "_metrics_timer", "_port", "_publishing", "_resend_timer", "_skew_s", "_speed", "_updates",
+        "_want", "history", "id", "journal", "profile",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +135,7 @@ class SimulatedDevice:
         self._boot = self._new_name()
         self.journal = Journal(self._boot, resend_s=behaviour.resend_s)
         self._desired_version = 0
+        self._commands: dict[str, None] = {}
         self._want: dict[str, DesiredModel] = {}
         self._installed: dict[str, _Installed] = {}
         self._updates: dict[str, _Update] = {}
@@ -221,6 +224,8 @@ class SimulatedDevice:
                 self._on_desired(Desired.decode(payload))
             elif tail == "ack" and self.journal.acknowledge(Ack.decode(payload)):
                 self._send_due()
+            elif tail == "command":
+                self._on_command(Command.decode(payload, limit=MAX_COMMAND_BYTES))
         except WireError as error:
             event = DeviceEvent(
                 name="message_refused", fields={"topic": tail, "reason": str(error)}, at=self.now()
@@ -340,6 +345,28 @@ class SimulatedDevice:
         self.journalled("report", report.encode())
         self._say_state()
 
+    # ── commands ─────────────────────────────────────────────────────────────────────────────────
+
+    def _on_command(self, command: Command) -> None:
+        if command.device != self.id or command.id in self._commands:
+            return
+        self._commands[command.id] = None
+        if len(self._commands) > commands.MAX_REMEMBERED:
+            del self._commands[next(iter(self._commands))]
+        now = self.now()
+        if (ends := commands.refusal(command, now)) is not None:
+            state, reason, detail = ends
+            ended = commands.answer(command, state, self._boot, now, reason, detail)
+            self.journalled("command", ended)
+            return
+        self.journalled("command", commands.answer(command, "accepted", self._boot, now))
+        if command.name == "restart":
+            self.restart()
+        if command.name in ("restart", "resend"):
+            self._say_state()
+        for body in commands.done(command, self._boot, now):
+            self.journalled("command", body)
+
     # ── what it says ─────────────────────────────────────────────────────────────────────────────
 
     def state(self) -> DeviceState:
@@ -396,6 +423,10 @@ class SimulatedDevice:
         """Journal a message, and send it as soon as there is a line."""
         if self.journal.append(kind, payload):
             self._send_due()
+
+    def flush(self) -> None:
+        """Send what is due of the journal; `journalled` does it by itself."""
+        self._send_due()
 
     def _send_due(self) -> None:
         if not self._connected:

@@ -31,6 +31,7 @@ class Snapshot:
 
     Attributes:
         devices: how many there are.
+        lines: connections that they have when all are up.
         counts: of the lines.
         versions: devices that serve each version, as (model, version).
         phases: updates under way, by phase.
@@ -40,6 +41,7 @@ class Snapshot:
     """
 
     devices: int
+    lines: int
     counts: Counts
     versions: Mapping[tuple[str, int], int] = field(default_factory=dict)
     phases: Mapping[str, int] = field(default_factory=dict)
@@ -48,8 +50,8 @@ class Snapshot:
     resent: int = 0
 
 
-def snapshot(devices: Sequence[SimulatedDevice], counts: Counts) -> Snapshot:
-    """Add up what `devices` are at."""
+def snapshot(devices: Sequence[SimulatedDevice], lines: int, counts: Counts) -> Snapshot:
+    """Add up what `devices` are at, which share so many lines."""
     versions: Counter[tuple[str, int]] = Counter()
     phases: Counter[str] = Counter()
     ended: Counter[str] = Counter()
@@ -60,7 +62,7 @@ def snapshot(devices: Sequence[SimulatedDevice], counts: Counts) -> Snapshot:
         ended.update(phase for _, _, phase in device.history)
         waiting += len(device.journal)
         resent += device.journal.resent
-    return Snapshot(len(devices), counts, versions, phases, ended, waiting, resent)
+    return Snapshot(len(devices), lines, counts, versions, phases, ended, waiting, resent)
 
 
 def raise_file_limit(connections: int) -> None:
@@ -157,4 +159,4 @@ class Fleet:
             await asyncio.gather(*(each.stop() for each in some))
 
     def snapshot(self) -> Snapshot:
-        return snapshot(self.devices, self._broker.counts)
+        return snapshot(self.devices, len(self.members), self._broker.counts)

@@ -5,12 +5,14 @@ The gateway is a device of its own as well, with a birth and the will that takes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edge_agent.wire import topics
 from fleet.simulate.device import READS, SimulatedDevice
-from fleet.simulate.fleet import Snapshot, snapshot
+from fleet.simulate.fleet import Snapshot, raise_file_limit, snapshot
+from fleet.simulate.identities import Member
 from fleet.simulate.line import Answer
 from fleet.simulate.models import Behaviour, Draws, Hardware, hardware_of
 from fleet.simulate.mqtt5 import Will
@@ -121,7 +123,49 @@ class Gateway:
         return Will(self._own_prefix + "state", self.own.will(), self._behaviour.will_delay_s)
 
 
-def gateways_snapshot(gateways: Sequence[Gateway], broker: Broker) -> Snapshot:
-    """What all devices below `gateways` are at."""
-    devices = [device for gateway in gateways for device in gateway.below.values()]
-    return snapshot(devices, broker.counts)
+class GatewayFleet:
+    """Many gateways in one process."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        below: Mapping[str, Sequence[str]],
+        broker: Broker,
+        behaviour: Behaviour,
+        *,
+        seed: int = 0,
+    ) -> None:
+        """To be called with an event loop running; nothing is opened before `start`.
+
+        Args:
+            below: names of the devices below each gateway, of the gateway's profile.
+
+        Raises:
+            TooManyDevices: more connections than this process may open.
+        """
+        raise_file_limit(len(members))
+        self._broker = broker
+        self.gateways = [
+            Gateway(
+                member.device_id, member.profile, member.chain, broker,
+                [(name, member.profile) for name in below[member.device_id]], behaviour, seed=seed,
+            )
+            for member in members
+        ]  # fmt: skip
+
+    @property
+    def devices(self) -> list[SimulatedDevice]:
+        """Those below the gateways."""
+        return [device for gateway in self.gateways for device in gateway.below.values()]
+
+    def start(self) -> None:
+        """All connect."""
+        for each in self.gateways:
+            each.start()
+
+    async def stop(self) -> None:
+        """All leave in order."""
+        await asyncio.gather(*(each.stop() for each in self.gateways))
+
+    def snapshot(self) -> Snapshot:
+        return snapshot(self.devices, len(self.gateways), self._broker.counts)

@@ -42,14 +42,16 @@ class Journal:
 
     Attributes:
         written: rows of each stream that the device ever had, for whoever compares afterwards.
+        kinds: rows of each kind that it ever had.
         resent: rows that were sent more than once.
     """
 
-    __slots__ = ("_resend_s", "_rows", "resent", "stream", "written")
+    __slots__ = ("_resend_s", "_rows", "kinds", "resent", "stream", "written")
 
     def __init__(self, stream: str, *, resend_s: float = RESEND_S) -> None:
         self.stream = stream
         self.written: dict[str, int] = {}
+        self.kinds: dict[UplinkKind, int] = {}
         self.resent = 0
         self._resend_s = resend_s
         self._rows: dict[tuple[str, int], Row] = {}
@@ -68,6 +70,7 @@ class Journal:
             return False
         seq = self.written.get(self.stream, 0) + 1
         self.written[self.stream] = seq
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
         self._rows[self.stream, seq] = Row(self.stream, seq, kind, payload)
         return True
 
