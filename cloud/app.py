@@ -72,6 +72,7 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
                 for index in range(settings.apis)
             ),
             (settings.broker_port, "broker", "--broker-port"),
+            (settings.device_port, "broker's devices", "SKERRY_DEVICE_PORT"),
         ):
             patience_s = LEFTOVERS_S if killed else 0.0
             require_free_port(settings.host, port, what, option, patience_s=patience_s)
@@ -86,6 +87,7 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
             services.authority,
             host=settings.host,
             port=settings.broker_port,
+            device_port=settings.device_port,
         )
         os.environ["SKERRY_SUPERVISED"] = "1"
         try:

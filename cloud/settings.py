@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     """TCP port of API and console."""
     broker_port: int = Field(default=8883, ge=0, le=65535)
     """TCP port of the broker's mutual-TLS listener."""
+    device_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of a listener of the broker for devices alone, where none can take over another's
+    session; 0 has devices on `broker_port`.  Then keep `broker_port` out of their reach."""
     database_url: str = ""
     """SQLAlchemy URL; empty takes SQLite below `directory`."""
     blob_url: str = ""

@@ -133,7 +133,14 @@ class Mosquitto:
         crl: Path | None,
         host: str,
         port: int,
+        device_port: int = 0,
     ) -> None:
+        """
+        Args:
+            ca, certificate, key, crl: PEM files.
+            device_port: of a second listener, on which everybody's client id is the name in their
+                certificate, whatever they ask for: there no device can take over another's.
+        """
         self._directory = directory
         self._ca = ca
         self._certificate = certificate
@@ -142,13 +149,20 @@ class Mosquitto:
         self._crl_read: tuple[int, ...] = ()  # what the broker was last told to read
         self.host = host
         self.port = port
+        self.device_port = device_port
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._log_start = 0
 
     @classmethod
     def for_authority(
-        cls, directory: Path, authority: CertificateAuthority, *, host: str, port: int
+        cls,
+        directory: Path,
+        authority: CertificateAuthority,
+        *,
+        host: str,
+        port: int,
+        device_port: int = 0,
     ) -> Mosquitto:
         """A broker whose server certificate `authority` issues anew here."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -169,20 +183,16 @@ class Mosquitto:
             crl=authority.crl_path,
             host=host,
             port=port,
+            device_port=device_port,
         )
 
     def configuration(self, version: tuple[int, int, int]) -> str:
         """The text of `mosquitto.conf` for a broker of `version`."""
         here = self._directory.resolve()
-        lines = [
-            f"listener {self.port} {self.host}",
-            f"cafile {self._ca.resolve()}",
-            f"certfile {self._certificate.resolve()}",
-            f"keyfile {self._key.resolve()}",
-            *([f"crlfile {self._crl.resolve()}"] if self._crl else []),
-            "require_certificate true",
-            "use_identity_as_username true",
-            "tls_version tlsv1.2",
+        lines = self._listener(self.port)
+        if self.device_port:
+            lines += [*self._listener(self.device_port), "use_username_as_clientid true"]
+        lines += [
             "allow_anonymous false",
             f"acl_file {here / 'access'}",
             "persistence true",
@@ -209,6 +219,19 @@ class Mosquitto:
             lines.append("# acl_file: see mosquitto_acl_file.so for 3.0")
         return "\n".join(lines) + "\n"
 
+    def _listener(self, port: int) -> list[str]:
+        """One listener with mutual TLS; what follows it in the file is for all of them."""
+        return [
+            f"listener {port} {self.host}",
+            f"cafile {self._ca.resolve()}",
+            f"certfile {self._certificate.resolve()}",
+            f"keyfile {self._key.resolve()}",
+            *([f"crlfile {self._crl.resolve()}"] if self._crl else []),
+            "require_certificate true",
+            "use_identity_as_username true",
+            "tls_version tlsv1.2",
+        ]
+
     def start(self) -> None:
         """Start the broker and wait until it listens.
 
@@ -220,7 +243,8 @@ class Mosquitto:
         if self.alive():
             return
         executable = find_mosquitto()
-        self._require_free_port()
+        for port in filter(None, (self.port, self.device_port)):
+            self._require_free_port(port)
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._directory / "mosquitto.conf"
         config.write_text(self.configuration(version_of(executable)))
@@ -305,14 +329,14 @@ class Mosquitto:
             return ()
         return () if status is None else (status.st_ino, status.st_mtime_ns, status.st_size)
 
-    def _require_free_port(self) -> None:
+    def _require_free_port(self, port: int) -> None:
         with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self.host, self.port))
+                probe.bind((self.host, port))
             except OSError as error:
                 raise PortInUse(
-                    f"port {self.port} for the broker is in use on {self.host} "
+                    f"port {port} for the broker is in use on {self.host} "
                     f"({error.strerror}); stop the program that has it or choose another port"
                 ) from error
 

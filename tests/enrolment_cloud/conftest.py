@@ -73,13 +73,18 @@ class Site:
             ledger.enter(session, issued, name, time.time())
         return issued.serial
 
-    def link(self, name: str, *, client_id: str = "") -> Link:
-        """The agent's own connection of a device; not started."""
+    def link(self, name: str, *, client_id: str = "", strict: bool = False) -> Link:
+        """The agent's own connection of a device; not started.
+
+        Args:
+            strict: to the listener for devices alone.
+        """
         directory = self.directory / name
         return Link(
-            host="127.0.0.1", port=self.broker.port, device_id=client_id or name,
-            ca=self.authority.certificate_path, certificate=directory / "device.pem",
-            key=directory / "device.key", retry=Retry(0.05, 0.1),
+            host="127.0.0.1", port=self.broker.device_port if strict else self.broker.port,
+            device_id=client_id or name, ca=self.authority.certificate_path,
+            certificate=directory / "device.pem", key=directory / "device.key",
+            retry=Retry(0.05, 0.1),
             will=Will(topics.state(name), b"will", 1),
         )  # fmt: skip
 
@@ -103,8 +108,9 @@ def site(
 ) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("site")
     authority = CertificateAuthority.open(directory / "pki", "test")
+    port, device_port = free_ports(2)
     broker = Mosquitto.for_authority(
-        directory / "broker", authority, host="127.0.0.1", port=free_ports(1)[0]
+        directory / "broker", authority, host="127.0.0.1", port=port, device_port=device_port
     )
     broker.start()
     watched, ended = threading.Event(), threading.Event()

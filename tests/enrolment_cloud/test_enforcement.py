@@ -81,6 +81,26 @@ def test_a_live_session_ends_and_the_device_is_not_let_in_again(site, sessions, 
         assert certificate.enforced_at is not None
 
 
+def test_on_the_listener_for_devices_nobody_hides_behind_another_client_id(
+    site, sessions, connection
+):
+    site.enrol(sessions, "victim"), site.enrol(sessions, "rogue")
+    victim = site.link("victim", strict=True)
+    rogue = site.link("rogue", client_id="victim", strict=True)
+    victim.start(), rogue.start()
+    try:
+        assert victim.wait_connected(5) and rogue.wait_connected(5)
+        assert rogue.publish(topics.state("rogue"), b"it may be itself", retain=True)
+        assert victim.connected and victim.publish(topics.state("victim"), b"here", retain=True)
+        revoke(sessions, "rogue")
+        site.enforcer(sessions, connection).turn()
+        until(lambda: not rogue.connected, 5)
+        assert not rogue.wait_connected(0.3)
+        assert victim.connected
+    finally:
+        victim.stop(), rogue.stop()
+
+
 def test_a_broker_that_starts_again_keeps_the_revocation(site, sessions, connection):
     site.enrol(sessions, "kept-out")
     assert not refused(site, "kept-out")
