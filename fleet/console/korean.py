@@ -377,6 +377,11 @@ WORDS: Final[dict[str, str]] = {
     "Its file becomes useless. A device that has used it stays enrolled.": (
         "파일을 더 이상 쓸 수 없습니다. 이미 등록된 기기는 그대로 유지됩니다."
     ),
+    "Batch": "묶음",
+    "Revoke the device?": "기기를 폐기할까요?",
+    "Its connection ends within seconds. It comes back by a claim made for it.": (
+        "몇 초 안에 연결이 끊깁니다. 이 기기용으로 만든 클레임으로 다시 등록할 수 있습니다."
+    ),
     "No claims yet": "아직 클레임이 없습니다",
     "Create one above and copy its file to the new device.": (
         "위에서 만들어 파일을 새 기기로 복사하세요."

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from fleet.client import schemas
 from fleet.client.client import AsyncClient
+from fleet.client.enrolment_schemas import RevocationIn
 from fleet.console import mount
 
 TOKENS = {"operator-token": "operator", "viewer-token": "viewer"}
@@ -120,6 +121,11 @@ def _fleet(app: FastAPI, w: Any) -> None:
     def device(device_id: str) -> schemas.DeviceDetail:
         return _found(w().devices.get(device_id), f"no device {device_id!r}")
 
+    @app.post("/v1/devices/{device_id}/revoke", status_code=204)
+    def revoke_device(device_id: str, body: RevocationIn) -> None:
+        changed = {"revoked": True, "revoked_reason": body.reason, "online": False}
+        w().devices[device_id] = w().devices[device_id].model_copy(update=changed)
+
     @app.get("/v1/claims")
     def claims() -> list[schemas.ClaimOut]:
         return list(w().claims.values())
@@ -134,7 +140,7 @@ def _fleet(app: FastAPI, w: Any) -> None:
             now = time.time()
             w().claims[name] = schemas.ClaimOut(
                 id=name, profile=body.profile, labels=body.labels, created_at=now,
-                expires_at=now + body.ttl_s, used_by=None, revoked=False,
+                expires_at=now + body.ttl_s, used_by=None, revoked=False, batch=body.batch or "",
             )  # fmt: skip
             files.append(
                 {"url": "http://127.0.0.1", "claim_id": name, "secret": sha(name),

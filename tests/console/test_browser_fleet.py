@@ -82,6 +82,15 @@ def test_an_unknown_device_is_named_in_the_answer(page, console):
     expect(page.get_by_test_id("empty")).to_contain_text("no device 'nope'")
 
 
+def test_a_device_is_revoked_with_a_reason_that_everybody_sees(page, console):
+    page.goto(f"{console.url}/devices/edge-0002")
+    page.get_by_test_id("device-revoke").click()
+    page.get_by_test_id("confirm-reason").fill("stolen from the site")
+    page.get_by_test_id("confirm-yes").click()
+    expect(page.get_by_test_id("device-state")).to_have_text("revoked")
+    expect(page.get_by_test_id("device-revoked-reason")).to_have_text("stolen from the site")
+
+
 def _download(page) -> bytes:
     with page.expect_download() as download:
         page.get_by_test_id("claim-download").click()
@@ -91,11 +100,13 @@ def _download(page) -> bytes:
 def test_a_claim_is_created_and_its_file_downloaded(page, console):
     page.goto(f"{console.url}/enrolment")
     page.get_by_test_id("claim-labels").fill("site=busan, line=3")
+    page.get_by_test_id("claim-batch").fill("line-7")
     page.get_by_test_id("claim-create").click()
     expect(page.get_by_test_id("claim-made")).to_contain_text("1 claim made")
     claim = ClaimFile.decode(_download(page))
     row = page.locator(f"[data-testid=claim-row][data-id={claim.claim_id}]")
     expect(row).to_contain_text("site=busan")
+    expect(row).to_contain_text("line-7")
     row.get_by_test_id("claim-revoke").click()
     page.get_by_test_id("confirm-yes").click()
     expect(row).to_have_attribute("data-state", "revoked")

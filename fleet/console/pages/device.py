@@ -9,8 +9,9 @@ from fleet.console import charts, formats, tables
 from fleet.console.live import Live
 from fleet.console.tables import Column, Row, Rows
 from fleet.console.tones import tone_of
-from fleet.console.view import Tag, View
+from fleet.console.view import Tag, View, confirm
 from fleet.console.widgets import (
+    button,
     card,
     chip,
     empty,
@@ -26,14 +27,15 @@ from fleet.console.widgets import (
 
 
 async def page(view: View, device_id: str) -> None:
-    with page_head(view, device_id, crumbs=((view.t("Fleet"), "/"),)):
-        pass
     live: Live[DeviceDetail] = Live(view, lambda: view.api.device(device_id))
+    with page_head(view, device_id, crumbs=((view.t("Fleet"), "/"),)):
+        _revoke_button(view, device_id, live)
     live.part(
         lambda device: _head(view, device),
         of=lambda device: (
             device.online,
             device.revoked,
+            device.revoked_reason,
             device.labels,
             device.last_seen,
             device.alarms,
@@ -53,10 +55,29 @@ async def page(view: View, device_id: str) -> None:
     await live.start()
 
 
+def _revoke_button(view: View, device_id: str, live: Live[DeviceDetail]) -> None:
+    async def revoke() -> None:
+        reason = await confirm(
+            view,
+            view.t("Revoke the device?"),
+            view.t("Its connection ends within seconds. It comes back by a claim made for it."),
+            view.t("Revoke"),
+            danger=True,
+            ask_reason=True,
+        )
+        if reason is not None:
+            await view.act(view.api.revoke_device(device_id, reason), view.t("Revoked"))
+            await live.refresh()
+
+    button(view.t("Revoke"), icon="block", danger=True, testid="device-revoke").on_click(revoke)
+
+
 def _head(view: View, device: DeviceDetail) -> None:
     state = "revoked" if device.revoked else "online" if device.online else "offline"
     with flow():
         chip(view, state, testid="device-state")
+        if device.revoked and device.revoked_reason:
+            Tag("span", device.revoked_reason, "sk-dim").props("data-testid=device-revoked-reason")
         if any(alarm.get("action") == "device.identity_cloned" for alarm in device.alarms):
             chip(view, "identity_cloned", testid="device-cloned")
         tag(device.profile)

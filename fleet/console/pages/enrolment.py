@@ -14,7 +14,7 @@ from edge_agent.wire.base import describe
 from edge_agent.wire.messages import ClaimFile
 from fleet.client.client import ApiError
 from fleet.client.schemas import ClaimIn, ClaimOut
-from fleet.console import tables
+from fleet.console import formats, tables
 from fleet.console.labels import BadLabels, parse_labels
 from fleet.console.live import Live
 from fleet.console.tables import Column, Row, Rows
@@ -40,6 +40,8 @@ async def page(view: View) -> None:
             hours.props("outlined dense").classes("sk-field")
             count = ui.number(view.t("How many"), value=1, min=1, max=_MAX_CLAIMS, precision=0)
             count.props("outlined dense data-testid=claim-count").classes("sk-field")
+            batch = ui.input(view.t("Batch"), placeholder="line-7")
+            batch.props("outlined dense data-testid=claim-batch").classes("sk-field")
         made = ui.element("div").classes("sk-part")
 
         async def create() -> None:
@@ -49,6 +51,7 @@ async def page(view: View) -> None:
                     labels=parse_labels(labels.value or ""),
                     ttl_s=(hours.value or 0) * 3600,
                     count=min(int(count.value or 0), _MAX_CLAIMS),
+                    batch=(batch.value or "").strip() or None,
                 )
                 files = await view.api.create_claims(request)
             except ValidationError as error:
@@ -81,6 +84,7 @@ async def page(view: View) -> None:
                 Column("claim", view.t("Claim")),
                 Column("state", view.t("State")),
                 Column("profile", view.t("Profile")),
+                Column("batch", view.t("Batch")),
                 Column("labels", view.t("Labels")),
                 Column("created", view.t("Created"), "sk-nowrap"),
                 Column("expires", view.t("Expires"), "sk-nowrap"),
@@ -157,12 +161,15 @@ def _row(view: View, claim: ClaimOut) -> Row:
     shown = [tables.chip(view, state, testid="claim-state")]
     if claim.used_by:
         shown.append(tables.link(claim.used_by, f"/devices/{claim.used_by}"))
+    elif claim.device:
+        shown.append(tables.sub(claim.device))
     return Row(
         id=claim.id,
         cells={
             "claim": [tables.mono(claim.id)],
             "state": shown,
             "profile": [tables.text(claim.profile)],
+            "batch": [tables.text(claim.batch or formats.NONE)],
             "labels": [tables.tag(f"{k}={v}") for k, v in sorted(claim.labels.items())],
             "created": [tables.ago(claim.created_at)],
             "expires": [tables.ago(claim.expires_at)],
