@@ -3,7 +3,8 @@
 SkerryError                     one line: what is wrong, where, what to do
 ├── UserError                   the request or a file is wrong; mend it and try again
 │   ├── NotFound                no such device, model, job …
-│   └── Conflict                the thing is not in a state that allows this
+│   ├── Conflict                the thing is not in a state that allows this
+│   └── Forbidden               not this person; somebody else may
 └── OperatorError               the machine or its set-up is wrong
 """
 
@@ -24,6 +25,10 @@ class NotFound(UserError):
 
 class Conflict(UserError):
     """Not possible in the present state."""
+
+
+class Forbidden(UserError):
+    """Not for whoever asks."""
 
 
 class OperatorError(SkerryError):

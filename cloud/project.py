@@ -115,6 +115,16 @@ class RetrainSpec(_Part):
     window: int = Field(default=128, ge=1)
 
 
+class RolloutSpec(_Part):
+    """Policy of the project's rollouts.
+
+    Attributes:
+        needs_approval: a second person must approve a rollout before it starts.
+    """
+
+    needs_approval: bool = False
+
+
 def _step(value: object) -> object:
     """`name`, or `{name: {key: value}}`, as the fields of a `StepSpec`."""
     if isinstance(value, str):
@@ -171,6 +181,7 @@ class Project(_Part):
     sampling: SamplingSpec = SamplingSpec()
     privacy: tuple[PipelineStep, ...] = ()
     retrain: RetrainSpec = RetrainSpec()
+    rollout: RolloutSpec = RolloutSpec()
 
     @property
     def gate_spec(self) -> GateSpec:

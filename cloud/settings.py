@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     publisher_interval_s: float = Field(default=0.1, gt=0)
     """Seconds between two looks into an outbox that was empty."""
 
+    rollouts_need_approval: bool = False
+    """A second person must approve every rollout before it starts, whatever the project says."""
+
     @cached_property
     def api_url(self) -> str:
         """Base address of API and console; TLS wherever it leaves this machine."""

@@ -26,7 +26,7 @@ from cloud.api import (
 )
 from cloud.api.context import Context
 from cloud.blobs import BlobMissing
-from cloud.errors import Conflict, NotFound, SkerryError, UserError
+from cloud.errors import Conflict, Forbidden, NotFound, SkerryError, UserError
 from fleet.enrolment.errors import (
     AuthorityUnreadable,
     ClaimRefused,
@@ -73,7 +73,7 @@ def _status(error: Exception) -> int:
         return 404
     if isinstance(error, Conflict):
         return 409
-    if isinstance(error, ClaimRefused):
+    if isinstance(error, ClaimRefused | Forbidden):
         return 403
     if isinstance(error, TooManyRefusals):
         return 429

@@ -40,13 +40,23 @@ def _narrow(role: str) -> Role:
     return "operator" if role == "operator" else "viewer"
 
 
+def may(caller: Caller, role: Role) -> str:
+    """Why the caller's role does not suffice; empty when it does."""
+    if _RANK[caller.role] < _RANK[role]:
+        return f"role {caller.role} may not do this; it takes {role}"
+    return ""
+
+
 def require(role: Role) -> Callable[[Request, Context], Caller]:
     """Dependency: the caller must have at least `role`."""
 
     def check(request: Request, context: ContextDep) -> Caller:
         caller = _caller(request, context)
-        if _RANK[caller.role] < _RANK[role]:
-            raise HTTPException(403, f"role {caller.role} may not do this; it takes {role}")
+        refusal = may(caller, role)
+        if refusal:
+            asked = f"{request.method} {request.url.path}"[:200]
+            context.denials.record(context.writers, caller.name, asked, refusal)
+            raise HTTPException(403, refusal)
         return caller
 
     return check

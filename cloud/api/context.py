@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from cloud.api.denials import Denials
 from cloud.db.engine import Sessions, read_only
 from cloud.jobs.client import JobQueue
 from cloud.services import Services
@@ -24,6 +25,7 @@ class Context:
         readers: never take the write lock.
         clock: seconds since the epoch.
         refusals: addresses that enrolment was refused to.
+        denials: callers who may not do what they asked.
     """
 
     services: Services
@@ -32,6 +34,7 @@ class Context:
     jobs: JobQueue
     clock: Callable[[], float]
     refusals: Refusals = field(default_factory=Refusals)
+    denials: Denials = field(default_factory=Denials)
 
     @classmethod
     def of(cls, services: Services, clock: Callable[[], float] = time.time) -> Context:

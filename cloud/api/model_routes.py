@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from sqlalchemy import select
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cloud import registry, releases
@@ -11,6 +13,7 @@ from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import GateDecision, ModelVersion, Promotion, Release, Variant
 from cloud.errors import NotFound
+from fleet.client.rollout_schemas import ModelPage
 from fleet.client.schemas import (
     ApprovalIn,
     GateOut,
@@ -25,12 +28,25 @@ router = APIRouter(prefix="/v1")
 
 
 @router.get("/models")
-def list_models(context: ContextDep, _: Viewer) -> list[ModelOut]:
+def list_models(
+    context: ContextDep,
+    _: Viewer,
+    model: str = "",
+    offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ModelPage:
+    wanted = [ModelVersion.model == model] if model else []
     with context.readers() as session:
         rows = session.scalars(
-            select(ModelVersion).order_by(ModelVersion.model, ModelVersion.version.desc())
+            select(ModelVersion)
+            .where(*wanted)
+            .order_by(ModelVersion.model, ModelVersion.version.desc())
+            .offset(offset)
+            .limit(limit)
         ).all()
-        return [ModelOut.model_validate(row, from_attributes=True) for row in rows]
+        total = session.scalar(select(func.count()).select_from(ModelVersion).where(*wanted)) or 0
+        items = [ModelOut.model_validate(row, from_attributes=True) for row in rows]
+    return ModelPage(items=items, total=total, offset=offset)
 
 
 @router.get("/models/{model}/{version}")

@@ -9,7 +9,7 @@ import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_version
 from cloud.cli.options import JsonOption
-from cloud.cli.output import as_json, console, table, when
+from cloud.cli.output import as_json, console, page_title, table, when
 from fleet.client.schemas import ModelDetail, PublishIn
 
 models = typer.Typer(no_args_is_help=True, help="Versions, their candidates and gates.")
@@ -19,19 +19,25 @@ ReasonOption = Annotated[str, typer.Option(help="Why; kept in the history.")]
 
 
 @models.command("list")
-def list_models(directory: DirectoryOption = DEFAULT_DIRECTORY, json: JsonOption = False) -> None:
-    """Every version of every model."""
+def list_models(
+    model: Annotated[str, typer.Argument(help="Only versions of this model.")] = "",
+    offset: Annotated[int, typer.Option(min=0)] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    json: JsonOption = False,
+) -> None:
+    """Versions of models, by name, newest version first."""
     with client(directory) as api:
-        rows = api.models()
+        page = api.models(model=model, offset=offset, limit=limit)
     if json:
-        as_json(rows)
+        as_json(page)
         return
     table(
-        "models",
+        page_title("models", page),
         ("version", "state", "dataset", "code", "made"),
         [
             (f"{m.model}:{m.version}", m.state, m.dataset[:12], m.code_sha[:12], when(m.created_at))
-            for m in rows
+            for m in page.items
         ],
     )
 

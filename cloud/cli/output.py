@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fleet.client.schemas import JobOut
+from fleet.client.schemas import JobOut, Page
 
 PIPED_WIDTH = 200
 """Columns of a table that no terminal shows: wide enough to cut nothing."""
@@ -38,6 +38,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         console.print(result)
     else:
         console.print(f"{title}: none yet")
+
+
+def page_title(what: str, page: Page) -> str:
+    """What a table shows of how many: "rollouts 1–100 of 230", or just the name."""
+    items = len(getattr(page, "items", ()))
+    if not items or items == page.total:
+        return what
+    return f"{what} {page.offset + 1}–{page.offset + items} of {page.total}"
 
 
 def as_json(value: BaseModel | Sequence[BaseModel]) -> None:

@@ -10,16 +10,24 @@ Rules:
     * Killed anywhere, the next turn does the rest; what is done twice changes nothing.
     * A rollout whose state cannot be read is halted, never guessed.
 
-The API's side (`requests`, `views`) steps the same machine and leaves effects for the next turn.
+The API's side (`drafting`, `requests`, `planning`, `views`) steps the same machine and leaves
+effects for the next turn.
 
 Not here: when to train or to check for drift; what a wave is judged by (`fleet.rollouts.gates`).
 """
 
 from cloud.orchestrator.outbox import OutboxPublisher
+from cloud.orchestrator.planning import plan_rollout
 from cloud.orchestrator.ports import Publisher, Signer
-from cloud.orchestrator.requests import command_rollout, create_rollout
+from cloud.orchestrator.requests import command_rollout, create_rollout, why_not
 from cloud.orchestrator.turn import Orchestrator, TurnResult
-from cloud.orchestrator.views import rollout_detail, rollouts_out
+from cloud.orchestrator.views import (
+    assignment_page,
+    explanation,
+    rollout_detail,
+    rollout_page,
+    rollouts_out,
+)
 
 __all__ = [
     "Orchestrator",
@@ -27,8 +35,13 @@ __all__ = [
     "Publisher",
     "Signer",
     "TurnResult",
+    "assignment_page",
     "command_rollout",
     "create_rollout",
+    "explanation",
+    "plan_rollout",
     "rollout_detail",
+    "rollout_page",
     "rollouts_out",
+    "why_not",
 ]

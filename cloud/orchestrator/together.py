@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from cloud.db.tables import Device, Release
 from cloud.errors import Conflict, NotFound, UserError
-from cloud.orchestrator.requests import (
+from cloud.orchestrator.drafting import (
     newest_releases,
     refuse_older,
     refuse_overlap,

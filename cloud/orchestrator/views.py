@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from cloud.db.tables import Assignment, GateDecision, Rollout
+from cloud.errors import Conflict
+from cloud.orchestrator.stored import UnreadableRollout, load
+from fleet.client.rollout_schemas import (
+    AssignmentOut,
+    AssignmentPage,
+    ExplainOut,
+    HeldUpOut,
+    RolloutPage,
+)
 from fleet.client.schemas import GateOut, RolloutDetail, RolloutOut
-from fleet.rollouts.model import FAILURES, RESPONDED, AssignmentPhase
+from fleet.rollouts.events import GateDecided
+from fleet.rollouts.explain import explain
+from fleet.rollouts.model import FAILURES, IN_FLIGHT, RESPONDED, AssignmentPhase
 
 WaveCounts = defaultdict[int, Counter[str]]
 """Wave → phase → devices."""
 
 _FAILED = frozenset(phase.value for phase in FAILURES)
+_IN_FLIGHT = frozenset(phase.value for phase in IN_FLIGHT)
 _RESPONDED = frozenset(phase.value for phase in RESPONDED)
 _HEALTHY = AssignmentPhase.HEALTHY.value
 _UNREACHABLE = AssignmentPhase.UNREACHABLE.value
+_QUEUED = AssignmentPhase.QUEUED.value
+
+MAX_DETAIL_DEVICES = 200
+"""Devices that come with a rollout's detail; pages have all."""
 
 
 def rollouts_out(session: Session, rows: Sequence[Rollout]) -> list[RolloutOut]:
@@ -28,35 +44,38 @@ def rollouts_out(session: Session, rows: Sequence[Rollout]) -> list[RolloutOut]:
     return [RolloutOut.model_validate(_fields(row, counts[row.id])) for row in rows]
 
 
-def rollout_detail(session: Session, row: Rollout) -> RolloutDetail:
-    """One rollout with its devices and the evidence of its gates."""
-    assignments = session.scalars(
-        select(Assignment)
-        .where(Assignment.rollout == row.id)
-        .order_by(Assignment.wave, Assignment.device)
+def rollout_page(
+    session: Session, *, model: str = "", state: str = "", offset: int = 0, limit: int = 100
+) -> RolloutPage:
+    """Rollouts that match both filters (empty: all), newest first."""
+    wanted = [Rollout.model == model] if model else []
+    if state:
+        wanted.append(Rollout.state == state.upper())
+    rows = session.scalars(
+        select(Rollout)
+        .where(*wanted)
+        .order_by(Rollout.created_at.desc(), Rollout.id)
+        .offset(offset)
+        .limit(limit)
     )
-    gates = session.scalars(
-        select(GateDecision)
-        .where(GateDecision.subject.startswith(f"rollout:{row.id}:", autoescape=True))
-        .order_by(GateDecision.id)
-    )
+    total = session.scalar(select(func.count()).select_from(Rollout).where(*wanted)) or 0
+    return RolloutPage(items=rollouts_out(session, rows.all()), total=total, offset=offset)
+
+
+def rollout_detail(
+    session: Session, row: Rollout, verbs: Mapping[str, str] | None = None
+) -> RolloutDetail:
+    """One rollout with the devices that need a look most, and the evidence of its gates.
+
+    Args:
+        verbs: what the caller may ask for, or why not.
+    """
+    shown = assignment_page(session, row.id, limit=MAX_DETAIL_DEVICES)
     return RolloutDetail.model_validate(
         {
             **_fields(row, _counts(session, [row])[row.id]),
             "plan": row.plan,
-            "assignments": [
-                {
-                    "device": each.device,
-                    "wave": each.wave,
-                    "phase": each.phase,
-                    "reason": each.reason,
-                    "detail": each.detail,
-                    "generation": each.generation,
-                    "target": each.target,
-                    "updated_at": each.updated_at,
-                }
-                for each in assignments
-            ],
+            "assignments": [each.model_dump() for each in shown.items],
             "gates": [
                 GateOut(
                     gate=f"wave {int(each.subject.rsplit(':', 1)[1]) + 1}: {each.gate}",
@@ -65,10 +84,92 @@ def rollout_detail(session: Session, row: Rollout) -> RolloutDetail:
                     evidence=each.evidence,
                     at=each.at,
                 )
-                for each in gates
+                for each in _decisions(session, row.id)
             ],
+            "verbs": dict(verbs or {}),
         }
     )
+
+
+def assignment_page(
+    session: Session,
+    rollout_id: str,
+    *,
+    wave: int | None = None,
+    phase: str = "",
+    failed: bool = False,
+    offset: int = 0,
+    limit: int = 100,
+) -> AssignmentPage:
+    """Devices of a rollout: failures first, then those under way, then the rest."""
+    wanted = [Assignment.rollout == rollout_id]
+    if wave is not None:
+        wanted.append(Assignment.wave == wave)
+    if phase:
+        wanted.append(Assignment.phase == phase)
+    if failed:
+        wanted.append(Assignment.phase.in_(_FAILED))
+    urgency = case(
+        (Assignment.phase.in_(_FAILED), 0),
+        (Assignment.phase.in_(_IN_FLIGHT), 1),
+        (Assignment.phase == _UNREACHABLE, 2),
+        (Assignment.phase.in_((_QUEUED, _HEALTHY)), 3),
+        else_=4,
+    )
+    rows = session.scalars(
+        select(Assignment)
+        .where(*wanted)
+        .order_by(urgency, Assignment.wave, Assignment.device)
+        .offset(offset)
+        .limit(limit)
+    )
+    total = session.scalar(select(func.count()).select_from(Assignment).where(*wanted)) or 0
+    items = [AssignmentOut.model_validate(row, from_attributes=True) for row in rows]
+    return AssignmentPage(items=items, total=total, offset=offset)
+
+
+def explanation(session: Session, row: Rollout, now: float) -> ExplainOut:
+    """Why a rollout is where it is.
+
+    Raises:
+        Conflict: its stored state cannot be read.
+    """
+    try:
+        rollout = load(row).rollout
+    except UnreadableRollout as error:
+        raise Conflict(str(error)) from error
+    decisions = [
+        GateDecided(
+            wave=int(each.subject.rsplit(":", 1)[1]),
+            gate=each.gate,
+            verdict=each.verdict,
+            reason=each.reason,
+            evidence=each.evidence,
+        )
+        for each in _decisions(session, row.id)
+    ]
+    found = explain(rollout, decisions, now)
+    return ExplainOut(
+        id=row.id,
+        state=row.state,
+        headline=found.headline,
+        lines=list(found.lines),
+        held_up=[
+            HeldUpOut(device=each.device, phase=each.phase, for_s=each.for_s, reason=each.reason)
+            for each in found.held_up
+        ],
+        held_up_total=found.held_up_total,
+        waits_for=found.waits_for,
+        plan=row.plan,
+    )
+
+
+def _decisions(session: Session, rollout_id: str) -> Sequence[GateDecision]:
+    return session.scalars(
+        select(GateDecision)
+        .where(GateDecision.subject.startswith(f"rollout:{rollout_id}:", autoescape=True))
+        .order_by(GateDecision.id)
+    ).all()
 
 
 def _counts(session: Session, rows: Sequence[Rollout]) -> dict[str, WaveCounts]:
@@ -114,8 +215,12 @@ def _waves(counts: WaveCounts, waves: list[dict[str, Any]]) -> list[dict[str, An
                 "failed": sum(phases[phase] for phase in _FAILED),
                 "pending": total - responded,
                 "unreachable": phases[_UNREACHABLE],
+                "phases": dict(phases),
+                "what": wave.get("what", ""),
+                "approved_by": wave.get("approved_by", ""),
                 "soak_s": wave["soak_s"],
                 "started_at": wave["started_at"],
+                "settled_at": wave.get("settled_at"),
                 "ended_at": wave["ended_at"],
                 "reason": wave["reason"],
             }

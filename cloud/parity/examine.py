@@ -28,7 +28,7 @@ _DATASET: Final = re.compile(r"[0-9a-f]{8,64}")
 class Registry(Protocol):
     """What is asked of the control plane; `fleet.client.Client` is one."""
 
-    def models(self) -> list[ModelOut]: ...
+    def every_model(self) -> list[ModelOut]: ...
 
     def model(self, name: str, version: int) -> ModelDetail: ...
 
@@ -93,7 +93,7 @@ def examine(question: Question, registry: Registry, device: Device | None = None
         ApiError: the control plane refuses, or cannot be asked.
     """
     served = None if device is None else device.version(question.model)
-    version = question.version or served or newest_version(registry.models(), question.model)
+    version = question.version or served or newest_version(registry.every_model(), question.model)
     if device is not None and served != version:
         raise OtherVersion(
             f"the device at {device.address} serves {question.model}:{served}, asked for is "
@@ -159,7 +159,7 @@ def _inputs(question: Question, bundle: Opened, registry: Registry) -> Tensors:
 
 def _whole_id(prefix: str, registry: Registry) -> str:
     """The id that begins like this among those that versions were made of; else as it is."""
-    found = {row.dataset for row in registry.models() if row.dataset.startswith(prefix)}
+    found = {row.dataset for row in registry.every_model() if row.dataset.startswith(prefix)}
     if len(found) > 1:
         raise InputsDoNotFit(f"{len(found)} dataset versions begin with {prefix}; give more of it")
     return found.pop() if found else prefix

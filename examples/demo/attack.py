@@ -88,6 +88,7 @@ def _refused(stage: Stage, device: FieldDevice, reason: str) -> str:
     """Roll the newest release out to `device` alone; it must refuse for `reason`."""
     rollout = stage.client.start_rollout(
         RolloutIn(
+            on_failure="halt",
             model=MODEL, version=1, labels={"site": device.name[7:]},
             waves=[WaveIn(percent=100, soak_s=1)], probation_s=1,
         )

@@ -10,8 +10,15 @@ from typing import Self, TypeVar
 import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import calls, enrolment_schemas, gateway_schemas, schemas, sending
-from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
+from fleet.client import (
+    calls,
+    enrolment_schemas,
+    gateway_schemas,
+    rollout_schemas,
+    schemas,
+    sending,
+)
+from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
 
 T = TypeVar("T")
 
@@ -118,8 +125,20 @@ class AsyncClient:
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
         return await self.send(calls.enrol(request))
 
-    async def models(self) -> list[schemas.ModelOut]:
-        return await self.send(calls.models())
+    async def models(
+        self, *, model: str = "", offset: int = 0, limit: int = PAGE_ROWS
+    ) -> rollout_schemas.ModelPage:
+        """One page of the versions (of one model), by name, newest version first."""
+        return await self.send(calls.models(model=model, offset=offset, limit=limit))
+
+    async def every_model(self, model: str = "") -> list[schemas.ModelOut]:
+        """All versions (of one model), page by page."""
+        found: list[schemas.ModelOut] = []
+        while True:
+            page = await self.models(model=model, offset=len(found), limit=MAX_PAGE_ROWS)
+            found += page.items
+            if len(found) >= page.total or not page.items:
+                return found
 
     async def model(self, name: str, version: int) -> schemas.ModelDetail:
         return await self.send(calls.model(name, version))
@@ -148,8 +167,11 @@ class AsyncClient:
         """The next piece of a blob of a release, from `offset` on; empty beyond its end."""
         return await self.send(calls.export_blob(target, sha256, offset=offset))
 
-    async def rollouts(self) -> list[schemas.RolloutOut]:
-        return await self.send(calls.rollouts())
+    async def rollouts(
+        self, *, model: str = "", state: str = "", offset: int = 0, limit: int = PAGE_ROWS
+    ) -> rollout_schemas.RolloutPage:
+        """One page of the rollouts that match both filters, newest first."""
+        return await self.send(calls.rollouts(model=model, state=state, offset=offset, limit=limit))
 
     async def rollout(self, rollout_id: str) -> schemas.RolloutDetail:
         return await self.send(calls.rollout(rollout_id))
@@ -157,8 +179,35 @@ class AsyncClient:
     async def start_rollout(self, request: schemas.RolloutIn) -> schemas.RolloutDetail:
         return await self.send(calls.start_rollout(request))
 
-    async def steer_rollout(self, rollout_id: str, action: RolloutAction) -> schemas.RolloutDetail:
-        return await self.send(calls.steer_rollout(rollout_id, action))
+    async def plan_rollout(self, request: schemas.RolloutIn) -> rollout_schemas.RolloutPlanOut:
+        """What starting it would do now; nothing is started."""
+        return await self.send(calls.plan_rollout(request))
+
+    async def rollout_assignments(
+        self,
+        rollout_id: str,
+        *,
+        wave: int | None = None,
+        phase: str = "",
+        failed: bool = False,
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+    ) -> rollout_schemas.AssignmentPage:
+        """One page of a rollout's devices, those that need a look first."""
+        return await self.send(
+            calls.rollout_assignments(
+                rollout_id, wave=wave, phase=phase, failed=failed, offset=offset, limit=limit
+            )
+        )
+
+    async def explain_rollout(self, rollout_id: str) -> rollout_schemas.ExplainOut:
+        """Why it is where it is, and what it waits for."""
+        return await self.send(calls.explain_rollout(rollout_id))
+
+    async def steer_rollout(
+        self, rollout_id: str, action: RolloutAction, reason: str = ""
+    ) -> schemas.RolloutDetail:
+        return await self.send(calls.steer_rollout(rollout_id, action, reason))
 
     async def drift(self, model: str = "") -> list[schemas.DriftOut]:
         return await self.send(calls.drift(model))

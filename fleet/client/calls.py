@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import enrolment_schemas, gateway_schemas, schemas
+from fleet.client import enrolment_schemas, gateway_schemas, rollout_schemas, schemas
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 
 T = TypeVar("T")
@@ -25,6 +25,9 @@ RolloutAction = Literal["approve", "pause", "resume", "cancel", "halt", "rollbac
 
 PAGE_ROWS: Final = 100
 """Rows of a page where the caller names none."""
+
+MAX_PAGE_ROWS: Final = 1000
+"""Most rows of a page that the API gives."""
 
 MAX_MESSAGE_CHARS: Final = 300
 """Longest error text that is passed on; a proxy's HTML page is not a message."""
@@ -118,10 +121,13 @@ _BELOW: Final = _as(gateway_schemas.BelowOut)
 _CLAIMS: Final = _as(list[schemas.ClaimOut])
 _CLAIMS_REVOKED: Final = _as(enrolment_schemas.ClaimsRevoked)
 _ENROLLED: Final = _as(EnrolReply)
-_MODELS: Final = _as(list[schemas.ModelOut])
 _MODEL: Final = _as(schemas.ModelDetail)
 _EXPORT: Final = _as(schemas.ExportOut)
-_ROLLOUTS: Final = _as(list[schemas.RolloutOut])
+_MODEL_PAGE: Final = _as(rollout_schemas.ModelPage)
+_ROLLOUT_PAGE: Final = _as(rollout_schemas.RolloutPage)
+_ROLLOUT_PLAN: Final = _as(rollout_schemas.RolloutPlanOut)
+_ASSIGNMENT_PAGE: Final = _as(rollout_schemas.AssignmentPage)
+_EXPLAIN: Final = _as(rollout_schemas.ExplainOut)
 _ROLLOUT: Final = _as(schemas.RolloutDetail)
 _DRIFT: Final = _as(list[schemas.DriftOut])
 _COLLECTION: Final = _as(schemas.CollectionOut)
@@ -219,8 +225,11 @@ def enrol(request: EnrolRequest) -> Call[EnrolReply]:
 # ── models ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def models() -> Call[list[schemas.ModelOut]]:
-    return Call(method="GET", path=_path("models"), read=_MODELS)
+def models(*, model: str, offset: int, limit: int) -> Call[rollout_schemas.ModelPage]:
+    params = list(_window(offset, limit))
+    if model:
+        params.append(("model", model))
+    return Call(method="GET", path=_path("models"), params=tuple(params), read=_MODEL_PAGE)
 
 
 def model(name: str, version: int) -> Call[schemas.ModelDetail]:
@@ -267,20 +276,56 @@ def export_blob(target: str, sha256: str, *, offset: int) -> Call[bytes]:
 # ── rollouts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def rollouts() -> Call[list[schemas.RolloutOut]]:
-    return Call(method="GET", path=_path("rollouts"), read=_ROLLOUTS)
+def rollouts(
+    *, model: str, state: str, offset: int, limit: int
+) -> Call[rollout_schemas.RolloutPage]:
+    params = list(_window(offset, limit))
+    params += [(name, value) for name, value in (("model", model), ("state", state)) if value]
+    return Call(method="GET", path=_path("rollouts"), params=tuple(params), read=_ROLLOUT_PAGE)
 
 
 def rollout(rollout_id: str) -> Call[schemas.RolloutDetail]:
     return Call(method="GET", path=_path("rollouts", rollout_id), read=_ROLLOUT)
 
 
+def rollout_assignments(
+    rollout_id: str,
+    *,
+    wave: int | None,
+    phase: str,
+    failed: bool,
+    offset: int,
+    limit: int,
+) -> Call[rollout_schemas.AssignmentPage]:
+    params = list(_window(offset, limit))
+    if wave is not None:
+        params.append(("wave", str(wave)))
+    if phase:
+        params.append(("phase", phase))
+    if failed:
+        params.append(("failed", "true"))
+    path = _path("rollouts", rollout_id, "assignments")
+    return Call(method="GET", path=path, params=tuple(params), read=_ASSIGNMENT_PAGE)
+
+
+def plan_rollout(request: schemas.RolloutIn) -> Call[rollout_schemas.RolloutPlanOut]:
+    return Call(method="POST", path=_path("rollouts", "plan"), body=request, read=_ROLLOUT_PLAN)
+
+
+def explain_rollout(rollout_id: str) -> Call[rollout_schemas.ExplainOut]:
+    return Call(method="GET", path=_path("rollouts", rollout_id, "explain"), read=_EXPLAIN)
+
+
 def start_rollout(request: schemas.RolloutIn) -> Call[schemas.RolloutDetail]:
     return Call(method="POST", path=_path("rollouts"), body=request, read=_ROLLOUT)
 
 
-def steer_rollout(rollout_id: str, action: RolloutAction) -> Call[schemas.RolloutDetail]:
-    return Call(method="POST", path=_path("rollouts", rollout_id, action), read=_ROLLOUT)
+def steer_rollout(
+    rollout_id: str, action: RolloutAction, reason: str
+) -> Call[schemas.RolloutDetail]:
+    path = _path("rollouts", rollout_id, action)
+    body = rollout_schemas.SteerIn(reason=reason)
+    return Call(method="POST", path=path, body=body, read=_ROLLOUT)
 
 
 # ── learning ─────────────────────────────────────────────────────────────────────────────────────

@@ -15,9 +15,16 @@ from typing import Self, TypeVar
 import httpx
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import calls, enrolment_schemas, gateway_schemas, schemas, sending
+from fleet.client import (
+    calls,
+    enrolment_schemas,
+    gateway_schemas,
+    rollout_schemas,
+    schemas,
+    sending,
+)
 from fleet.client.async_client import AsyncClient
-from fleet.client.calls import PAGE_ROWS, Call, LabBlobKind, RolloutAction
+from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.errors import ApiError
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
@@ -131,8 +138,20 @@ class Client:
     def enrol(self, request: EnrolRequest) -> EnrolReply:
         return self.send(calls.enrol(request))
 
-    def models(self) -> list[schemas.ModelOut]:
-        return self.send(calls.models())
+    def models(
+        self, *, model: str = "", offset: int = 0, limit: int = PAGE_ROWS
+    ) -> rollout_schemas.ModelPage:
+        """One page of the versions (of one model), by name, newest version first."""
+        return self.send(calls.models(model=model, offset=offset, limit=limit))
+
+    def every_model(self, model: str = "") -> list[schemas.ModelOut]:
+        """All versions (of one model), page by page."""
+        found: list[schemas.ModelOut] = []
+        while True:
+            page = self.models(model=model, offset=len(found), limit=MAX_PAGE_ROWS)
+            found += page.items
+            if len(found) >= page.total or not page.items:
+                return found
 
     def model(self, name: str, version: int) -> schemas.ModelDetail:
         return self.send(calls.model(name, version))
@@ -161,8 +180,11 @@ class Client:
         """The next piece of a blob of a release, from `offset` on; empty beyond its end."""
         return self.send(calls.export_blob(target, sha256, offset=offset))
 
-    def rollouts(self) -> list[schemas.RolloutOut]:
-        return self.send(calls.rollouts())
+    def rollouts(
+        self, *, model: str = "", state: str = "", offset: int = 0, limit: int = PAGE_ROWS
+    ) -> rollout_schemas.RolloutPage:
+        """One page of the rollouts that match both filters, newest first."""
+        return self.send(calls.rollouts(model=model, state=state, offset=offset, limit=limit))
 
     def rollout(self, rollout_id: str) -> schemas.RolloutDetail:
         return self.send(calls.rollout(rollout_id))
@@ -170,8 +192,35 @@ class Client:
     def start_rollout(self, request: schemas.RolloutIn) -> schemas.RolloutDetail:
         return self.send(calls.start_rollout(request))
 
-    def steer_rollout(self, rollout_id: str, action: RolloutAction) -> schemas.RolloutDetail:
-        return self.send(calls.steer_rollout(rollout_id, action))
+    def plan_rollout(self, request: schemas.RolloutIn) -> rollout_schemas.RolloutPlanOut:
+        """What starting it would do now; nothing is started."""
+        return self.send(calls.plan_rollout(request))
+
+    def rollout_assignments(
+        self,
+        rollout_id: str,
+        *,
+        wave: int | None = None,
+        phase: str = "",
+        failed: bool = False,
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+    ) -> rollout_schemas.AssignmentPage:
+        """One page of a rollout's devices, those that need a look first."""
+        return self.send(
+            calls.rollout_assignments(
+                rollout_id, wave=wave, phase=phase, failed=failed, offset=offset, limit=limit
+            )
+        )
+
+    def explain_rollout(self, rollout_id: str) -> rollout_schemas.ExplainOut:
+        """Why it is where it is, and what it waits for."""
+        return self.send(calls.explain_rollout(rollout_id))
+
+    def steer_rollout(
+        self, rollout_id: str, action: RolloutAction, reason: str = ""
+    ) -> schemas.RolloutDetail:
+        return self.send(calls.steer_rollout(rollout_id, action, reason))
 
     def drift(self, model: str = "") -> list[schemas.DriftOut]:
         return self.send(calls.drift(model))

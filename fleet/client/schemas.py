@@ -27,6 +27,10 @@ RowNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A number that every database can hold."""
 OrderId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 MAX_PROBATION_S: Final = 7 * 86_400.0
+MAX_SOAK_S: Final = 30 * 86_400.0
+MAX_WAVES: Final = 20
+MAX_EPOCH_S: Final = 253402300799.0
+"""The last second that calendars of four-digit years hold."""
 Role = Literal["viewer", "operator", "admin"]
 
 
@@ -216,11 +220,12 @@ class ExportOut(ApiModel):
 
 
 class WaveIn(ApiRequest):
-    """Size of a wave: `count` devices or `percent` of those left; exactly one is given."""
+    """Size of a wave: `count` devices, `percent` of those left, or those that match `query`."""
 
     count: int | None = Field(default=None, ge=1)
     percent: float | None = Field(default=None, gt=0, le=100)
-    soak_s: float = Field(default=30.0, ge=0)
+    query: str | None = Field(default=None, min_length=1, max_length=2000)
+    soak_s: float = Field(default=30.0, ge=0, le=MAX_SOAK_S)
 
 
 class GroupIn(ApiRequest):
@@ -242,15 +247,33 @@ class AssignedOut(ApiModel):
 class RolloutIn(ApiRequest):
     model: str
     version: RowNumber
-    profiles: list[str] = Field(default_factory=list)
+    profiles: list[str] = Field(default_factory=list, max_length=200)
     """Empty: every profile that the version has a release for."""
     labels: Labels = Field(default_factory=dict)
     """Only devices that carry all of these."""
-    waves: list[WaveIn] = Field(default_factory=lambda: [WaveIn(percent=100)])
+    query: str = Field(default="", max_length=2000)
+    """Only devices that match (`fleet.devices.query`); empty: all."""
+    waves: list[WaveIn] = Field(
+        default_factory=lambda: [WaveIn(percent=100)], min_length=1, max_length=MAX_WAVES
+    )
     min_responders: int = Field(default=1, ge=1)
     max_failure_rate: float = Field(default=0.1, gt=0, lt=1)
+    gates: dict[str, float | bool] = Field(default_factory=dict, max_length=32)
+    """Further thresholds by their names in `fleet.rollouts.model.GateSpec`."""
     probation_s: float = Field(default=10.0, ge=0, le=MAX_PROBATION_S)
-    phase_timeout_s: float = Field(default=300.0, gt=0)
+    phase_timeout_s: float = Field(default=300.0, gt=0, le=MAX_PROBATION_S)
+    start_at: float = Field(default=0.0, ge=0, le=MAX_EPOCH_S)
+    """Not before this time."""
+    windows: list[str] = Field(default_factory=list, max_length=50)
+    """Spans of the week in which devices are offered the version: "Mon-Fri 22:00-05:00"."""
+    time_zone: str = Field(default="UTC", max_length=64)
+    """Whose clock the windows mean: an IANA name such as "Asia/Seoul"."""
+    needs_approval: bool = False
+    """A second person must approve it before it starts; policies may ask for that anyway."""
+    approve_each_wave: bool = False
+    """A second person must approve each wave before it is offered."""
+    on_failure: Literal["rollback", "halt"] = "rollback"
+    """What a failed gate does: give every device back what it had, or only stop."""
 
 
 class RolloutOut(ApiModel):
@@ -263,14 +286,19 @@ class RolloutOut(ApiModel):
     created_at: float
     updated_at: float
     waves: list[Json]
-    """`index`, `state`, `devices`, `healthy`, `failed`, `pending`, `reason`."""
+    """`index`, `state`, `devices`, `healthy`, `failed`, `pending`, `unreachable`, `phases` (phase →
+    devices), `what` (its size as planned), `approved_by`, `soak_s`, `started_at`, `settled_at`,
+    `ended_at`, `reason`."""
 
 
 class RolloutDetail(RolloutOut):
     plan: Json
     assignments: list[Json]
-    """`device`, `wave`, `phase`, `reason`, `detail`, `generation`, `updated_at`."""
+    """`device`, `wave`, `phase`, `reason`, `detail`, `generation`, `updated_at`: the first 200 of
+    those that need a look most; `fleet.client.rollout_schemas.AssignmentPage` has all."""
     gates: list[GateOut]
+    verbs: dict[str, str] = Field(default_factory=dict)
+    """What the caller may ask for now: verb → "", or why not."""
 
 
 class LabDeviceOut(ApiModel):

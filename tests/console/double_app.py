@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from fleet.client import schemas
+from fleet.client import rollout_schemas, schemas
 from fleet.client.client import AsyncClient
 from fleet.client.enrolment_schemas import RevocationIn
 from fleet.console import mount
@@ -160,8 +160,9 @@ def _fleet(app: FastAPI, w: Any) -> None:
 
 def _models(app: FastAPI, w: Any) -> None:
     @app.get("/v1/models")
-    def models() -> list[schemas.ModelOut]:
-        return [schemas.ModelOut(**model.model_dump()) for model in w().models.values()]
+    def models() -> rollout_schemas.ModelPage:
+        items = [schemas.ModelOut(**model.model_dump()) for model in w().models.values()]
+        return rollout_schemas.ModelPage(items=items, total=len(items), offset=0)
 
     @app.get("/v1/models/{name}/{version}")
     def model(name: str, version: int) -> schemas.ModelDetail:
@@ -194,9 +195,12 @@ def _models(app: FastAPI, w: Any) -> None:
 
 def _rollouts(app: FastAPI, w: Any) -> None:
     @app.get("/v1/rollouts")
-    def rollouts() -> list[schemas.RolloutOut]:
+    def rollouts(offset: int = 0, limit: int = 100) -> rollout_schemas.RolloutPage:
         ranked = sorted(w().rollouts.values(), key=lambda rollout: -rollout.created_at)
-        return [schemas.RolloutOut(**rollout.model_dump()) for rollout in ranked]
+        items = [schemas.RolloutOut(**rollout.model_dump()) for rollout in ranked]
+        return rollout_schemas.RolloutPage(
+            items=items[offset : offset + limit], total=len(items), offset=offset
+        )
 
     @app.get("/v1/rollouts/{rollout_id}")
     def rollout(rollout_id: str) -> schemas.RolloutDetail:

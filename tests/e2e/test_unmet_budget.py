@@ -36,7 +36,7 @@ def test_the_nearest_miss_is_named_and_no_version_appears(demo: Demo, tmp_path: 
     assert "nearest is small/fp32: bundle" in line
     token = (cloud / "tokens" / "admin").read_text().strip()
     with Client(demo.console_url.partition("/?")[0], token) as api:
-        assert not [version for version in api.models() if version.model == "strict"]
+        assert not [version for version in api.every_model() if version.model == "strict"]
         [job] = [job for job in api.jobs() if job.project == "strict"]
         assert job.state == "failed"
         assert "small/fp32" in api.job_report(job.id)

@@ -145,6 +145,7 @@ class Plane:
                 "version": version,
                 "waves": waves or [WaveIn(percent=100, soak_s=5)],
                 "phase_timeout_s": 100,
+                "on_failure": "halt",
                 **fields,
             }
         )

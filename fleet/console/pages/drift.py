@@ -50,7 +50,7 @@ async def page(view: View, model: str = "") -> None:
     with page_head(view, view.t("Drift"), lead):
         pick = ui.element("div").classes("sk-flow")
     try:
-        names = sorted({item.model for item in await view.api.models()})
+        names = sorted({item.model for item in await view.api.every_model()})
     except ApiError as error:
         with ui.element("div").classes("sk-banner"):
             Tag("span", error.message)

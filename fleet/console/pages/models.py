@@ -20,7 +20,7 @@ async def page(view: View) -> None:
     lead = view.t("Versions from candidate to champion, with what they were judged by.")
     with page_head(view, view.t("Models"), lead):
         pass
-    live: Live[list[ModelOut]] = Live(view, view.api.models)
+    live: Live[list[ModelOut]] = Live(view, view.api.every_model)
     live.part(lambda models: _groups(view, models))
     await live.start()
 

@@ -26,7 +26,7 @@ async def page(view: View, model: str = "", version: str = "") -> None:
     with page_head(view, view.t("Start a rollout"), lead, crumbs=crumbs):
         pass
     try:
-        models = await view.api.models()
+        models = await view.api.every_model()
     except ApiError as error:
         with ui.element("div").classes("sk-banner"):
             Tag("span", error.message)

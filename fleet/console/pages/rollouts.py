@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
+from fleet.client.rollout_schemas import RolloutPage
 from fleet.client.schemas import RolloutOut
 from fleet.console import formats, tables
 from fleet.console.live import Live
@@ -18,7 +19,7 @@ async def page(view: View) -> None:
     with page_head(view, view.t("Rollouts"), lead):
         start = button(view.t("Start a rollout"), icon="add", main=True, testid="rollout-new")
         start.on_click(lambda: view.go("/rollouts/new"))
-    live: Live[list[RolloutOut]] = Live(view, view.api.rollouts)
+    live: Live[RolloutPage] = Live(view, view.api.rollouts)
     with card(body=False):
         table = Rows(
             [
@@ -34,7 +35,8 @@ async def page(view: View) -> None:
         )
         none = ui.element("div")
 
-        def show(rollouts: list[RolloutOut]) -> None:
+        def show(page: RolloutPage) -> None:
+            rollouts = page.items
             table.show([_row(view, rollout) for rollout in rollouts])
             table.set_visibility(bool(rollouts))
             none.clear()
