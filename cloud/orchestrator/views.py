@@ -135,7 +135,7 @@ def explanation(session: Session, row: Rollout, now: float) -> ExplainOut:
         Conflict: its stored state cannot be read.
     """
     try:
-        rollout = load(row).rollout
+        rollout = load(session, row).rollout
     except UnreadableRollout as error:
         raise Conflict(str(error)) from error
     decisions = [
