@@ -25,6 +25,7 @@ from cloud.db.engine import Sessions
 from cloud.db.tables import Certificate, Device
 from cloud.enrolment import ledger
 from cloud.errors import OperatorError
+from cloud.ingest.alarms import ALARMIST, CONTESTED
 from cloud.registry import audit
 from edge_agent.wire import topics
 from edge_agent.wire.errors import WireError
@@ -37,7 +38,6 @@ log = logging.getLogger("skerry.enrolment")
 GROUP: Final = "renewal"
 AGAIN_S: Final = 3600.0
 """Seconds between two certificates of one device; less for certificates that live for hours."""
-CONTESTED: Final = "device.renewal_contested"
 
 
 class Bus(Protocol):
@@ -125,9 +125,7 @@ class Renewals:
         audit.append(session, who, "device.certificate_issued", device, detail, at=now)
         if fresh:
             log.error("renewal.contested device=%s", device)
-            audit.append(
-                session, "control-plane", CONTESTED, device, {"unused": len(fresh)}, at=now
-            )
+            audit.append(session, ALARMIST, CONTESTED, device, {"unused": len(fresh)}, at=now)
         return RenewReply(id=request.id, status="ok", certificate_pem=issued.pem)
 
 

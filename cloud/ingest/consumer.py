@@ -16,10 +16,11 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
-from cloud.broker.connection import BatchHandler, Message, NotConnected
+from cloud.broker.connection import BatchHandler, Message
+from cloud.broker.outgoing import NotConnected
 from cloud.db.engine import Sessions
 from cloud.db.tables import Device, Inbox
-from cloud.ingest.alarms import ALARMIST, CLONED, cloned_since
+from cloud.ingest.alarms import ALARMIST, CLONED, cloned_since, note_profile
 from cloud.ingest.apply import apply
 from cloud.ingest.errors import BadMessage
 from cloud.ingest.starts import Starts
@@ -232,14 +233,16 @@ class Ingest:
                 if apply_state(row, state, now):
                     self.counts["applied"] += 1
                     (born if state.online else gone).add(device)
+                    if state.online:
+                        note_profile(session, row, state.profile, now)
                 boot = state.boot[:MAX_BOOT_CHARS]
                 if state.online and (both := self._starts.saw(device, boot, state.at)):
                     self._alarm(session, device, both, now)
                     cloned.add(device)
             if gone:
                 take_offline_below(session, gone, born, now)
-        for device in cloned:  # committed
-            self._alarmed_at.setdefault(device, now)
+        for name in cloned:  # committed
+            self._alarmed_at.setdefault(name, now)
 
     def _alarm(self, session: Session, device: str, both: tuple[str, str], now: float) -> None:
         """Two machines have the key of one device: say so, but not with each of their turns."""

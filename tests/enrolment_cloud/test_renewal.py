@@ -13,8 +13,9 @@ from sqlalchemy import select
 from cloud.broker.knock import CertificateRefused, knock
 from cloud.db.tables import AuditEntry, Certificate, Device
 from cloud.enrolment import ledger
-from cloud.enrolment.renewal import AGAIN_S, CONTESTED, Renewals
+from cloud.enrolment.renewal import AGAIN_S, Renewals
 from cloud.enrolment.revocation import revoke_device
+from cloud.ingest.alarms import CONTESTED
 from edge_agent.device.credentials import Credentials, read_certificate
 from edge_agent.device.identity import certificate_request, new_key, write_key
 from edge_agent.device.renewal import Renewer
