@@ -23,6 +23,7 @@ LIED: Final = "device.profile_differs"
 """A device says that it has another profile than it was enrolled with."""
 CONTESTED: Final = "device.renewal_contested"
 """Certificates were asked for two keys of one device, and neither was used."""
+FLOODS: Final = "device.floods"
 REFUSED: Final = ("device.twin.refused", "device.medium.refused")
 """Events of a device that was handed something unreadable."""
 
@@ -57,7 +58,9 @@ def note_profile(session: Session, row: Device, said: str, now: float) -> None:
 
 def alarms_of(session: Session, device: str) -> list[AuditEntry]:
     """The newest alarms of a device, the newest first."""
-    ours = and_(AuditEntry.action.in_((CLONED, LIED, CONTESTED)), AuditEntry.actor == ALARMIST)
+    ours = and_(
+        AuditEntry.action.in_((CLONED, LIED, CONTESTED, FLOODS)), AuditEntry.actor == ALARMIST
+    )
     kinds = or_(ours, AuditEntry.action.in_(REFUSED))
     query = select(AuditEntry).where(AuditEntry.subject == device, kinds)
     return list(session.scalars(query.order_by(AuditEntry.id.desc()).limit(_SHOWN)))

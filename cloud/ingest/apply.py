@@ -6,14 +6,14 @@ import json
 from typing import Final
 
 from pydantic import ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud import labels
 from cloud.blobs import Blobs
-from cloud.db import order
-from cloud.db.tables import Assignment, AssignmentEvent, Metric, ModelVersion, Sample
+from cloud.db.tables import ModelVersion, Sample
 from cloud.ingest.errors import BadMessage
+from cloud.ingest.rows import Rows
 from cloud.lab.results import apply_answer
 from cloud.registry import audit
 from edge_agent.wire.base import WireModel, unpack_frame
@@ -33,11 +33,18 @@ FUTURE_S: Final = 3600.0
 
 
 def apply(
-    session: Session, blobs: Blobs, device: str, kind: str, payload: bytes, now: float
+    session: Session,
+    blobs: Blobs,
+    rows: Rows,
+    device: str,
+    kind: str,
+    payload: bytes,
+    now: float,
 ) -> None:
     """Apply one message of `device` in the session's transaction.
 
     Args:
+        rows: collects what is written for many messages at once.
         kind: last level of the topic.
         payload: what is behind the uplink header.
         now: seconds since the epoch.
@@ -49,9 +56,9 @@ def apply(
     if kind == "sample":
         _sample(session, blobs, device, payload, now)
     elif kind == "report":
-        _report(session, device, UpdateReport.decode(payload, limit=MAX_REPORT_BYTES), now)
+        _report(rows, device, UpdateReport.decode(payload, limit=MAX_REPORT_BYTES))
     elif kind == "metrics":
-        _metrics(session, device, MetricsReport.decode(payload, limit=MAX_REPORT_BYTES), now)
+        _metrics(rows, device, MetricsReport.decode(payload, limit=MAX_REPORT_BYTES))
     elif kind == "correction":
         _correction(session, device, Correction.decode(payload, limit=MAX_REPORT_BYTES), now)
     elif kind == "measure":
@@ -88,34 +95,16 @@ def _sample(session: Session, blobs: Blobs, device: str, payload: bytes, now: fl
     session.flush()
 
 
-def _report(session: Session, device: str, report: UpdateReport, now: float) -> None:
-    order.share(session)
-    session.add(
-        AssignmentEvent(device=device, rollout=report.rollout, report=_json(report), at=now)
-    )
-    if report.rollout is not None:
-        session.execute(
-            update(Assignment)
-            .where(
-                Assignment.rollout == report.rollout,
-                Assignment.device == device,
-                # a report of an earlier assignment says nothing about this one
-                Assignment.generation == report.generation,
-            )
-            .values(phase=report.phase, reason=report.reason, detail=report.detail, updated_at=now)
-        )
+def _report(rows: Rows, device: str, report: UpdateReport) -> None:
+    rows.report(device, report, _text(report))
 
 
-def _metrics(session: Session, device: str, report: MetricsReport, now: float) -> None:
+def _metrics(rows: Rows, device: str, report: MetricsReport) -> None:
     counts = (report.requests, report.errors, report.rejects, report.corrections)
     sizes = (report.window_s, report.latency_p50_us, report.latency_p99_us, report.rss_mib)
     if not all(0 <= each <= MAX_FIGURE for each in (*counts, *sizes)):
         raise BadMessage("metrics with a figure that no device has")
-    session.add(
-        Metric(
-            device=device, model=report.model, version=report.version, at=now, report=_json(report)
-        )
-    )
+    rows.metrics(device, report, _text(report))
 
 
 def _correction(session: Session, device: str, correction: Correction, now: float) -> None:
@@ -156,7 +145,7 @@ def _time(at: float, now: float) -> float:
     return at if 0 < at < now + FUTURE_S else now
 
 
-def _json(message: WireModel) -> dict[str, object]:
+def _text(message: WireModel) -> str:
     """The message as JSON that its own type reads again.
 
     Raises:
@@ -167,5 +156,10 @@ def _json(message: WireModel) -> dict[str, object]:
         type(message).model_validate_json(text)
     except ValidationError as error:
         raise BadMessage(f"{type(message).__name__} holds a number that is none") from error
-    content: dict[str, object] = json.loads(text)
+    return text
+
+
+def _json(message: WireModel) -> dict[str, object]:
+    """`_text`, taken apart."""
+    content: dict[str, object] = json.loads(_text(message))
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -12,17 +13,20 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 from sqlalchemy import select
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
 from cloud.broker.connection import BatchHandler, Message
 from cloud.broker.outgoing import NotConnected
 from cloud.db.engine import Sessions
-from cloud.db.tables import Device, Inbox
-from cloud.ingest.alarms import ALARMIST, CLONED, cloned_since, note_profile
+from cloud.db.tables import Device
+from cloud.ingest.alarms import ALARMIST, CLONED, FLOODS, cloned_since, note_profile
 from cloud.ingest.apply import apply
 from cloud.ingest.errors import BadMessage
+from cloud.ingest.floods import RATE, Floods
+from cloud.ingest.rows import LAST_SEEN_S, Rows, note_seen, take_in
+from cloud.ingest.senders import Named, Sender, admitted, names_of, senders
 from cloud.ingest.starts import Starts
 from cloud.ingest.state import apply_state, take_offline_below
 from cloud.registry import audit
@@ -34,9 +38,13 @@ from edge_agent.wire.messages import Ack, DeviceState, UplinkHeader
 log = logging.getLogger("skerry.ingest")
 
 GROUP: Final = "ingest"
+DEADLOCKS: Final = 3
+"""Deadlocks of a batch after which it is left to come again."""
 MAX_SEQ: Final = 2**62
 ALARM_AGAIN_S: Final = 3600.0
 """Seconds after which an identity that is still cloned is an alarm once more."""
+MAX_REMEMBERED: Final = 65_536
+"""Topics, and devices that flooded, kept in memory."""
 MAX_BOOT_CHARS: Final = 64
 """Of a start's name; whoever has a device's key may write what they like there."""
 
@@ -48,7 +56,7 @@ class Bus(Protocol):
         self, topic_filter: str, handler: BatchHandler, *, qos: int = 1
     ) -> object: ...
 
-    def post(self, topic: str, payload: bytes) -> object: ...
+    def post(self, topic: str, payload: bytes, qos: int = 1) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +84,24 @@ class Ingest:
         connection: Bus,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is subscribed before `start`.
 
         Args:
             clock: seconds since the epoch.
+            monotonic: seconds of a clock that is never set, for the rates of devices.
         """
         self._sessions = sessions
         self._blobs = blobs
         self._connection = connection
         self._clock = clock
         self.counts: Counter[str] = Counter()
-        """Messages by outcome: applied, repeated, malformed, rejected; and alarms: cloned."""
+        """Messages by outcome: applied, repeated, malformed, rejected, flooded; alarms: cloned."""
         self._starts = Starts()
+        self._floods = Floods()
+        self._monotonic = monotonic
+        self._flooded_at: dict[str, float] = {}  # by device
         self._alarmed_at: dict[str, float] = {}  # by device
 
     def start(self) -> None:
@@ -114,7 +127,7 @@ class Ingest:
         if not uplinks:
             return
         try:
-            settled = self._commit(uplinks)
+            settled = self._commit_again(uplinks)
         except (IntegrityError, DataError):
             # one message broke the batch: find it by committing each alone
             settled = [one for uplink in uplinks for one in self._commit_alone(uplink)]
@@ -122,7 +135,10 @@ class Ingest:
 
     def _take_apart(self, message: Message) -> _Uplink | None:
         try:
-            address = topics.parse(message.topic)
+            address = _address(message.topic)
+            if not self._floods.admit(address.device, self._monotonic()):
+                self._flood(address.device)
+                return None
             header, payload = unpack_frame(message.payload, UplinkHeader)
         except WireError as error:
             self._malformed(message.topic, error)
@@ -136,56 +152,80 @@ class Ingest:
     def _commit(self, uplinks: Sequence[_Uplink]) -> list[_Uplink]:
         """Apply in one transaction; returns what may be acknowledged."""
         now = self._clock()
-        settled: list[_Uplink] = []
         outcome: Counter[str] = Counter()
+        malformed: list[tuple[str, Exception]] = []
         with self._sessions.begin() as session:
-            devices = _devices(session, uplinks)
-            seen = _seen(session, uplinks)
-            for uplink in uplinks:
-                row = _admitted(devices, uplink)
-                if row is None:
-                    outcome["rejected"] += 1
-                    log.warning("ingest.rejected device=%s kind=%s", uplink.device, uplink.kind)
-                    continue
-                settled.append(uplink)
-                if uplink.key in seen:
+            devices = senders(session, uplinks)
+            settled = [uplink for uplink in uplinks if admitted(devices, uplink) is not None]
+            if len(settled) < len(uplinks):
+                outcome["rejected"] += self._rejected(devices, uplinks)
+            keys = [(uplink.key, uplink.kind[:40]) for uplink in settled]
+            fresh = take_in(session, keys, now) if keys else set()
+            rows = Rows()
+            for uplink in settled:
+                if uplink.key not in fresh:
                     outcome["repeated"] += 1
                     continue
-                seen.add(uplink.key)
-                session.add(
-                    Inbox(
-                        device=uplink.device,
-                        stream=uplink.header.stream,
-                        seq=uplink.header.seq,
-                        kind=uplink.kind[:40],
-                        received_at=now,
-                    )
-                )
-                row.last_seen = now
+                fresh.discard(uplink.key)
                 try:
-                    apply(session, self._blobs, uplink.device, uplink.kind, uplink.payload, now)
+                    apply(
+                        session, self._blobs, rows,
+                        uplink.device, uplink.kind, uplink.payload, now,
+                    )  # fmt: skip
                 except (WireError, BadMessage) as error:
                     # raised before anything was written, so the rest of the batch stands
-                    self._malformed(f"{uplink.device}/{uplink.kind}", error)
+                    malformed.append((f"{uplink.device}/{uplink.kind}", error))
                 else:
                     outcome["applied"] += 1
+            rows.write(session, now)
+            heard = {uplink.device for uplink in settled}
+            late = [id for id in heard if devices[id].last_seen < now - LAST_SEEN_S]
+            if late:
+                note_seen(session, late, now)
         self.counts.update(outcome)
+        for where, cause in malformed:
+            self._malformed(where, cause)
         return settled
+
+    def _commit_again(self, uplinks: Sequence[_Uplink]) -> list[_Uplink]:
+        """`_commit`, begun anew where it got into a deadlock with another writer."""
+        for _ in range(DEADLOCKS):
+            try:
+                return self._commit(uplinks)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) != "40P01":
+                    raise
+                log.warning("ingest.deadlock messages=%d", len(uplinks))
+        return self._commit(uplinks)
+
+    def _rejected(self, devices: Mapping[str, Sender], uplinks: Sequence[_Uplink]) -> int:
+        refused = Counter(
+            (uplink.device, uplink.kind) for uplink in uplinks if not admitted(devices, uplink)
+        )
+        for (device, kind), count in refused.items():
+            log.warning("ingest.rejected device=%s kind=%s messages=%d", device, kind, count)
+        return refused.total()
 
     def _commit_alone(self, uplink: _Uplink) -> list[_Uplink]:
         try:
             return self._commit([uplink])
         except (IntegrityError, DataError) as error:
-            if self._is_seen(uplink):
-                # another process applied it between our look and our commit
-                self.counts["repeated"] += 1
-            else:
-                self._malformed(f"{uplink.device}/{uplink.kind}", error)
+            self._malformed(f"{uplink.device}/{uplink.kind}", error)
             return [uplink]
 
-    def _is_seen(self, uplink: _Uplink) -> bool:
+    def _flood(self, device: str) -> None:
+        """Count what is too much, and say so once in a while."""
+        self.counts["flooded"] += 1
+        now = self._clock()
+        if now - self._flooded_at.get(device, -math.inf) < ALARM_AGAIN_S:
+            return
+        if len(self._flooded_at) > MAX_REMEMBERED:
+            self._flooded_at.clear()
         with self._sessions.begin() as session:
-            return session.get(Inbox, uplink.key) is not None
+            if session.get(Device, device) is not None:
+                audit.append(session, ALARMIST, FLOODS, device, {"limit_per_s": RATE}, at=now)
+        self._flooded_at[device] = now
+        log.error("ingest.flooded device=%s limit_per_s=%.0f", device, RATE)
 
     def _acknowledge(self, settled: Sequence[_Uplink]) -> None:
         streams: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -195,7 +235,8 @@ class Ingest:
         for (topic, stream), seqs in streams.items():
             try:
                 ack = Ack(stream=stream, seqs=tuple(seqs))
-                self._connection.post(topic, ack.encode())
+                # unreliable: one that is lost comes again when the device does
+                self._connection.post(topic, ack.encode(), 0)
             except NotConnected:
                 # the device sends again, and is told then
                 return
@@ -224,8 +265,8 @@ class Ingest:
             gone: set[str] = set()
             born: set[str] = set()
             for address, state in states:
-                device = address.device
-                row = _admitted(devices, address)
+                device = str(address.device)
+                row = admitted(devices, address)
                 if row is None:
                     self.counts["rejected"] += 1
                     log.warning("ingest.rejected device=%s kind=state", device)
@@ -260,46 +301,12 @@ class Ingest:
         log.warning("ingest.malformed at=%s cause=%s", where[:120], type(error).__name__)
 
 
-class _Sender(Protocol):
-    """Whom a topic names."""
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def gateway(self) -> str: ...
+@functools.lru_cache(maxsize=MAX_REMEMBERED)
+def _address(topic: str) -> topics.DeviceTopic:
+    return topics.parse(topic)
 
 
-def _admitted(devices: Mapping[str, Device], sender: _Sender) -> Device | None:
-    """The sender's row; None if it is not known, is revoked, or another has to speak for it."""
-    row = devices.get(sender.device)
-    if row is None or row.revoked or row.gateway != sender.gateway:
-        return None
-    if sender.gateway:
-        gateway = devices.get(sender.gateway)
-        if gateway is None or gateway.revoked:
-            return None
-    return row
-
-
-def _devices(session: Session, senders: Iterable[_Sender]) -> dict[str, Device]:
-    """Rows of senders, and of those that speak for them."""
-    ids = {id for sender in senders for id in (sender.device, sender.gateway) if id}
-    rows = session.scalars(select(Device).where(Device.id.in_(ids)))
+def _devices(session: Session, named: Iterable[Named]) -> dict[str, Device]:
+    """Whole rows of senders, and of those that speak for them."""
+    rows = session.scalars(select(Device).where(Device.id.in_(names_of(named))))
     return {row.id: row for row in rows}
-
-
-def _seen(session: Session, uplinks: Sequence[_Uplink]) -> set[tuple[str, str, int]]:
-    """Which of these messages were applied before."""
-    by_stream: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for uplink in uplinks:
-        by_stream[uplink.device, uplink.header.stream].append(uplink.header.seq)
-    seen: set[tuple[str, str, int]] = set()
-    for (device, stream), seqs in by_stream.items():
-        found = session.scalars(
-            select(Inbox.seq).where(
-                Inbox.device == device, Inbox.stream == stream, Inbox.seq.in_(seqs)
-            )
-        )
-        seen.update((device, stream, seq) for seq in found)
-    return seen

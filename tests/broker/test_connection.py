@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from cloud.broker.connection import MAX_UNSENT_BYTES, Connection, NotConnected
+from cloud.broker.connection import MAX_UNSENT_BYTES, Connection
+from cloud.broker.outgoing import NotConnected
 
 
 def drain(received: queue.Queue[tuple[str, bytes]]) -> tuple[str, bytes]:

@@ -23,7 +23,7 @@ class Bus:
     def subscribe_batched(self, topic_filter, handler, *, qos=1):
         pass
 
-    def post(self, topic: str, payload: bytes) -> None:
+    def post(self, topic: str, payload: bytes, qos: int = 1) -> None:
         self.acks.append((topic, Ack.decode(payload)))
 
 
