@@ -42,7 +42,8 @@ def list_devices(
         ("id", "profile", "state", "models", "last seen"),
         [
             (
-                d.id, d.profile, "online" if d.online else "offline",
+                d.id, d.profile,
+                "revoked" if d.revoked else "online" if d.online else "offline",
                 ", ".join(f"{name}:{m['version']} {m['variant']}" for name, m in d.models.items()),
                 when(d.last_seen),
             )

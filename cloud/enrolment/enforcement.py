@@ -123,7 +123,8 @@ class Enforcer:
         urgent = first or any(each.urgent for each in pending)
         if not urgent and now - (self._written_at or 0.0) < QUIET_S:
             return 0
-        self._bring_into_force(serials)
+        if not self._bring_into_force(serials):
+            return 0
         self._written_at = now
         for device in dict.fromkeys(each.device for each in pending if each.urgent):
             self._throw_out(device, revoked=device in revoked)
@@ -159,7 +160,8 @@ class Enforcer:
             )
             return pending, ledger.listed(session, now), set(revoked)
 
-    def _bring_into_force(self, serials: list[str]) -> None:
+    def _bring_into_force(self, serials: list[str]) -> bool:
+        """Write the list and see it hold; False when another process wrote one meanwhile."""
         host, port = self._address
         with tempfile.TemporaryDirectory(prefix="skerry-probe-") as directory:
             probe = self._authority.issue_client(PROBE, days=1)
@@ -167,7 +169,8 @@ class Enforcer:
             chain.touch(mode=0o600)
             chain.write_text(probe.certificate_pem + probe.key_pem)
             number = x509.load_pem_x509_certificate(probe.certificate_pem.encode()).serial_number
-            self._authority.revoke([*serials, format(number, "x")])
+            listed = format(number, "x")
+            self._authority.revoke([*serials, listed])
             deadline = time.monotonic() + self._patience_s
             while True:
                 try:
@@ -177,7 +180,9 @@ class Enforcer:
                     )  # fmt: skip
                 except CertificateRefused:
                     log.info("revocation.in_force certificates=%d", len(serials))
-                    return
+                    return True
+                if listed not in self._authority.listed():
+                    return False  # that one does what there is to do, or the next turn does
                 if time.monotonic() > deadline:
                     raise NotEnforced(
                         f"the broker at {host}:{port} has not read {self._authority.crl_path} in "

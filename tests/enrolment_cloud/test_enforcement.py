@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import queue
+import socket
+import ssl
+import threading
 import time
 
 import pytest
@@ -148,6 +151,47 @@ def test_nothing_is_believed_before_the_broker_has_read_the_list(site, sessions,
         site.watched.set()
     assert site.enforcer(sessions, connection).turn() == 1
     assert refused(site, "unwatched")
+
+
+def test_a_list_that_another_process_writes_meanwhile_is_left_to_that_one(
+    site, sessions, connection
+):
+    site.enrol(sessions, "both-see-it")
+    revoke(sessions, "both-see-it")
+    site.watched.clear()
+    overtaken: list[int] = []
+    first = site.enforcer(sessions, connection)
+    thread = threading.Thread(target=lambda: overtaken.append(first.turn()))
+    before = site.authority.listed()
+    thread.start()
+    until(lambda: site.authority.listed() != before)
+    site.authority.revoke(sorted(before))  # by another one, with other probes
+    thread.join(5)
+    site.watched.set()
+    assert overtaken == [0]
+    assert first.turn() == 1
+    assert refused(site, "both-see-it")
+
+
+def test_a_tls_session_from_before_does_not_let_a_revoked_device_in(site, sessions, connection):
+    directory = site.enrol(sessions, "resumes")
+    context = ssl.create_default_context(cafile=str(site.authority.certificate_path))
+    context.load_cert_chain(directory / "device.pem", directory / "device.key")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def connect(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        with (
+            socket.create_connection(("127.0.0.1", site.broker.port), timeout=5) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as line,
+        ):
+            return line.session, line.session_reused
+
+    session, _ = connect(None)
+    assert connect(session)[1] is True
+    revoke(sessions, "resumes")
+    site.enforcer(sessions, connection).turn()
+    with pytest.raises(ssl.SSLError, match="REVOKED"):
+        connect(session)
 
 
 def test_a_broker_that_is_away_is_asked_again_later(site, sessions, connection):
