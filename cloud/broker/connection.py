@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import random
 import socket
 import ssl
@@ -33,6 +32,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from cloud.broker.inbound import Inbound
 from cloud.broker.outgoing import NotConnected, Outgoing, PublishRefused
 from cloud.errors import OperatorError
 from fleet.enrolment.ca import ClientFiles
@@ -43,12 +43,16 @@ KEEPALIVE_S: Final = 30
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 FIRST_RETRY_S: Final = 0.2
 MAX_RETRY_S: Final = 10.0
-QUEUE_MESSAGES: Final = 500
+QUEUE_MESSAGES: Final = 2000
+QUEUE_BYTES: Final = 16 << 20
+"""Bounds of what waits for its handler."""
 MAX_UNANSWERED: Final = 20000
 """Bound of publishes that wait for the broker."""
 MAX_UNSENT_BYTES: Final = 8 << 20
 """Bound of QoS 0 payloads that wait for the socket."""
-BATCH: Final = 200
+BATCH: Final = 1000
+_TOPICS: Final = 65_536
+"""Topics whose subscription is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,8 @@ class Connection:
         self._room = threading.Lock()
         self._unsent: deque[tuple[mqtt.MQTTMessageInfo, int]] = deque()  # of QoS 0, with bytes
         self._unsent_bytes = 0
-        self._queue: queue.Queue[tuple[str, Message] | None] = queue.Queue(QUEUE_MESSAGES)
+        self._inbound: Inbound[Message] = Inbound(QUEUE_MESSAGES, QUEUE_BYTES)
+        self._filter_of: dict[str, str | None] = {}
         self._connected = threading.Event()
         self._lost = threading.Event()
         self._stopping = threading.Event()
@@ -211,8 +216,7 @@ class Connection:
         client = self._client
         if client is not None:
             client.disconnect()
-        self._drain()
-        self._queue.put(None)
+        self._inbound.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=HANDSHAKE_TIMEOUT_S + 5)
@@ -255,6 +259,7 @@ class Connection:
     def _add(self, topic_filter: str, handler: BatchHandler, qos: int) -> None:
         with self._lock:
             self._subscriptions[topic_filter] = (handler, qos)
+            self._filter_of.clear()
             client = self._client
         if client is not None and self._connected.is_set():
             client.subscribe(topic_filter, qos)
@@ -542,44 +547,31 @@ class Connection:
     # ── receiving ────────────────────────────────────────────────────────────────────────────────
 
     def _on_message(self, client: mqtt.Client, _u: object, raw: mqtt.MQTTMessage) -> None:
+        topic = raw.topic
+        topic_filter = self._filter(topic)
+        if topic_filter is None:
+            client.ack(raw.mid, raw.qos)
+            return
+        message = Message(topic, bytes(raw.payload), raw.retain, raw.mid, raw.qos, client)
+        self._inbound.put(topic_filter, message)
+
+    def _filter(self, topic: str) -> str | None:
+        """The subscription that a topic belongs to."""
+        try:
+            return self._filter_of[topic]
+        except KeyError:
+            pass
         with self._lock:
             filters = list(self._subscriptions)
-        for topic_filter in filters:
-            if mqtt.topic_matches_sub(_without_share(topic_filter), raw.topic):
-                message = Message(
-                    raw.topic, bytes(raw.payload), raw.retain, raw.mid, raw.qos, client
-                )
-                while not self._stopping.is_set():
-                    try:
-                        self._queue.put((topic_filter, message), timeout=1.0)
-                    except queue.Full:
-                        continue
-                    return
-                return
-        client.ack(raw.mid, raw.qos)
+            matching = (each for each in filters if _matches(each, topic))
+            if len(self._filter_of) >= _TOPICS:
+                self._filter_of.clear()
+            found = self._filter_of[topic] = next(matching, None)
+        return found
 
     def _handle_for_ever(self) -> None:
-        carried: tuple[str, Message] | None = None
-        while True:
-            item = carried if carried is not None else self._queue.get()
-            carried = None
-            if item is None:
-                return
-            topic_filter, first = item
-            batch = [first]
-            while len(batch) < BATCH:
-                try:
-                    following = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    self._queue.put(None)
-                    break
-                if following[0] != topic_filter:
-                    carried = following
-                    break
-                batch.append(following[1])
-            self._handle(topic_filter, batch)
+        while (taken := self._inbound.take(BATCH)) is not None:
+            self._handle(*taken)
 
     def _handle(self, topic_filter: str, batch: list[Message]) -> None:
         with self._lock:
@@ -599,13 +591,9 @@ class Connection:
             if message._qos > 0 and message._client is self._client and self._client is not None:
                 self._client.ack(message._mid, message._qos)
 
-    def _drain(self) -> None:
-        """Drop what waits: it was not acknowledged, so it comes again."""
-        while True:
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                return
+
+def _matches(topic_filter: str, topic: str) -> bool:
+    return mqtt.topic_matches_sub(_without_share(topic_filter), topic)
 
 
 def _without_share(topic_filter: str) -> str:
