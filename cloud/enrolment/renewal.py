@@ -4,7 +4,8 @@ Rules:
     * Who asks is the device of the *topic*, which the broker enforced by the certificate that is
       in use: nobody renews for another, and with an expired or revoked one nobody gets here.
     * The same key asked for again gets the same certificate: an answer may be lost.
-    * A device may get one certificate in `AGAIN_S`, whatever it sends.
+    * A device may get one certificate in `AGAIN_S`, whatever it sends; of more than a few requests
+      nothing is read.
     * The old certificate counts until the device has connected with the new one and said so.
     * Two keys asked for one after the other, with neither used: the device keeps its key on disk
       before it asks, so this is a lost disk or a second machine.  It is served, and an alarm.
@@ -32,12 +33,16 @@ from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import RenewReply, RenewRequest
 from fleet.enrolment.ca import CertificateAuthority, key_digest, requested_key
 from fleet.enrolment.errors import EnrolmentError
+from fleet.enrolment.flood import Refusals
 
 log = logging.getLogger("skerry.enrolment")
 
 GROUP: Final = "renewal"
 AGAIN_S: Final = 3600.0
 """Seconds between two certificates of one device; less for certificates that live for hours."""
+BURST: Final = 10
+PER_S: Final = 0.1
+"""Requests that are looked at of one device: at once, and a second after that."""
 
 
 class Bus(Protocol):
@@ -70,6 +75,7 @@ class Renewals:
         self._authority = authority
         self._days = days
         self._clock = clock
+        self._floods = Refusals(BURST, PER_S)
 
     def start(self) -> None:
         """Subscribe, together with other processes that do the same."""
@@ -83,9 +89,14 @@ class Renewals:
         except WireError as error:
             log.warning("renewal.malformed topic=%s cause=%s", topic[:120], type(error).__name__)
             return
+        now = self._clock()
+        if self._floods.wait_s(device, now) > 0:
+            log.warning("renewal.flood device=%s", device)
+            return
+        self._floods.count(device, now)
         try:
             with self._sessions.begin() as session:
-                reply = self._answer(session, device, request, self._clock())
+                reply = self._answer(session, device, request, now)
         except EnrolmentError as error:
             log.warning("renewal.refused device=%s reason=%s", device, error)
             reply = RenewReply(id=request.id, status="refused", detail=str(error)[:300])

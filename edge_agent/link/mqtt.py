@@ -171,8 +171,9 @@ class Link:
         self._thread.start()
 
     def reconnect(self) -> None:
-        """End the connection, in order, and make it anew."""
-        self._ended.set()
+        """End the connection, in order, and make it anew; one that is being made is left alone."""
+        if self._connected.is_set():
+            self._ended.set()
 
     def stop(self) -> None:
         """Disconnect in order, so that the broker does not publish the will."""

@@ -1,4 +1,4 @@
-"""How often an address may be refused before it is not listened to for a while.
+"""How often an address, or a device, may be refused before it is not listened to for a while.
 
 What is let through costs nothing: a batch of a thousand devices behind one address enrols as fast
 as it can.  Who guesses, or sends rubbish, is slowed down.  Pure; the caller holds the clock.

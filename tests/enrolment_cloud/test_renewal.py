@@ -13,7 +13,7 @@ from sqlalchemy import select
 from cloud.broker.knock import CertificateRefused, knock
 from cloud.db.tables import AuditEntry, Certificate, Device
 from cloud.enrolment import ledger
-from cloud.enrolment.renewal import AGAIN_S, Renewals
+from cloud.enrolment.renewal import AGAIN_S, BURST, PER_S, Renewals
 from cloud.enrolment.revocation import revoke_device
 from cloud.ingest.alarms import CONTESTED
 from edge_agent.device.credentials import Credentials, read_certificate
@@ -135,6 +135,17 @@ def test_garbage_is_refused_or_dropped_and_the_next_is_served(desk):
     ):
         desk.renewals.handle(topic, payload)
     assert len(desk.replies) == count
+    assert desk.ask("cam-1", csr_pem=certificate_request(new_key())).status == "ok"
+
+
+def test_a_device_that_floods_is_not_listened_to_and_others_are(desk):
+    desk.enrol("cam-1"), desk.enrol("cam-2")
+    request = RenewRequest(id="a1", csr_pem="garbage").encode()
+    for _ in range(5 * BURST):
+        desk.renewals.handle(topics.renew_request("cam-1"), request)
+    assert len(desk.replies) == BURST
+    assert desk.ask("cam-2", csr_pem=certificate_request(new_key())).status == "ok"
+    desk.now += 1 / PER_S
     assert desk.ask("cam-1", csr_pem=certificate_request(new_key())).status == "ok"
 
 
