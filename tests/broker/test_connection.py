@@ -11,7 +11,7 @@ import time
 import pytest
 
 from cloud.broker.connection import MAX_UNSENT_BYTES, Connection
-from cloud.broker.outgoing import NotConnected
+from cloud.broker.outgoing import NotConnected, Outgoing, PublishRefused
 
 
 def drain(received: queue.Queue[tuple[str, bytes]]) -> tuple[str, bytes]:
@@ -45,6 +45,26 @@ def test_unconfirmed_messages_leave_no_answers_behind(broker):
             drain(received)
         # one that stayed would be taken for the broker's answer to a later message
         assert connection._answers == {}
+
+
+def test_many_messages_are_answered_each_for_itself(broker):
+    received: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    with broker.connection() as connection:
+        connection.subscribe("skerry/v1/d/+/command", lambda *message: received.put(message))
+        # outside of what the access list gives the control plane
+        topics = ["skerry/v1/d/a/command", "elsewhere", *["skerry/v1/d/b/command"] * 300]
+        messages = [Outgoing(topic, str(n).encode()) for n, topic in enumerate(topics)]
+        problems = connection.publish_all(messages)
+        assert isinstance(problems[1], PublishRefused)
+        assert [each for each in problems if each is not None] == [problems[1]]
+        got = [drain(received)[1] for _ in range(301)]
+        assert got == [str(n).encode() for n in range(302) if n != 1]
+        assert connection._answers == {}
+
+
+def test_many_messages_without_a_connection_all_say_so(broker):
+    problems = broker.connection().publish_all([Outgoing("skerry/v1/host", b"x")] * 3)
+    assert [type(each) for each in problems] == [NotConnected] * 3
 
 
 def test_publishing_without_a_connection_is_an_error(broker):

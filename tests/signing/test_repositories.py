@@ -181,6 +181,28 @@ def test_assigning_the_same_set_signs_nothing_new(director) -> None:
     assert names(director.directory) != before
 
 
+def test_a_batch_signs_what_one_by_one_would(director) -> None:
+    director.assign_all(
+        {"dev-1": ([directed()], ()), "dev-2": ([directed()], ()), "dev-3": ([], ())}
+    )
+    assert director.assigned("dev-1") == director.assigned("dev-2") != []
+    assert director.assigned("dev-3") == []
+    before = {path: path.read_bytes() for path in director.directory.rglob("*.json")}
+    director.assign("dev-1", [directed()])
+    assert {path: path.read_bytes() for path in director.directory.rglob("*.json")} == before
+
+
+def test_a_batch_that_fails_leaves_every_device_its_old_set(director) -> None:
+    director.assign("dev-1", [directed()])
+    before = {path: path.read_bytes() for path in director.directory.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="not a device id"):
+        director.assign_all({"dev-1": ([], ()), "../dev-2": ([], ())})
+    after = {path: path.read_bytes() for path in director.directory.rglob("*") if path.is_file()}
+    assert after == before
+    director.assign("dev-1", [])
+    assert director.assigned("dev-1") == []
+
+
 def test_a_devices_set_names_the_device(director) -> None:
     director.assign("dev-1", [directed()])
     path = director.device_directory("dev-1") / "1.targets.json"
