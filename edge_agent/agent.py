@@ -24,7 +24,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -43,9 +43,10 @@ from edge_agent.device.trusted import open_trust
 from edge_agent.device.twin import Served, Twin
 from edge_agent.disk import write_whole
 from edge_agent.disk.database import is_damage, set_aside
+from edge_agent.figures import Figures
 from edge_agent.lab.room import Lab
 from edge_agent.link.chunks import MqttChunkPort
-from edge_agent.link.errors import LinkError, NotConnected, OutboxBroken, OutboxFull
+from edge_agent.link.errors import NotConnected, OutboxBroken, OutboxFull
 from edge_agent.link.fetch import FetchPort
 from edge_agent.link.mqtt import Link, Retry, Will
 from edge_agent.link.outbox import Outbox
@@ -57,7 +58,6 @@ from edge_agent.serve import (
     Buckets,
     DataPlane,
     Limits,
-    ModelNotServed,
     Overloaded,
     RateLimit,
     Server,
@@ -66,7 +66,6 @@ from edge_agent.serve.errors import BadRequest
 from edge_agent.serve.errors import Refused as CommandRefused
 from edge_agent.serve.grpc import GrpcServer
 from edge_agent.serve.metadata import agent_version
-from edge_agent.serve.metrics import prometheus
 from edge_agent.update.by_hand import Busy, ByHand
 from edge_agent.update.errors import BadMedium
 from edge_agent.update.selftest import device_memory_mib, memory_limit_mib
@@ -77,7 +76,6 @@ from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import (
     Desired,
     DeviceEvent,
-    MetricsReport,
     UpdateReport,
 )
 
@@ -114,7 +112,6 @@ class Agent:
         )
         self._twin_changed = threading.Event()
         self._stopping = threading.Event()
-        self._metrics_lock = threading.Lock()
         self._restarting = False
         self._end: Callable[[], object] = self._stopping.set
         self._outbox = _open_outbox(identity.directory / "outbox.db", settings.outbox_max_bytes)
@@ -144,11 +141,12 @@ class Agent:
         )
         self._plane = DataPlane(self._sampler.observe, queue_s=settings.http_queue_ms / 1000.0)
         fetch = FetchPort(self._link, member.device_id)
+        self._figures = Figures(self._plane, self._sampler, self._outbox)
         self._models = Models(
             self._plane,
             self._sampler,
             # the last figures of the version that served until now
-            replacing=lambda model: self._journal_metrics([model]),
+            replacing=lambda model: self._figures.journal([model]),
             changed=self._twin_changed.set,
         )
         self._trust = open_trust(identity, fetch)
@@ -187,7 +185,7 @@ class Agent:
             # a result that was journalled when the agent was killed is not journalled again
             send=lambda frame: self._outbox.append("measure", frame, once="measure"),
             sign=lambda data: load_key(identity.key_path).sign(data),
-            served=self._served_for_the_lab,
+            served=self._figures.served_for_the_lab,
             inventory=lambda: collect(identity.directory),
             agent_version=agent_version(),
             quota_mib=settings.lab_quota_mib,
@@ -200,7 +198,7 @@ class Agent:
                 directory=identity.directory,
                 status=self.status,
                 settings=lambda: settings.model_dump(mode="json"),
-                metrics=self._prometheus,
+                metrics=self._figures.prometheus,
                 inventory=lambda: collect(identity.directory).model_dump(mode="json"),
                 updating=self._updating,
                 resend=self._resend,
@@ -438,13 +436,9 @@ class Agent:
     def _resend(self) -> dict[str, JsonValue]:
         self._twin.found(collect(self._directory))
         models = list(self._plane.models)
-        self._journal_metrics(models)
+        self._figures.journal(models)
         self._twin_changed.set()
         return {"connected": self._link.connected, "models": [*models]}
-
-    def _prometheus(self) -> str:
-        models = [*self._plane.snapshots(), *self._plane.replaced_snapshots()]
-        return prometheus(models, self._plane.refusals)
 
     # ── ports of the updater ─────────────────────────────────────────────────────────────────────
 
@@ -505,14 +499,6 @@ class Agent:
             if each is not None
         ]
 
-    def _served_for_the_lab(self) -> int:
-        """Predictions answered since the last call, of all models."""
-        count = 0
-        for model in list(self._plane.models):
-            with contextlib.suppress(ModelNotServed):
-                count += self._plane.window_metrics(model, "lab").requests
-        return count
-
     # ── metrics ──────────────────────────────────────────────────────────────────────────────────
 
     async def _report_metrics_until(self, stop: asyncio.Event) -> None:
@@ -520,38 +506,7 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.metrics_interval_s):
                     await stop.wait()
-            self._journal_metrics(list(self._plane.models))
-
-    def _journal_metrics(self, models: list[str]) -> None:
-        with self._metrics_lock:
-            for report in self._metrics(models):
-                try:
-                    self._outbox.append("metrics", report.encode())
-                except LinkError as error:
-                    log.error("metrics.not_journalled cause=%s", error)
-
-    def _metrics(self, models: list[str]) -> Iterator[MetricsReport]:
-        """Figures of those that had requests or corrections since the last call."""
-        for model in models:
-            try:
-                window = self._plane.window_metrics(model)
-            except ModelNotServed:
-                continue
-            corrections = self._sampler.take_corrections(model, window.version)
-            if not window.requests and not corrections:
-                continue
-            yield MetricsReport(
-                model=model,
-                version=window.version,
-                window_s=window.window_s,
-                requests=window.requests,
-                errors=window.errors,
-                rejects=window.rejects,
-                corrections=corrections,
-                latency_p50_us=window.p50_us,
-                latency_p99_us=window.p99_us,
-                rss_mib=rss_mib(),
-            )
+            self._figures.journal_all()
 
 
 def run_agent(identity: Identity, settings: AgentSettings) -> bool:

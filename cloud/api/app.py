@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud.api import (
+    command_routes,
     device_routes,
     enrolment_routes,
     export_routes,
@@ -48,7 +49,7 @@ def create_api(context: Context) -> FastAPI:
     app.state.context = context
     for module in (
         device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
-        rollout_routes, export_routes, lab_routes, gateway_routes,
+        rollout_routes, export_routes, lab_routes, gateway_routes, command_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cloud.cli import (
     claim_commands,
+    command_commands,
     control,
     device_commands,
     export_commands,
@@ -67,6 +68,7 @@ app.add_typer(keys.keys, name="keys")
 app.add_typer(claim_commands.claims, name="claims")
 app.add_typer(device_commands.devices, name="devices")
 app.add_typer(gateway_commands.gateways, name="gateways")
+app.add_typer(command_commands.commands, name="commands")
 app.add_typer(rollout_commands.rollout, name="rollout")
 app.add_typer(simulate_commands.simulate, name="simulate")
 app.add_typer(fleet_commands.tokens, name="tokens")

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from cloud import labels
 from cloud.blobs import Blobs
+from cloud.commands.answers import apply_report
 from cloud.db.tables import ModelVersion, Sample
 from cloud.ingest.errors import BadMessage
 from cloud.ingest.rows import Rows
@@ -63,6 +64,8 @@ def apply(
         _correction(session, device, Correction.decode(payload, limit=MAX_REPORT_BYTES), now)
     elif kind == "measure":
         apply_answer(session, device, payload, now)
+    elif kind == "command":
+        apply_report(session, blobs, device, payload, now)
     elif kind == "event":
         _event(session, device, DeviceEvent.decode(payload, limit=MAX_REPORT_BYTES), now)
     else:

@@ -10,6 +10,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
+from cloud.commands.sweep import sweep
 from cloud.db import order
 from cloud.db.engine import Sessions
 from cloud.db.tables import AssignmentEvent
@@ -39,6 +40,9 @@ log = logging.getLogger("skerry.orchestrator")
 
 MAX_ROUNDS = 8
 """Effects and answers of one rollout in one turn; a healthy machine needs three at most."""
+
+COMMANDS_INTERVAL_S = 1.0
+"""Between two looks at commands to devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Orchestrator:
         self._reconcile_at = 0.0
         self._refresh_at = 0.0
         self._kept = Kept()
+        self._commands_at = 0.0
 
     def turn(self, now: float) -> TurnResult:
         """Everything that is due at `now` (seconds since the epoch), in one transaction."""
@@ -107,6 +112,7 @@ class Orchestrator:
         self._kept.commit(now)
         if reconciling:
             self._reconcile_at = now + self._reconcile_interval_s
+        self._sweep_commands(now)
         self._refresh(now)
         return TurnResult(leader=True, stepped=stepped, followed=followed)
 
@@ -216,6 +222,17 @@ class Orchestrator:
         # who was just given an assignment may have been away all the time: look at the next turn
         looked_at = now if looking or known is None else known.looked_at
         self._kept.put(row.id, Known(row.revision, after, now, 0.0 if assigned else looked_at))
+
+    def _sweep_commands(self, now: float) -> None:
+        """What time does to commands; trouble there must not keep rollouts from halting."""
+        if now < self._commands_at:
+            return
+        self._commands_at = now + COMMANDS_INTERVAL_S
+        try:
+            with self._sessions.begin() as session:
+                sweep(session, now)
+        except Exception:
+            log.exception("commands.sweep_failed")
 
     def _refresh(self, now: float) -> None:
         """Renew metadata; trouble there must not keep rollouts from halting."""

@@ -12,6 +12,8 @@ import httpx
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
 from fleet.client import (
     calls,
+    command_calls,
+    command_schemas,
     enrolment_schemas,
     gateway_schemas,
     rollout_schemas,
@@ -289,3 +291,40 @@ class AsyncClient:
 
     async def create_token(self, request: schemas.TokenIn) -> schemas.TokenOut:
         return await self.send(calls.create_token(request))
+
+    # ── commands ─────────────────────────────────────────────────────────────────────────────────
+
+    async def ask_devices(self, request: command_schemas.CommandIn) -> command_schemas.CommandBatch:
+        """Ask devices for a command, all of them or none."""
+        return await self.send(command_calls.ask(request))
+
+    async def commands(
+        self,
+        *,
+        device: str = "",
+        state: str = "",
+        batch: str = "",
+        name: str = "",
+        offset: int = 0,
+        limit: int = PAGE_ROWS,
+    ) -> command_schemas.CommandPage:
+        """One page of commands, newest first."""
+        return await self.send(
+            command_calls.commands(
+                device=device, state=state, batch=batch, name=name, offset=offset, limit=limit
+            )
+        )
+
+    async def command(self, command_id: str) -> command_schemas.CommandOut:
+        return await self.send(command_calls.command(command_id))
+
+    async def command_attachment(self, command_id: str) -> bytes:
+        """What the device sent with its answer: its log, or its diagnostics."""
+        return await self.send(command_calls.attachment(command_id))
+
+    async def cancel_command(self, command_id: str) -> command_schemas.CommandOut:
+        return await self.send(command_calls.cancel(command_id))
+
+    async def cancel_commands(self, batch: str) -> command_schemas.CommandsCancelled:
+        """Take back what no device of a batch has answered yet."""
+        return await self.send(command_calls.cancel_batch(batch))

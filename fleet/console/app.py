@@ -97,6 +97,25 @@ def _register_downloads(make_client: ClientFactory) -> None:
         name = f'attachment; filename="variant-{variant_id}.bundle"'
         return Response(content, headers={"Content-Disposition": name})
 
+    @console_app.get("/downloads/commands/{command_id}", include_in_schema=False)
+    async def attachment(request: Request, command_id: str) -> Response:
+        token = access.token_of(request)
+        if not token:
+            return access.sign_in_first(request)
+        try:
+            async with make_client(token) as client:
+                command = await client.command(command_id)
+                content = await client.command_attachment(command_id)
+        except ApiError as error:
+            return Response(error.message, error.status or 502, media_type="text/plain")
+        ending = "zip" if command.attachment.get("media_type") == "application/zip" else "txt"
+        name = f"{command.device}-{command.name}-{command.id[:8]}.{ending}"
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "X-Content-Type-Options": "nosniff",
+        }
+        return Response(content, headers=headers, media_type="application/octet-stream")
+
     @console_app.get("/reports/{job_id}", include_in_schema=False)
     async def report(request: Request, job_id: str) -> Response:
         token = access.token_of(request)

@@ -132,6 +132,40 @@ WORDS: Final[dict[str, str]] = {
     "Python": "Python",
     "Enrolled": "등록",
     "Certificate valid until": "인증서 만료",
+    # a device's commands
+    "Commands": "명령",
+    "done once, when the device is online": "기기가 온라인일 때 한 번 실행됩니다",
+    "Fetch the log": "로그 가져오기",
+    "Fetch diagnostics": "진단 자료 가져오기",
+    "Ask for its state again": "상태 다시 요청",
+    "Change sampling": "샘플링 바꾸기",
+    "Restart the agent": "에이전트 재시작",
+    "Restart": "재시작",
+    "Restart the agent of {name}?": "{name}의 에이전트를 재시작할까요?",
+    "It answers no predictions for some seconds. Its versions and its journal stay.": (
+        "몇 초 동안 예측에 응답하지 않습니다. 설치된 버전과 저널은 그대로 유지됩니다."
+    ),
+    "Asked: {name}": "요청했습니다: {name}",
+    "The device serves no model yet.": "기기가 아직 서빙하는 모델이 없습니다.",
+    "Sample differently for some time": "일정 시간 샘플링 바꾸기",
+    "It falls back by itself. The model's byte budget and privacy hooks hold all the same.": (
+        "시간이 지나면 원래대로 돌아갑니다. 전송 예산과 개인정보 처리는 그대로입니다."
+    ),
+    "Share of all inputs, %": "전체 입력 중 비율, %",
+    "For minutes": "지속 시간, 분",
+    "No commands yet": "아직 명령이 없습니다",
+    "What is asked of the device is listed here with its answer.": (
+        "기기에 요청한 명령과 그 결과가 여기에 표시됩니다."
+    ),
+    "Command": "명령",
+    "Asked": "요청",
+    "By": "요청한 사람",
+    "Take back": "취소하기",
+    "Taken back": "취소했습니다",
+    "Log": "로그",
+    "Diagnostics": "진단 자료",
+    "State again": "상태 재전송",
+    "Sampling": "샘플링",
     # models
     "Versions from candidate to champion, with what they were judged by.": (
         "후보에서 챔피언까지, 각 버전과 평가 결과입니다."
@@ -448,4 +482,8 @@ WORDS: Final[dict[str, str]] = {
     "expired": "만료됨",
     "used": "사용됨",
     "unknown": "알 수 없음",
+    "sent": "전송됨",
+    "accepted": "수락됨",
+    "done": "완료",
+    "refused": "거절됨",
 }

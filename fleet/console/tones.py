@@ -8,11 +8,11 @@ Tone = Literal["ok", "info", "warn", "bad", "mute"]
 
 _WORDS: Final[dict[Tone, str]] = {
     "ok": "healthy passed pass champion published succeeded completed online ok committed open"
-    " in_step",
+    " in_step done",
     "info": "running offering soaking offered downloading verified staged activating probation"
-    " approved scheduled rolling_back candidate catching_up",
+    " approved scheduled rolling_back candidate catching_up sent accepted",
     "warn": "paused insufficient inconclusive window_wait rolled_back local_rollback unreachable"
-    " pending_approval",
+    " pending_approval refused",
     "bad": "failed fail rejected halted drift revoked timed_out invalid identity_cloned",
     "mute": "pending queued offline cancelled superseded retired draft expired used unknown",
 }

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from cloud.broker.connection import Connection
+from cloud.orchestrator import Orchestrator
 from edge_agent.link.mqtt import Link, Retry
 from edge_agent.wire import topics
 from edge_agent.wire.base import unpack_frame
 from edge_agent.wire.commands import FINAL_REPORTS, Command, CommandReport
 from edge_agent.wire.messages import DeviceState, UplinkHeader
+from fleet.client.command_schemas import CommandIn, CommandOut
 from tests.agent.conftest import MODEL, Plane, Process, until
 
 pytestmark = pytest.mark.slow
@@ -139,6 +141,36 @@ def test_a_restart_starts_the_agent_anew_in_the_same_process(commanded):
     log = commanded.send("logs", arguments={"lines": 500})
     commanded.ended(log)
     assert b"agent.restarting" in commanded.attachment(log)
+
+
+def test_what_is_asked_over_the_api_is_done_by_the_device_and_can_be_downloaded(commanded):
+    plane = commanded.plane
+    orchestrator = Orchestrator(
+        plane.services.sessions, plane.services.blobs, plane.services.director,
+        plane.services.image_repository,
+    )  # fmt: skip
+    ended: dict[str, CommandOut] = {}
+
+    def turns(id_: str) -> bool:
+        orchestrator.turn(time.time())
+        orchestrator.publish_pending(plane.connection, time.time())
+        ended[id_] = plane.client.command(id_)
+        return ended[id_].certain
+
+    boot = commanded.births[-1].boot
+    for name in ("diagnostics", "restart"):
+        [asked] = plane.client.ask_devices(CommandIn(name=name, devices=[commanded.device])).items
+        until(lambda id_=asked.id: turns(id_), what=f"{name} by the device")
+        assert (ended[asked.id].state, ended[asked.id].detail) == (
+            "done",
+            "the agent has started anew" if name == "restart" else "",
+        )
+        if name == "diagnostics":
+            archive = zipfile.ZipFile(io.BytesIO(plane.client.command_attachment(asked.id)))
+            assert archive.testzip() is None
+        else:
+            assert ended[asked.id].result["boot_before"] == boot
+    orchestrator.close(time.time())
 
 
 def test_a_resend_publishes_the_whole_state_again(commanded):

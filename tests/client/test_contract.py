@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from cloud.api import (
+    command_routes,
     device_routes,
     enrolment_routes,
     export_routes,
@@ -17,13 +18,14 @@ from cloud.api import (
     rollout_routes,
 )
 from edge_agent.wire.messages import EnrolRequest, Inventory
-from fleet.client import calls, schemas
+from fleet.client import calls, command_calls, schemas
 from fleet.client.calls import Call
+from fleet.client.command_schemas import CommandIn
 from fleet.client.gateway_schemas import BelowIn
 
 MODULES = (
     device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
-        rollout_routes, export_routes, lab_routes, gateway_routes,
+        rollout_routes, export_routes, lab_routes, gateway_routes, command_routes,
 )  # fmt: skip
 
 
@@ -91,6 +93,12 @@ def _calls() -> list[Call]:
                 order="o", runtime="r", precision="p", variant="v", scaled_ms=1.0
             )
         ),
+        command_calls.ask(CommandIn(name="logs", devices=["d"])),
+        command_calls.commands(device="d", state="", batch="", name="", offset=0, limit=1),
+        command_calls.command("c"),
+        command_calls.attachment("c"),
+        command_calls.cancel("c"),
+        command_calls.cancel_batch("b"),
         calls.projects(),
         calls.project("p"),
         calls.apply_project("p", b""),

@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from fleet.client import rollout_schemas, schemas
+from fleet.client import command_schemas, rollout_schemas, schemas
 from fleet.client.client import AsyncClient
 from fleet.client.enrolment_schemas import RevocationIn
 from fleet.console import mount
@@ -125,6 +125,32 @@ def _fleet(app: FastAPI, w: Any) -> None:
     def revoke_device(device_id: str, body: RevocationIn) -> None:
         changed = {"revoked": True, "revoked_reason": body.reason, "online": False}
         w().devices[device_id] = w().devices[device_id].model_copy(update=changed)
+
+    @app.get("/v1/commands")
+    def commands(device: str = "") -> command_schemas.CommandPage:
+        found = [each for each in w().commands.values() if each.device == device][::-1]
+        return command_schemas.CommandPage(total=len(found), offset=0, items=found)
+
+    @app.post("/v1/commands", status_code=201)
+    def ask(body: command_schemas.CommandIn) -> command_schemas.CommandBatch:
+        made = w().ask(body, time.time())
+        return command_schemas.CommandBatch(batch=made.batch, total=1, items=[made])
+
+    @app.get("/v1/commands/{command_id}")
+    def command(command_id: str) -> command_schemas.CommandOut:
+        return _found(w().commands.get(command_id), "no such command")
+
+    @app.get("/v1/commands/{command_id}/attachment")
+    def attachment(command_id: str) -> Response:
+        return Response(b"2026-03-01 agent.started", media_type="text/plain")
+
+    @app.post("/v1/commands/{command_id}/cancel")
+    def take_back(command_id: str) -> command_schemas.CommandOut:
+        row = _found(w().commands.get(command_id), "no such command")
+        w().commands[command_id] = row.model_copy(
+            update={"state": "cancelled", "detail": "taken back by operator"}
+        )
+        return w().commands[command_id]
 
     @app.get("/v1/claims")
     def claims() -> list[schemas.ClaimOut]:

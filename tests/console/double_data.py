@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
+from fleet.client.command_schemas import CommandIn, CommandOut
 from fleet.client.schemas import (
     AuditOut,
     ClaimOut,
@@ -49,6 +50,7 @@ class World:
     projects: list[ProjectOut] = field(default_factory=list)
     claims: dict[str, ClaimOut] = field(default_factory=dict)
     audit: list[AuditOut] = field(default_factory=list)
+    commands: dict[str, CommandOut] = field(default_factory=dict)
     broken: bool = False
     """The control plane answers 503 to everything."""
 
@@ -64,6 +66,22 @@ class World:
         )
         self.audit.append(entry)
 
+    def ask(self, request: CommandIn, now: float) -> CommandOut:
+        made = command(len(self.commands), request.devices[0], request.name, "queued", now)
+        self.commands[made.id] = made.model_copy(update={"arguments": request.arguments})
+        return self.commands[made.id]
+
+
+def command(number: int, device: str, name: str, state: str, at: float, **fields: object):
+    told = {
+        "id": sha(f"command-{number}")[:32], "batch": sha(f"batch-{number}")[:32],
+        "device": device, "name": name, "arguments": {}, "state": state, "certain": True,
+        "reason": "", "detail": "", "result": {}, "created_by": "operator", "created_at": at,
+        "expires_at": at + 3600, "timeout_s": 120.0, "attempts": 1, "sent_at": at,
+        "accepted_at": None, "ended_at": None, **fields,
+    }  # fmt: skip
+    return CommandOut.model_validate(told)
+
 
 def full(devices: int = 230) -> World:
     world = World()
@@ -74,6 +92,16 @@ def full(devices: int = 230) -> World:
         world.models["digits", version] = _model(version, world.now)
     for rollout in _rollouts(world):
         world.rollouts[rollout.id] = rollout
+    zipped = {"media_type": "application/zip", "length": 84_213, "sha256": sha("zip")}
+    for number, (name, state, told) in enumerate(
+        (
+            ("restart", "refused", {"detail": "an update is under way (probation)"}),
+            ("diagnostics", "done", {"attachment": zipped}),
+            ("logs", "timed_out", {"detail": "accepted, and no answer within 120 s"}),
+        )
+    ):
+        made = command(number, "edge-0004", name, state, world.now - 900 + 200 * number, **told)
+        world.commands[made.id] = made
     world.drift = _drift(world.now)
     names = list(world.devices)[:9]
     world.collection = CollectionOut(

@@ -11,7 +11,7 @@ import pytest
 import fleet.console
 from fleet.console import text, tones
 from fleet.console.korean import WORDS
-from fleet.console.pages import devices, rollout
+from fleet.console.pages import device_commands, devices, rollout
 from fleet.console.shell import _NAVIGATION as NAVIGATION
 from fleet.console.tones import plain, tone_of
 
@@ -44,6 +44,8 @@ def test_every_phrase_of_the_code_has_korean_words():
     ]
     phrases = {*_phrases(), *commands, *devices._PRESENCE, *TRANSLATED_NAMES}
     phrases |= {name for _, name, _ in NAVIGATION}
+    phrases |= {label for _, label, _ in device_commands._AT_ONCE}
+    phrases |= set(device_commands._NAMES.values())
     assert len(phrases) > 150
     assert sorted(phrases - WORDS.keys()) == []
 

@@ -7,6 +7,7 @@ from nicegui import ui
 from fleet.client.schemas import DeviceDetail, Json
 from fleet.console import charts, formats, tables
 from fleet.console.live import Live
+from fleet.console.pages import device_commands
 from fleet.console.tables import Column, Row, Rows
 from fleet.console.tones import tone_of
 from fleet.console.view import Tag, View, confirm
@@ -27,7 +28,14 @@ from fleet.console.widgets import (
 
 
 async def page(view: View, device_id: str) -> None:
-    live: Live[DeviceDetail] = Live(view, lambda: view.api.device(device_id))
+    served: list[str] = []
+
+    async def load() -> DeviceDetail:
+        device = await view.api.device(device_id)
+        served[:] = sorted(device.models)
+        return device
+
+    live: Live[DeviceDetail] = Live(view, load)
     with page_head(view, device_id, crumbs=((view.t("Fleet"), "/"),)):
         _revoke_button(view, device_id, live)
     live.part(
@@ -53,6 +61,7 @@ async def page(view: View, device_id: str) -> None:
         of=lambda device: (device.inventory, device.profile_gaps, device.certificate_expires_at),
     )
     await live.start()
+    await device_commands.section(view, device_id, lambda: served)
 
 
 def _revoke_button(view: View, device_id: str, live: Live[DeviceDetail]) -> None:
