@@ -22,18 +22,18 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from obstore.exceptions import BaseError
-from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud.broker.connection import Connection
-from cloud.db.insert import insert_new
-from cloud.db.tables import INGEST_HEARTBEAT, Setting
+from cloud.db.tables import INGEST_HEARTBEAT
 from cloud.errors import SkerryError, UserError
+from cloud.heartbeat import Heartbeat, put
 from cloud.jobs.client import JobQueue
 from cloud.services import (
     Services,
@@ -217,32 +217,24 @@ def _run_ingest(settings: Settings) -> None:
     services = open_services(settings)
     stop = _stop_event()
     connection = _connect(services, "ingest")
-    Ingest(services.sessions, services.blobs, connection).start()
+    ingest = Ingest(services.sessions, services.blobs, connection)
+    ingest.start()
     connection.start()
+    heart = Heartbeat(services.sessions, "ingest")
     try:
         known: tuple[bool, float] = (False, 0.0)
         while not stop.wait(0.2):
             now = time.time()
+            heart.beat(dict(ingest.counts))
             if connection.connected != known[0] or now - known[1] > HEARTBEAT_S:
                 known = (connection.connected, now)
                 try:
-                    _beat(services, known[0], now)
+                    with services.sessions.begin() as session:
+                        put(session, INGEST_HEARTBEAT, {"connected": known[0]}, now)
                 except SQLAlchemyError as error:  # it comes back, and so does the next beat
                     log.warning("ingest.no_heartbeat cause=%s", type(error).__name__)
     finally:
         connection.stop()
-
-
-def _beat(services: Services, connected: bool, now: float) -> None:
-    """Say that ingest lives, and whether the broker has it.  Any number of processes may."""
-    with services.sessions.begin() as session:
-        value = {"connected": connected}
-        insert_new(session, Setting, [{"key": INGEST_HEARTBEAT, "value": value, "updated_at": now}])
-        session.execute(
-            update(Setting)
-            .where(Setting.key == INGEST_HEARTBEAT)
-            .values(value=value, updated_at=now)
-        )
 
 
 def _run_delivery(settings: Settings) -> None:
@@ -301,10 +293,16 @@ def _run_orchestrator(settings: Settings) -> None:
     schedule = LearningSchedule(
         services.sessions, services.blobs, JobQueue(services.sessions), settings.drift_interval_s
     )
+    heart = Heartbeat(services.sessions, "orchestrator")
+    counts: Counter[str] = Counter()
     try:
         while not stop.wait(settings.orchestrator_interval_s):
+            heart.beat(dict(counts))
+            begun = time.monotonic()
             try:
                 leader = orchestrator.turn(time.time()).leader
+                counts["turns_led"] += leader
+                counts["milliseconds_in_turns"] += round(1000 * (time.monotonic() - begun))
             except _AWAY:
                 log.exception("orchestrator.turn_failed")
                 continue
@@ -328,14 +326,19 @@ def _run_publisher(settings: Settings) -> None:
     connection = _connect(services, "publisher")
     connection.start()
     publisher = OutboxPublisher(services.sessions, services.director)
+    heart = Heartbeat(services.sessions, "publisher")
+    sent = 0
     pause_s = settings.publisher_interval_s
     try:
         while not stop.wait(pause_s):
             pause_s = settings.publisher_interval_s
+            heart.beat({"sent": sent})
             if not connection.connected:
                 continue  # another publisher may have a line
             try:
-                pause_s = 0.0 if publisher.turn(connection, time.time()) else pause_s
+                count = publisher.turn(connection, time.time())
+                sent += count or 0
+                pause_s = 0.0 if count else pause_s
             except _AWAY:
                 log.exception("publisher.turn_failed")
     finally:

@@ -157,6 +157,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=self.log_file,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "SKERRY_PROCESS": self.name},
             # a group of its own: a Ctrl-C in the terminal reaches the supervisor alone, which then
             # stops its children in order
             start_new_session=True,

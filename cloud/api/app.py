@@ -21,6 +21,7 @@ from cloud.api import (
     gateway_routes,
     lab_routes,
     learning_routes,
+    metrics_routes,
     model_routes,
     operation_routes,
     rollout_routes,
@@ -49,7 +50,7 @@ def create_api(context: Context) -> FastAPI:
     app.state.context = context
     for module in (
         device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
-        rollout_routes, export_routes, lab_routes, gateway_routes, command_routes,
+        rollout_routes, export_routes, lab_routes, gateway_routes, command_routes, metrics_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cloud.settings import Settings
@@ -66,6 +68,17 @@ def test_two_of_each_on_postgresql_survive_a_kill_of_any(
         token = (directory / "tokens" / "admin").read_text().strip()
         with Client(f"http://127.0.0.1:{first}", token) as api:
             eventually(lambda: api.overview().broker_connected)
+        scrape = partial(
+            httpx.get,
+            f"http://127.0.0.1:{first}/metrics",
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        eventually(
+            lambda: all(
+                f'skerry_process_silent_seconds{{process="{name}"}}' in scrape().text
+                for name in ("ingest-1", "ingest-2", "orchestrator-2", "publisher-1")
+            )
+        )
         eventually(
             lambda: (
                 all(row["alive"] for row in ask(directory, "list"))
