@@ -72,6 +72,18 @@ def load(session: Session, row: RolloutRow) -> Stored:
     return Stored(rollout, tuple(pending))
 
 
+def pending_of(row: RolloutRow) -> tuple[Effect, ...]:
+    """The effects that wait for a turn.
+
+    Raises:
+        UnreadableRollout: it is not what this version of the code writes.
+    """
+    try:
+        return tuple(EFFECTS.validate_python(row.machine.get("pending", [])))
+    except ValidationError as error:
+        raise UnreadableRollout(f"rollout {row.id}: {describe(error)}") from error
+
+
 def lock(session: Session, rollout_id: str) -> RolloutRow | None:
     """The row, held against other writers until the transaction ends."""
     return session.get(RolloutRow, rollout_id, with_for_update=True, populate_existing=True)

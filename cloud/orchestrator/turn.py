@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -26,6 +27,7 @@ from cloud.orchestrator.stored import (
     halt_broken,
     load,
     lock,
+    pending_of,
     save,
     with_pending,
 )
@@ -43,6 +45,9 @@ MAX_ROUNDS = 8
 
 COMMANDS_INTERVAL_S = 1.0
 """Between two looks at commands to devices."""
+
+MAX_ASSIGNED: Final = 1000
+"""Devices that one turn gives an assignment of one rollout; the rest follow in the next turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +208,7 @@ class Orchestrator:
     ) -> None:
         known = self._kept.get(row.id, row.revision)
         looking = known is None or known.look_due(now)
-        if known is not None and "pending" in row.machine and not row.machine["pending"]:
-            stored = Stored(known.rollout)
-        else:
-            stored = load(session, row)
+        stored = Stored(known.rollout, pending_of(row)) if known is not None else load(session, row)
         before = stored.rollout
         events: list[ev.Event] = [*happened]
         if before.state in ACTIVE_STATES:
@@ -214,10 +216,10 @@ class Orchestrator:
             events += intake.observations(devices, before)
             comparison = figures.comparison(session, before, now)
             events.append(ev.Tick(comparison=comparison))
-        after, assigned = _settle(executor, stored, events, now)
+        after, assigned, left = _settle(executor, stored, events, now)
         reported = {each.device for each in happened if isinstance(each, ev.DeviceReported)}
         if after != before or stored.pending or reported:
-            save(session, row, before, after, (), now, reported=reported)
+            save(session, row, before, after, left, now, reported=reported)
             session.flush()
         # who was just given an assignment may have been away all the time: look at the next turn
         looked_at = now if looking or known is None else known.looked_at
@@ -250,19 +252,29 @@ class Orchestrator:
 
 def _settle(
     executor: Executor, stored: Stored, events: Sequence[ev.Event], now: float
-) -> tuple[Rollout, bool]:
+) -> tuple[Rollout, bool, list[ev.Effect]]:
     """Step, carry out, and step with the answers, until the machine asks for nothing more.
 
+    Of a large wave's assignments some are left for the next turns, so that no transaction is long.
+
     Returns:
-        The state, and whether devices were assigned something.
+        The state, whether devices were assigned something, and what is left.
     """
     rollout, effects = stored.rollout, [*stored.pending]
-    assigned = False
+    room = MAX_ASSIGNED
+    left: list[ev.Effect] = []
     for _ in range(MAX_ROUNDS):
-        assigned = assigned or any(isinstance(each, ev.Assign) for each in effects)
-        answers = executor.execute(rollout, effects)
+        now_due: list[ev.Effect] = []
+        for effect in effects:
+            if isinstance(effect, ev.Assign):
+                if room == 0:
+                    left.append(effect)
+                    continue
+                room -= 1
+            now_due.append(effect)
+        answers = executor.execute(rollout, now_due)
         rollout, effects = run(rollout, [*answers, *events], now)
         events = ()
         if not effects:
-            return rollout, assigned
+            return rollout, room < MAX_ASSIGNED, left
     raise UnsettledRollout(f"rollout {rollout.id}: effects and answers do not come to an end")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -11,6 +13,7 @@ import cloud.db.engine
 from cloud.db.engine import open_engine
 from cloud.db.tables import Assignment, Device
 from cloud.orchestrator.stored import load
+from cloud.orchestrator.turn import MAX_ASSIGNED
 
 
 def test_a_turn_without_news_writes_no_assignment(plane) -> None:
@@ -103,6 +106,19 @@ def test_a_turn_that_failed_leaves_no_memory_of_itself(plane) -> None:
     event.remove(engine, "commit", fail)
     plane.turn()
     assert plane.phases(rollout) == {"d0": "downloading", "d1": "offered"}
+
+
+def test_a_large_wave_is_assigned_over_several_turns(plane) -> None:
+    devices = [f"d{index}" for index in range(MAX_ASSIGNED + 5)]
+    plane.enrol(*devices)
+    plane.release(1)
+    rollout = plane.start(1)
+    plane.orchestrator.turn(plane.now)
+    with plane.sessions() as session:
+        assert plane.waiting(session) == MAX_ASSIGNED
+    assert Counter(plane.phases(rollout).values()) == {"offered": MAX_ASSIGNED, "queued": 5}
+    plane.new_orchestrator("first").turn(plane.now)  # as after a restart
+    assert Counter(plane.phases(rollout).values()) == {"offered": MAX_ASSIGNED + 5}
 
 
 def test_states_of_an_earlier_schema_become_rows(tmp_path) -> None:
