@@ -49,6 +49,8 @@ PATIENCE_S: Final = 10.0
 """Longest time that the broker may take to read its list."""
 PROBE_PAUSE_S: Final = 0.05
 QUIET_S: Final = 60.0
+OWN_CERTIFICATE_S: Final = 3600.0
+"""How often our own client certificate is looked at; connections read its file when they begin."""
 BATCH: Final = 500
 RETAINED: Final = (topics.state, topics.desired, topics.lab)
 """Topics of a device whose retained message goes with it."""
@@ -96,6 +98,7 @@ class Enforcer:
         self._clock = clock
         self._patience_s = patience_s
         self._written_at: float | None = None
+        self._renewed_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Take turns until `stop`."""
@@ -115,6 +118,9 @@ class Enforcer:
             OperatorError: the broker is away or has not read its list; it comes again.
         """
         now = self._clock()
+        if now - self._renewed_at > OWN_CERTIFICATE_S:
+            self._authority.client_files()
+            self._renewed_at = now
         pending, serials, revoked = self._look(now)
         first = self._written_at is None
         if not pending and not (first and not set(serials) <= self._authority.listed()):

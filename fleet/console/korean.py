@@ -470,6 +470,8 @@ WORDS: Final[dict[str, str]] = {
     "drift": "드리프트",
     "revoked": "폐기됨",
     "identity cloned": "신원 복제됨",
+    "profile differs": "프로파일 불일치",
+    "renewal contested": "인증서 갱신 충돌",
     "timed out": "시간 초과",
     "invalid": "무효",
     "pending": "대기",

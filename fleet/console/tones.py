@@ -13,7 +13,8 @@ _WORDS: Final[dict[Tone, str]] = {
     " approved scheduled rolling_back candidate catching_up sent accepted",
     "warn": "paused insufficient inconclusive window_wait rolled_back local_rollback unreachable"
     " pending_approval refused",
-    "bad": "failed fail rejected halted drift revoked timed_out invalid identity_cloned",
+    "bad": "failed fail rejected halted drift revoked timed_out invalid identity_cloned"
+    " profile_differs renewal_contested",
     "mute": "pending queued offline cancelled superseded retired draft expired used unknown",
 }
 _TONES: Final[dict[str, Tone]] = {

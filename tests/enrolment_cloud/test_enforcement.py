@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import queue
 import socket
 import ssl
@@ -14,11 +15,12 @@ from sqlalchemy import select
 from cloud.broker.knock import BrokerAway, CertificateRefused, knock
 from cloud.db.tables import AuditEntry, Certificate, Device
 from cloud.enrolment import ledger
-from cloud.enrolment.enforcement import QUIET_S, NotEnforced
+from cloud.enrolment.enforcement import QUIET_S, Enforcer, NotEnforced
 from cloud.enrolment.revocation import revoke_device
 from cloud.errors import Conflict, NotFound
 from edge_agent.device.identity import new_key, write_key
 from edge_agent.wire import topics
+from fleet.enrolment.ca import CertificateAuthority
 
 from .conftest import until
 
@@ -260,3 +262,25 @@ def test_revoking_twice_or_nobody_is_one_clear_line(site, sessions):
         revoke(sessions, "once")
     with pytest.raises(NotFound, match="no device 'nobody'"):
         revoke(sessions, "nobody")
+
+
+def test_our_own_certificate_is_renewed_while_the_processes_run(sessions, tmp_path):
+    start = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    days = [0]
+
+    def now() -> dt.datetime:
+        return start + dt.timedelta(days=days[0])
+
+    authority = CertificateAuthority.open(tmp_path / "pki", "test", clock=now)
+    chain = authority.client_files().chain
+    before = chain.read_bytes()
+    enforcer = Enforcer(
+        sessions, authority, host="127.0.0.1", port=1, publish=lambda topic, payload: None,
+        clock=lambda: now().timestamp(),
+    )  # fmt: skip
+    for days[0] in range(0, 60, 10):
+        enforcer.turn()
+    assert chain.read_bytes() == before
+    days[0] = 61
+    enforcer.turn()
+    assert chain.read_bytes() != before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from nicegui import ui
 
 from fleet.client.schemas import DeviceDetail, Json
@@ -25,6 +27,13 @@ from fleet.console.widgets import (
     steps,
     tag,
 )
+
+_IDENTITY_ALARMS: Final = {
+    "device.identity_cloned": "device-cloned",
+    "device.profile_differs": "device-profile-differs",
+    "device.renewal_contested": "device-renewal-contested",
+}
+"""Alarms over who a device is, and the names of their chips."""
 
 
 async def page(view: View, device_id: str) -> None:
@@ -87,8 +96,10 @@ def _head(view: View, device: DeviceDetail) -> None:
         chip(view, state, testid="device-state")
         if device.revoked and device.revoked_reason:
             Tag("span", device.revoked_reason, "sk-dim").props("data-testid=device-revoked-reason")
-        if any(alarm.get("action") == "device.identity_cloned" for alarm in device.alarms):
-            chip(view, "identity_cloned", testid="device-cloned")
+        raised = {str(alarm.get("action")) for alarm in device.alarms}
+        for action, testid in _IDENTITY_ALARMS.items():
+            if action in raised:
+                chip(view, action.removeprefix("device."), testid=testid)
         tag(device.profile)
         for key, value in sorted(device.labels.items()):
             tag(f"{key}={value}")
