@@ -429,7 +429,9 @@ class Command(Base):
     created_at: Mapped[float]
     expires_at: Mapped[float]
     timeout_s: Mapped[float]
-    outbox: Mapped[int | None]  # the message that carries it, until the broker has it
+    outbox: Mapped[int | None] = mapped_column(
+        Big
+    )  # the message that carries it, until the broker has it
     attempts: Mapped[int] = mapped_column(default=0)
     sent_at: Mapped[float | None]
     accepted_at: Mapped[float | None]

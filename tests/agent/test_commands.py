@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloud.broker.connection import Connection
-from cloud.orchestrator import Orchestrator
+from cloud.orchestrator import Orchestrator, OutboxPublisher
 from edge_agent.link.mqtt import Link, Retry
 from edge_agent.wire import topics
 from edge_agent.wire.base import unpack_frame
@@ -149,11 +149,12 @@ def test_what_is_asked_over_the_api_is_done_by_the_device_and_can_be_downloaded(
         plane.services.sessions, plane.services.blobs, plane.services.director,
         plane.services.image_repository,
     )  # fmt: skip
+    outbox = OutboxPublisher(plane.services.sessions, plane.services.director)
     ended: dict[str, CommandOut] = {}
 
     def turns(id_: str) -> bool:
         orchestrator.turn(time.time())
-        orchestrator.publish_pending(plane.connection, time.time())
+        outbox.turn(plane.connection, time.time())
         ended[id_] = plane.client.command(id_)
         return ended[id_].certain
 
@@ -170,7 +171,8 @@ def test_what_is_asked_over_the_api_is_done_by_the_device_and_can_be_downloaded(
             assert archive.testzip() is None
         else:
             assert ended[asked.id].result["boot_before"] == boot
-    orchestrator.close(time.time())
+    outbox.close()
+    orchestrator.close()
 
 
 def test_a_resend_publishes_the_whole_state_again(commanded):

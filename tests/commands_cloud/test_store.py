@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from cloud.blobs import Blobs
-from cloud.broker.connection import NotConnected
+from cloud.broker.outgoing import NotConnected
 from cloud.commands import store
 from cloud.commands.answers import apply_report
 from cloud.commands.sweep import sweep
@@ -40,10 +40,11 @@ class Broker:
     sent: list[tuple[str, bytes, bool, int | None]] = field(default_factory=list)
     away: bool = False
 
-    def publish(self, topic, payload, qos=1, retain=False, *, expiry_s=None):
+    def publish_all(self, messages):
         if self.away:
-            raise NotConnected("no connection to the broker")
-        self.sent.append((topic, payload, retain, expiry_s))
+            return [NotConnected("no connection to the broker") for _ in messages]
+        self.sent += [(each.topic, each.payload, each.retain, each.expiry_s) for each in messages]
+        return [None for _ in messages]
 
     def commands(self) -> list[Command]:
         return [Command.decode(payload) for _, payload, _, _ in self.sent]
@@ -52,8 +53,8 @@ class Broker:
 class Nobody:
     """A director that signs nothing: commands are not signed."""
 
-    def assign(self, *_: object) -> None:
-        raise AssertionError("a command needs no signed set")
+    def assign_all(self, sets) -> None:
+        assert not sets, "a command needs no signed set"
 
     def refresh_timestamps(self) -> int:
         return 0
