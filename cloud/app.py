@@ -288,7 +288,11 @@ def _run_orchestrator(settings: Settings) -> None:
     services = open_services(settings)
     stop = _stop_event()
     orchestrator = Orchestrator(
-        services.sessions, services.blobs, services.director, services.image_repository
+        services.sessions,
+        services.blobs,
+        services.director,
+        services.image_repository,
+        services.evidence_key,
     )
     schedule = LearningSchedule(
         services.sessions, services.blobs, JobQueue(services.sessions), settings.drift_interval_s

@@ -21,6 +21,7 @@ from cloud.db.tables import Token
 from cloud.errors import OperatorError
 from cloud.settings import Settings
 from cloud.signing import Director, ImageRepository, KeyStore, init_keys
+from cloud.signing.evidence import EvidenceKey
 from cloud.signing.keys import INVENTORY_NAME
 from edge_agent.disk import write_whole
 from fleet.client.schemas import Role
@@ -40,6 +41,7 @@ class Services:
     authority: CertificateAuthority
     image_repository: ImageRepository
     director: Director
+    evidence_key: EvidenceKey
 
 
 def initialise(settings: Settings) -> None:
@@ -53,6 +55,7 @@ def initialise(settings: Settings) -> None:
     passphrase = passphrase_of(directory)
     CertificateAuthority.open(directory / "pki", passphrase)
     init_keys(directory / "keys", passphrase, inventory=directory / "tuf" / INVENTORY_NAME)
+    EvidenceKey.create(directory / "evidence", passphrase)
     services = open_services(settings)
     token_path = directory / "tokens" / "admin"
     if not token_path.exists():
@@ -82,6 +85,7 @@ def open_services(settings: Settings) -> Services:
         authority=CertificateAuthority.open(directory / "pki", passphrase),
         image_repository=ImageRepository(directory / "tuf" / "image", keystore),
         director=Director(directory / "tuf" / "director", keystore),
+        evidence_key=EvidenceKey.open(directory / "evidence", passphrase),
     )
 
 

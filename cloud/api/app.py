@@ -17,6 +17,7 @@ from cloud.api import (
     command_routes,
     device_routes,
     enrolment_routes,
+    evidence_routes,
     export_routes,
     gateway_routes,
     lab_routes,
@@ -50,7 +51,8 @@ def create_api(context: Context) -> FastAPI:
     app.state.context = context
     for module in (
         device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
-        rollout_routes, export_routes, lab_routes, gateway_routes, command_routes, metrics_routes,
+        rollout_routes, evidence_routes, export_routes, lab_routes, gateway_routes,
+        command_routes, metrics_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)

@@ -15,6 +15,7 @@ from cloud.cli import (
     command_commands,
     control,
     device_commands,
+    evidence_commands,
     export_commands,
     fleet_commands,
     gateway_commands,
@@ -69,6 +70,7 @@ app.add_typer(claim_commands.claims, name="claims")
 app.add_typer(device_commands.devices, name="devices")
 app.add_typer(gateway_commands.gateways, name="gateways")
 app.add_typer(command_commands.commands, name="commands")
+rollout_commands.rollout.command("verify")(evidence_commands.verify_rollout)
 app.add_typer(rollout_commands.rollout, name="rollout")
 app.add_typer(simulate_commands.simulate, name="simulate")
 app.add_typer(fleet_commands.tokens, name="tokens")

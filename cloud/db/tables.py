@@ -151,6 +151,11 @@ class GateDecision(Base):
     reason: Mapped[str]
     evidence: Mapped[Json]
     at: Mapped[float]
+    previous: Mapped[str] = mapped_column(default="", server_default="")
+    sha256: Mapped[str] = mapped_column(default="", server_default="")
+    keyid: Mapped[str] = mapped_column(default="", server_default="")
+    signature: Mapped[str] = mapped_column(default="", server_default="")
+    """Of rollouts' decisions (`cloud.orchestrator.evidence`); empty for those of models."""
 
 
 class Promotion(Base):
@@ -336,7 +341,10 @@ class Metric(Base):
     version: Mapped[int]
     at: Mapped[float]
     report: Mapped[Json]  # edge_agent.wire.messages.MetricsReport
-    __table_args__ = (Index("metrics_window", "model", "version", "at"),)
+    __table_args__ = (
+        Index("metrics_window", "model", "version", "at"),
+        Index("metrics_device", "device", "model", "at"),
+    )
 
 
 class Outbox(Base):

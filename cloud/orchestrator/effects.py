@@ -11,14 +11,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import BlobMissing, Blobs
-from cloud.db.tables import Device, GateDecision
+from cloud.db.tables import Device
 from cloud.db.tables import Release as ReleaseRow
 from cloud.db.tables import Rollout as RolloutRow
+from cloud.orchestrator import evidence
 from cloud.orchestrator.crown import crown, uncrown
 from cloud.orchestrator.twins import desired_of, set_model
 from cloud.publish import publish_release
 from cloud.registry import audit
 from cloud.signing import ImageRepository, SigningError
+from cloud.signing.evidence import EvidenceKey
 from fleet.rollouts import events as ev
 from fleet.rollouts.model import (
     ACTIVE_STATES,
@@ -51,6 +53,7 @@ class Executor:
     session: Session
     blobs: Blobs
     image_repository: ImageRepository
+    evidence_key: EvidenceKey
     now: float
     taken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     superseded: dict[str, list[ev.Event]] = field(default_factory=lambda: defaultdict(list))
@@ -180,16 +183,7 @@ class Executor:
         return ev.RollbackReady(releases=releases)
 
     def _record(self, rollout: Rollout, effect: ev.GateDecided) -> None:
-        self.session.add(
-            GateDecision(
-                subject=f"rollout:{rollout.id}:wave:{effect.wave}",
-                gate=effect.gate,
-                verdict=effect.verdict,
-                reason=effect.reason,
-                evidence=dict(effect.evidence),
-                at=self.now,
-            )
-        )
+        evidence.record(self.session, self.evidence_key, rollout.id, effect, self.now)
 
     def _state_changed(self, rollout: Rollout, effect: ev.StateChanged) -> None:
         log.info(
@@ -205,7 +199,11 @@ class Executor:
                 effect.actor,
                 f"rollout.{effect.after.lower()}",
                 rollout.id,
-                {"reason": effect.reason, "before": effect.before.value},
+                {
+                    "reason": effect.reason,
+                    "before": effect.before.value,
+                    "evidence": evidence.head(self.session, rollout.id),
+                },
                 at=self.now,
             )
         if effect.after is RolloutState.COMPLETED:

@@ -34,6 +34,7 @@ from cloud.orchestrator.stored import (
 from cloud.registry import audit
 from cloud.releases import settle_staged
 from cloud.signing import ImageRepository, SigningError
+from cloud.signing.evidence import EvidenceKey
 from fleet.rollouts import events as ev
 from fleet.rollouts.machine import run
 from fleet.rollouts.model import ACTIVE_STATES, AssignmentPhase, Rollout
@@ -74,6 +75,7 @@ class Orchestrator:
         blobs: Blobs,
         director: Signer,
         image_repository: ImageRepository,
+        evidence_key: EvidenceKey,
         *,
         holder: str = "",
         lease_s: float = 10.0,
@@ -93,6 +95,7 @@ class Orchestrator:
         self._blobs = blobs
         self._director = director
         self._image_repository = image_repository
+        self._evidence_key = evidence_key
         self._holder = holder or lease.new_holder()
         self._lease_s = lease_s
         self._lease_clock = lease_clock
@@ -111,7 +114,9 @@ class Orchestrator:
             if not self._leads(session):
                 return TurnResult(leader=False)
             settled = self._settled(session)
-            executor = Executor(session, self._blobs, self._image_repository, now)
+            executor = Executor(
+                session, self._blobs, self._image_repository, self._evidence_key, now
+            )
             stepped = self._step_all(session, executor, settled, now)
             followed = reconcile.follow_champions(session, now) if reconciling else 0
         self._kept.commit(now)

@@ -21,6 +21,7 @@ from fleet.client import (
     sending,
 )
 from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
+from fleet.client.evidence_schemas import EvidenceOut
 
 T = TypeVar("T")
 
@@ -177,6 +178,9 @@ class AsyncClient:
 
     async def rollout(self, rollout_id: str) -> schemas.RolloutDetail:
         return await self.send(calls.rollout(rollout_id))
+
+    async def rollout_evidence(self, rollout_id: str) -> EvidenceOut:
+        return await self.send(calls.rollout_evidence(rollout_id))
 
     async def start_rollout(self, request: schemas.RolloutIn) -> schemas.RolloutDetail:
         return await self.send(calls.start_rollout(request))

@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
 from fleet.client import enrolment_schemas, gateway_schemas, rollout_schemas, schemas
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
+from fleet.client.evidence_schemas import EvidenceOut
 
 T = TypeVar("T")
 LabBlobKind = Literal["bundle", "samples"]
@@ -129,6 +130,7 @@ _ROLLOUT_PLAN: Final = _as(rollout_schemas.RolloutPlanOut)
 _ASSIGNMENT_PAGE: Final = _as(rollout_schemas.AssignmentPage)
 _EXPLAIN: Final = _as(rollout_schemas.ExplainOut)
 _ROLLOUT: Final = _as(schemas.RolloutDetail)
+_EVIDENCE: Final = _as(EvidenceOut)
 _DRIFT: Final = _as(list[schemas.DriftOut])
 _COLLECTION: Final = _as(schemas.CollectionOut)
 _JOBS: Final = _as(list[schemas.JobOut])
@@ -314,6 +316,10 @@ def plan_rollout(request: schemas.RolloutIn) -> Call[rollout_schemas.RolloutPlan
 
 def explain_rollout(rollout_id: str) -> Call[rollout_schemas.ExplainOut]:
     return Call(method="GET", path=_path("rollouts", rollout_id, "explain"), read=_EXPLAIN)
+
+
+def rollout_evidence(rollout_id: str) -> Call[EvidenceOut]:
+    return Call(method="GET", path=_path("rollouts", rollout_id, "evidence"), read=_EVIDENCE)
 
 
 def start_rollout(request: schemas.RolloutIn) -> Call[schemas.RolloutDetail]:

@@ -28,6 +28,7 @@ from fleet.client import (
 from fleet.client.async_client import AsyncClient
 from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.errors import ApiError
+from fleet.client.evidence_schemas import EvidenceOut
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
 
@@ -190,6 +191,9 @@ class Client:
 
     def rollout(self, rollout_id: str) -> schemas.RolloutDetail:
         return self.send(calls.rollout(rollout_id))
+
+    def rollout_evidence(self, rollout_id: str) -> EvidenceOut:
+        return self.send(calls.rollout_evidence(rollout_id))
 
     def start_rollout(self, request: schemas.RolloutIn) -> schemas.RolloutDetail:
         return self.send(calls.start_rollout(request))

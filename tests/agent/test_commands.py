@@ -147,7 +147,7 @@ def test_what_is_asked_over_the_api_is_done_by_the_device_and_can_be_downloaded(
     plane = commanded.plane
     orchestrator = Orchestrator(
         plane.services.sessions, plane.services.blobs, plane.services.director,
-        plane.services.image_repository,
+        plane.services.image_repository, plane.services.evidence_key,
     )  # fmt: skip
     outbox = OutboxPublisher(plane.services.sessions, plane.services.director)
     ended: dict[str, CommandOut] = {}

@@ -34,6 +34,7 @@ from cloud.signing import (
     LabAssignment,
     init_keys,
 )
+from cloud.signing.evidence import EvidenceKey
 from edge_agent.wire import topics
 from edge_agent.wire.messages import Desired, Phase, UpdateReport
 from fleet.client.schemas import RolloutIn, WaveIn
@@ -85,6 +86,7 @@ class Plane:
     blobs: Blobs
     director: Director
     image_repository: ImageRepository
+    evidence_key: EvidenceKey
     publisher: RecordingPublisher
     now: float = 1_800_000_000.0
     orchestrator: Orchestrator = field(init=False)
@@ -100,6 +102,7 @@ class Plane:
             self.blobs,
             self.director,
             self.image_repository,
+            self.evidence_key,
             holder=holder,
             lease_clock=lambda _session: self.now,
         )
@@ -246,14 +249,22 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyStore:
     return init_keys(tmp_path_factory.mktemp("keys"), "passphrase")
 
 
+@pytest.fixture(scope="session")
+def evidence_key(tmp_path_factory: pytest.TempPathFactory) -> EvidenceKey:
+    return EvidenceKey.create(tmp_path_factory.mktemp("evidence"), "passphrase")
+
+
 @pytest.fixture
-def plane(tmp_path: Path, keys: KeyStore, sessions: Sessions, blobs: Blobs) -> Plane:
+def plane(
+    tmp_path: Path, keys: KeyStore, evidence_key: EvidenceKey, sessions: Sessions, blobs: Blobs
+) -> Plane:
     director = CrashingDirector(tmp_path / "director", keys)
     return Plane(
         sessions=sessions,
         blobs=blobs,
         director=director,
         image_repository=ImageRepository(tmp_path / "image", keys),
+        evidence_key=evidence_key,
         publisher=RecordingPublisher(director),
     )
 

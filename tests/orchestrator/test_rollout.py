@@ -223,7 +223,9 @@ def test_withdrawal_of_an_older_generation_leaves_the_newer_twin_alone(plane) ->
     stale = Withdraw(device="d0", generation=0, previous=None)
     with plane.sessions.begin() as session:
         before = session.get_one(Device, "d0").desired
-        Executor(session, plane.blobs, plane.image_repository, plane.now).execute(rollout, [stale])
+        Executor(
+            session, plane.blobs, plane.image_repository, plane.evidence_key, plane.now
+        ).execute(rollout, [stale])
         assert session.get_one(Device, "d0").desired == before
 
 
