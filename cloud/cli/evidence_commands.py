@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from securesystemslib.signer import Key
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.options import JsonOption
@@ -26,7 +27,8 @@ def verify_rollout(
 ) -> None:
     """Verify chain and signatures of all gate decisions, here, with keys that you have."""
     if key:
-        trusted = {each.keyid: each for each in (read_public_key(path) for path in key)}
+        named = [read_public_key(path) for path in key]
+        trusted: dict[str, Key] = {each.keyid: each for each in named}
     else:
         trusted = evidence_keys(directory / "evidence")
     if not trusted:
