@@ -55,7 +55,6 @@ def initialise(settings: Settings) -> None:
     passphrase = passphrase_of(directory)
     CertificateAuthority.open(directory / "pki", passphrase)
     init_keys(directory / "keys", passphrase, inventory=directory / "tuf" / INVENTORY_NAME)
-    EvidenceKey.create(directory / "evidence", passphrase)
     services = open_services(settings)
     token_path = directory / "tokens" / "admin"
     if not token_path.exists():
@@ -85,7 +84,7 @@ def open_services(settings: Settings) -> Services:
         authority=CertificateAuthority.open(directory / "pki", passphrase),
         image_repository=ImageRepository(directory / "tuf" / "image", keystore),
         director=Director(directory / "tuf" / "director", keystore),
-        evidence_key=EvidenceKey.open(directory / "evidence", passphrase),
+        evidence_key=EvidenceKey.create(directory / "evidence", passphrase),
     )
 
 

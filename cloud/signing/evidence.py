@@ -9,6 +9,7 @@ To change it, move `key.pem` away; the next start of the control plane draws ano
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from pathlib import Path
 from typing import Final, Self
@@ -32,7 +33,10 @@ class EvidenceKey:
 
     @classmethod
     def create(cls, directory: Path, passphrase: str) -> Self:
-        """Open the key of `directory`, drawn if there is none; safe to be interrupted.
+        """Open the key of `directory`, drawn if there is none.
+
+        Safe to be interrupted, and where several processes start at once: whichever key one of them
+        has got, its public half is there.
 
         Raises:
             WrongPassphrase: there is one, under another passphrase.
@@ -45,9 +49,8 @@ class EvidenceKey:
             unfinished.replace(path)
             sync_directory(directory)
         key = cls.open(directory, passphrase)
-        public = directory / f"{key.keyid}.pub"
-        if not public.exists():
-            write_public_key(public, key._signer.public_key)
+        with contextlib.suppress(FileExistsError):
+            write_public_key(directory / f"{key.keyid}.pub", key._signer.public_key)
         return key
 
     @classmethod
