@@ -145,11 +145,11 @@ class Orchestrator:
 
     def _step_all(self, session: Session, executor: Executor, settled: int, now: float) -> int:
         reports = intake.new_reports(session, now, settled)
-        changed = intake.changes(session, self._kept.changes_since)
         active = [state.value for state in ACTIVE_STATES]
         pending = with_pending(session)
         due = or_(RolloutRow.state.in_(active), RolloutRow.id.in_(pending | set(reports)))
-        rows = session.execute(select(RolloutRow.id, RolloutRow.revision).where(due))
+        rows = session.execute(select(RolloutRow.id, RolloutRow.revision).where(due)).all()
+        changed = intake.changes(session, self._kept.changes_since) if rows else []
         stepped = 0
         for rollout_id, revision in sorted((row.id, row.revision) for row in rows):
             happened = reports.get(rollout_id, [])

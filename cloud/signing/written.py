@@ -27,9 +27,14 @@ class Batch:
     def add(self, path: Path, data: bytes, *, mode: int) -> None:
         """Write `data` beside `path`."""
         beside = path.with_name(f".{path.name}.new")
-        with beside.open("wb") as file:
-            file.write(data)
-        beside.chmod(mode)
+        beside.unlink(missing_ok=True)  # of a batch that a crash ended
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            os.fchmod(descriptor, mode)  # whatever the umask
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+        finally:
+            os.close(descriptor)
         self._files[path] = beside
 
     def finish(self) -> None:
@@ -50,13 +55,15 @@ class Batch:
 
 
 def _sync(pool: ThreadPoolExecutor, paths: Iterable[Path]) -> None:
-    for _ in pool.map(_sync_one, paths):
+    every = list(paths)
+    for _ in pool.map(_sync_some, [every[start::_AT_ONCE] for start in range(_AT_ONCE)]):
         pass
 
 
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_some(paths: Iterable[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
