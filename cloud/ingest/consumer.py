@@ -25,7 +25,7 @@ from cloud.ingest.alarms import ALARMIST, CLONED, FLOODS, cloned_since, note_pro
 from cloud.ingest.apply import apply
 from cloud.ingest.errors import BadMessage
 from cloud.ingest.floods import RATE, Floods
-from cloud.ingest.rows import LAST_SEEN_S, Rows, note_seen, take_in
+from cloud.ingest.rows import COLLECTED, LAST_SEEN_S, Rows, note_seen, take_in
 from cloud.ingest.senders import Named, Sender, admitted, names_of, senders
 from cloud.ingest.starts import Starts
 from cloud.ingest.state import apply_state, take_offline_below
@@ -161,23 +161,31 @@ class Ingest:
                 outcome["rejected"] += self._rejected(devices, uplinks)
             keys = [(uplink.key, uplink.kind[:40]) for uplink in settled]
             fresh = take_in(session, keys, now) if keys else set()
-            rows = Rows()
+            new: list[_Uplink] = []
             for uplink in settled:
-                if uplink.key not in fresh:
-                    outcome["repeated"] += 1
-                    continue
-                fresh.discard(uplink.key)
-                try:
-                    apply(
-                        session, self._blobs, rows,
-                        uplink.device, uplink.kind, uplink.payload, now,
-                    )  # fmt: skip
-                except (WireError, BadMessage) as error:
-                    # raised before anything was written, so the rest of the batch stands
-                    malformed.append((f"{uplink.device}/{uplink.kind}", error))
-                else:
-                    outcome["applied"] += 1
-            rows.write(session, now)
+                if uplink.key in fresh:
+                    fresh.discard(uplink.key)
+                    new.append(uplink)
+            outcome["repeated"] += len(settled) - len(new)
+            rows = Rows()
+            bulk = [uplink for uplink in new if uplink.kind in COLLECTED]
+            # the rest may write to the audit, which is one writer's until the commit: the rows of
+            # assignments come before it, as in the orchestrator's turns, so that neither deadlocks
+            rest = [uplink for uplink in new if uplink.kind not in COLLECTED]
+            for part in (bulk, rest):
+                for uplink in part:
+                    try:
+                        apply(
+                            session, self._blobs, rows,
+                            uplink.device, uplink.kind, uplink.payload, now,
+                        )  # fmt: skip
+                    except (WireError, BadMessage) as error:
+                        # raised before anything was written, so the rest of the batch stands
+                        malformed.append((f"{uplink.device}/{uplink.kind}", error))
+                    else:
+                        outcome["applied"] += 1
+                if part is bulk:
+                    rows.write(session, now)
             heard = {uplink.device for uplink in settled}
             late = [id for id in heard if devices[id].last_seen < now - LAST_SEEN_S]
             if late:

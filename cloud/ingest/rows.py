@@ -20,6 +20,9 @@ from edge_agent.wire.messages import MetricsReport, UpdateReport
 LAST_SEEN_S: Final = 30.0
 """`last_seen` of a device that goes on talking is written this often."""
 
+COLLECTED: Final = frozenset({"report", "metrics"})
+"""Kinds of messages that `Rows` writes."""
+
 Key = tuple[str, str, int]
 """(device, stream, seq)"""
 
