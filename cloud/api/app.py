@@ -20,11 +20,13 @@ from cloud.api import (
     evidence_routes,
     export_routes,
     gateway_routes,
+    group_routes,
     lab_routes,
     learning_routes,
     metrics_routes,
     model_routes,
     operation_routes,
+    registry_routes,
     rollout_routes,
 )
 from cloud.api.context import Context
@@ -41,8 +43,9 @@ from optimizer.errors import OptimizerError
 log = logging.getLogger("skerry.api")
 
 MAX_BODY_BYTES: Final = 1 << 20
-"""Bound of every body but a project's and a candidate's, which their own routes bound while they
-read.  A body is read before the caller is known: without a bound anybody could fill the memory."""
+"""Bound of every body but a project's, a candidate's and a table's of devices, which their own
+routes bound while they read.  A body is read before the caller is known: without a bound anybody
+could fill the memory."""
 
 
 def create_api(context: Context) -> FastAPI:
@@ -53,6 +56,7 @@ def create_api(context: Context) -> FastAPI:
         device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
         rollout_routes, evidence_routes, export_routes, lab_routes, gateway_routes,
         command_routes, metrics_routes,
+        group_routes, registry_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)
@@ -157,7 +161,9 @@ class _BoundedBody:
 
 
 def _is_bounded(method: str, path: str) -> bool:
-    large = method == "PUT" and path.startswith(("/v1/projects/", "/v1/lab/blobs/"))
+    large = method == "PUT" and path.startswith(
+        ("/v1/projects/", "/v1/lab/blobs/", "/v1/devices/import")
+    )
     return path.startswith("/v1/") and not large
 
 

@@ -12,6 +12,7 @@ from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.api.gaps import profile_gaps
 from cloud.db.tables import AssignmentEvent, Device, Inbox, Metric
+from cloud.devices.history import history_of
 from cloud.devices.listing import Wanted, page
 from cloud.errors import NotFound
 from cloud.ingest.alarms import alarms_of
@@ -69,6 +70,11 @@ def show_device(device_id: str, context: ContextDep, _: Viewer) -> DeviceDetail:
             profile_gaps=profile_gaps(row.profile, row.inventory),
             reported=row.reported,
             desired=row.desired,
+            desired_version=row.desired_version,
+            changes=[
+                {"kind": each.kind, "at": each.at, "detail": each.detail}
+                for each in history_of(session, device_id, limit=HISTORY_ROWS)
+            ],
             certificate_expires_at=row.certificate_expires_at,
             history=[{"at": event.at, **event.report} for event in events],
             metrics=[{"at": metric.at, **metric.report} for metric in metrics],

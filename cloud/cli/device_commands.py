@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_version
-from cloud.cli.options import JsonOption, LabelOption, QueryOption, check_query
-from cloud.cli.output import as_json, console, table, when
+from cloud.cli.options import JsonOption, LabelOption, QueryOption, check_query, parse_labels
+from cloud.cli.output import as_json, console, errors, table, when
 from cloud.errors import UserError
 from edge_agent.wire.ids import is_slug
+from fleet.client.registry_schemas import LabelsIn
 from fleet.client.schemas import GroupIn
+from fleet.devices.sheet import Form, write_csv, write_json
 
 devices = typer.Typer(no_args_is_help=True, help="The registry of devices.")
 
@@ -93,3 +96,110 @@ def revoke_device(
         f"revoked {device_id}; 'skerry claims create --device {device_id}' lets it come back",
         soft_wrap=True,
     )
+
+
+@devices.command("label")
+def label_devices(
+    target: Annotated[str, typer.Argument(help="A query, or one device's id.")],
+    change: Annotated[list[str], typer.Argument(help="KEY=VALUE sets, KEY- removes.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Set and remove labels on one device, or on all that a query means."""
+    query = f'id == "{target}"' if is_slug(target) else target
+    check_query(query)
+    request = LabelsIn(
+        query=query,
+        set=parse_labels([each for each in change if "=" in each]),
+        remove=[_removed(each) for each in change if "=" not in each],
+        dry_run=dry_run,
+    )
+    with client(directory) as api:
+        done = api.label_devices(request)
+    if query != target and not done.matched:
+        raise UserError(f"no device {target!r}; see 'skerry devices list'")
+    word = "would change" if dry_run else "changed"
+    console.print(f"{word} {done.changed} of {done.matched} devices")
+
+
+@devices.command("export")
+def export_devices(
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.csv or FILE.json.")],
+    query: QueryOption = "",
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Write devices and their labels to a table, which 'import' takes back."""
+    form = _form_of(output)
+    check_query(query)
+    rows: list[dict[str, Any]] = []
+    with client(directory) as api:
+        while True:
+            page = api.devices(offset=len(rows), limit=1000, query=query)
+            rows.extend(device.model_dump() for device in page.items)
+            if not page.items or len(rows) >= page.total:
+                break
+    output.write_text(write_csv(rows) if form == "csv" else write_json(rows), "utf-8")
+    console.print(f"wrote {len(rows)} devices to {output}", soft_wrap=True)
+
+
+@devices.command("import")
+def import_devices(
+    file: Annotated[Path, typer.Argument(help="FILE.csv or FILE.json.", dir_okay=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and count.")] = False,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Take labels over from a table: all of it, or with a single wrong line nothing."""
+    form = _form_of(file)
+    with client(directory) as api:
+        done = api.import_devices(file.read_bytes(), form, dry_run=dry_run)
+    for each in done.problems:
+        errors.print(f"{file}:{each.line}: {each.problem}", markup=False, soft_wrap=True)
+    if done.wrong:
+        more = f", {done.wrong - len(done.problems)} not shown" * (done.wrong > len(done.problems))
+        raise UserError(f"{file}: {done.wrong} wrong lines{more}; nothing was changed")
+    word = "would change" if dry_run else "changed"
+    console.print(f"{word} {done.changed} of {done.rows} devices")
+
+
+@devices.command("history")
+def device_history(
+    device_id: str,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    json: JsonOption = False,
+) -> None:
+    """What became of a device's presence, twin, labels and inventory, newest first."""
+    with client(directory) as api:
+        rows = api.device_changes(device_id, limit=limit)
+    if json:
+        as_json(rows)
+        return
+    table(
+        f"history of {device_id}",
+        ("when", "what", "now"),
+        [(when(row.at), row.kind, _said(row.detail)) for row in rows],
+    )
+
+
+def _removed(change: str) -> str:
+    if not change.endswith("-") or len(change) < 2:
+        raise typer.BadParameter(f"{change!r} is neither KEY=VALUE nor KEY-")
+    return change[:-1]
+
+
+def _form_of(path: Path) -> Form:
+    if path.suffix == ".csv":
+        return "csv"
+    if path.suffix == ".json":
+        return "json"
+    raise typer.BadParameter(f"{path}: expected a name that ends in .csv or .json")
+
+
+def _said(detail: dict[str, Any]) -> str:
+    """{"a": 1, "b": None} → "a=1 b gone"."""
+    parts = []
+    for name, value in detail.items():
+        if isinstance(value, dict):
+            value = ",".join(str(each) for each in value.values() if each is not None)
+        parts.append(f"{name} gone" if value is None else f"{name}={value}")
+    return " ".join(parts)

@@ -19,6 +19,7 @@ from cloud.cli import (
     export_commands,
     fleet_commands,
     gateway_commands,
+    group_commands,
     keys,
     learning_commands,
     model_commands,
@@ -71,6 +72,7 @@ app.add_typer(device_commands.devices, name="devices")
 app.add_typer(gateway_commands.gateways, name="gateways")
 app.add_typer(command_commands.commands, name="commands")
 rollout_commands.rollout.command("verify")(evidence_commands.verify_rollout)
+app.add_typer(group_commands.groups, name="groups")
 app.add_typer(rollout_commands.rollout, name="rollout")
 app.add_typer(simulate_commands.simulate, name="simulate")
 app.add_typer(fleet_commands.tokens, name="tokens")

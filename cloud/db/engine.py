@@ -11,6 +11,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
+from cloud.devices.history import note_changes
 from cloud.errors import OperatorError
 
 POOL: Final = 8
@@ -18,6 +19,8 @@ POOL: Final = 8
 LOCK_TIMEOUT_MS: Final = 15_000
 _MIGRATING: Final = 0x534B_4D49
 """Key of PostgreSQL's advisory lock; any constant that nothing else uses."""
+
+event.listen(Session, "before_flush", note_changes)  # of every session: history has no gaps
 
 Sessions = sessionmaker[Session]
 """Factory of sessions; `with sessions.begin() as session:` is one transaction."""

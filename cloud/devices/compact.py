@@ -35,4 +35,13 @@ def compact(
     found["runtime_order"] = {
         name: version_text(version) for name, version in (found["runtimes"] or {}).items()
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: _clean(value) for name, value in found.items() if value}
+
+
+def _clean(value: Any) -> Any:
+    """Without the one character that PostgreSQL can keep in JSON, but never take out of it."""
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, dict):
+        return {_clean(name): _clean(each) for name, each in value.items()}
+    return value

@@ -57,7 +57,7 @@ def page(session: Session, wanted: Wanted, now: float, *, offset: int, limit: in
             Device.revoked,
             Device.last_seen,
             Device.enrolled_at,
-            at(session, Device.reported, "agent_version").label("agent_version"),
+            at(session, Device.facts, "agent_version").label("agent_version"),
             at(session, Device.reported, "models", kind=JSON).label("models"),
         )
         .where(Device.id.in_(ids))

@@ -264,7 +264,10 @@ class Ingest:
             try:
                 address = topics.parse(message.topic)
                 states.append((address, DeviceState.decode(message.payload)))
-            except WireError as error:
+                if rb"\u0000" in message.payload:  # PostgreSQL has no text that holds one
+                    states.pop()
+                    raise BadMessage("a state with a character that no database keeps")
+            except (WireError, BadMessage) as error:
                 self._malformed(message.topic, error)
         now = self._clock()
         cloned: set[str] = set()

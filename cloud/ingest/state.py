@@ -10,10 +10,11 @@ import json
 import time
 from collections.abc import Collection
 
-from sqlalchemy import update
+from sqlalchemy import and_, update
 from sqlalchemy.orm import Session
 
 from cloud.db.tables import Device
+from cloud.devices import history
 from edge_agent.wire.messages import DeviceState
 
 
@@ -39,6 +40,8 @@ def apply_state(row: Device, state: DeviceState, now: float) -> bool:
     row.boot = state.boot
     row.last_seen = now
     row.reported = reported
+    if state.inventory is not None:  # else what it enrolled with stays
+        row.inventory = reported["inventory"]
     return True
 
 
@@ -50,8 +53,8 @@ def take_offline_below(
     Args:
         born: devices whose births came in the same batch, and so may be of the time after.
     """
+    which = and_(Device.gateway.in_(gateways), Device.online.is_(True), Device.id.not_in(born))
+    history.went_offline(session, which, now)
     session.execute(
-        update(Device)
-        .where(Device.gateway.in_(gateways), Device.online.is_(True), Device.id.not_in(born))
-        .values(online=False, last_seen=now, changed_at=time.time())
+        update(Device).where(which).values(online=False, last_seen=now, changed_at=time.time())
     )

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from cloud.db.engine import Sessions, read_only
 from cloud.db.tables import Device, LabOrder, Outbox
+from cloud.devices import history
 from cloud.heartbeat import forget_gone
 from cloud.lab.assigning import OPEN_STATES, lab_assignments
 from cloud.orchestrator import lease
@@ -112,11 +113,12 @@ def publish_pending(sessions: Sessions, director: Signer, publisher: Publisher, 
 
 
 def purge(sessions: Sessions, now: float) -> None:
-    """Delete what left long ago, a bounded number of rows, and processes that are gone."""
+    """Delete what left long ago, a bounded number of rows; old history; processes that are gone."""
     with sessions.begin() as session:
         old = select(Outbox.id).where(Outbox.published_at < now - KEPT_S).limit(PURGED)
         session.execute(delete(Outbox).where(Outbox.id.in_(old)))
         forget_gone(session, now)
+        history.prune(session, now)
 
 
 def _anything_waits(sessions: Sessions) -> bool:

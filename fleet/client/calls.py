@@ -16,9 +16,16 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_agent.wire.messages import ClaimFile, EnrolReply, EnrolRequest
-from fleet.client import enrolment_schemas, gateway_schemas, rollout_schemas, schemas
+from fleet.client import (
+    enrolment_schemas,
+    gateway_schemas,
+    registry_schemas,
+    rollout_schemas,
+    schemas,
+)
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 from fleet.client.evidence_schemas import EvidenceOut
+from fleet.devices import sheet
 
 T = TypeVar("T")
 LabBlobKind = Literal["bundle", "samples"]
@@ -116,6 +123,11 @@ def _window(offset: int, limit: int) -> tuple[tuple[str, str], ...]:
 _OVERVIEW: Final = _as(schemas.Overview)
 _DEVICE_PAGE: Final = _as(schemas.DevicePage)
 _DEVICE: Final = _as(schemas.DeviceDetail)
+_LABELS: Final = _as(registry_schemas.LabelsOut)
+_IMPORT: Final = _as(registry_schemas.ImportOut)
+_CHANGES: Final = _as(list[registry_schemas.HistoryOut])
+_GROUPS: Final = _as(list[registry_schemas.DeviceGroupOut])
+_GROUP: Final = _as(registry_schemas.DeviceGroupOut)
 _ASSIGNED: Final = _as(list[schemas.AssignedOut])
 _CLAIM_FILES: Final = _as(list[ClaimFile])
 _BELOW: Final = _as(gateway_schemas.BelowOut)
@@ -183,6 +195,56 @@ def device(device_id: str) -> Call[schemas.DeviceDetail]:
 def assign_together(device_id: str, request: schemas.GroupIn) -> Call[list[schemas.AssignedOut]]:
     path = _path("devices", device_id, "assignments")
     return Call(method="POST", path=path, body=request, read=_ASSIGNED)
+
+
+def label_devices(request: registry_schemas.LabelsIn) -> Call[registry_schemas.LabelsOut]:
+    path = _path("devices", "labels")
+    return Call(method="POST", path=path, body=request, read=_LABELS, timeout_s=120.0)
+
+
+def import_devices(
+    data: bytes, form: sheet.Form, *, dry_run: bool
+) -> Call[registry_schemas.ImportOut]:
+    params = (("form", form), ("dry_run", "true" if dry_run else "false"))
+    return Call(
+        method="PUT",
+        path=_path("devices", "import"),
+        params=params,
+        content=data,
+        read=_IMPORT,
+        timeout_s=300.0,
+    )
+
+
+def device_changes(device_id: str, *, limit: int) -> Call[list[registry_schemas.HistoryOut]]:
+    params = (("limit", str(limit)),)
+    path = _path("devices", device_id, "changes")
+    return Call(method="GET", path=path, params=params, read=_CHANGES)
+
+
+def groups() -> Call[list[registry_schemas.DeviceGroupOut]]:
+    return Call(method="GET", path=_path("groups"), read=_GROUPS)
+
+
+def group(name: str) -> Call[registry_schemas.DeviceGroupOut]:
+    return Call(method="GET", path=_path("groups", name), read=_GROUP)
+
+
+def create_group(
+    request: registry_schemas.DeviceGroupIn,
+) -> Call[registry_schemas.DeviceGroupOut]:
+    return Call(method="POST", path=_path("groups"), body=request, read=_GROUP)
+
+
+def delete_group(name: str) -> Call[None]:
+    return Call(method="DELETE", path=_path("groups", name), read=_nothing)
+
+
+def change_members(
+    name: str, request: registry_schemas.MembersIn
+) -> Call[registry_schemas.DeviceGroupOut]:
+    path = _path("groups", name, "members")
+    return Call(method="POST", path=path, body=request, read=_GROUP)
 
 
 def create_claims(request: schemas.ClaimIn) -> Call[list[ClaimFile]]:

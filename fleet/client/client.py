@@ -21,6 +21,7 @@ from fleet.client import (
     command_schemas,
     enrolment_schemas,
     gateway_schemas,
+    registry_schemas,
     rollout_schemas,
     schemas,
     sending,
@@ -29,6 +30,7 @@ from fleet.client.async_client import AsyncClient
 from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.errors import ApiError
 from fleet.client.evidence_schemas import EvidenceOut
+from fleet.devices import sheet
 
 __all__ = ["ApiError", "AsyncClient", "Client"]
 
@@ -112,6 +114,43 @@ class Client:
     ) -> list[schemas.AssignedOut]:
         """Versions of several models for one device, installed all or none."""
         return self.send(calls.assign_together(device_id, request))
+
+    def label_devices(self, request: registry_schemas.LabelsIn) -> registry_schemas.LabelsOut:
+        """Set and remove labels on every device that a query means."""
+        return self.send(calls.label_devices(request))
+
+    def import_devices(
+        self, data: bytes, form: sheet.Form, *, dry_run: bool = False
+    ) -> registry_schemas.ImportOut:
+        """Take the labels of a table over (`fleet.devices.sheet`), all or nothing."""
+        return self.send(calls.import_devices(data, form, dry_run=dry_run))
+
+    def device_changes(
+        self, device_id: str, *, limit: int = PAGE_ROWS
+    ) -> list[registry_schemas.HistoryOut]:
+        """What became of a device's presence, twin and labels, newest first."""
+        return self.send(calls.device_changes(device_id, limit=limit))
+
+    def groups(self) -> list[registry_schemas.DeviceGroupOut]:
+        return self.send(calls.groups())
+
+    def group(self, name: str) -> registry_schemas.DeviceGroupOut:
+        return self.send(calls.group(name))
+
+    def create_group(
+        self, request: registry_schemas.DeviceGroupIn
+    ) -> registry_schemas.DeviceGroupOut:
+        """A group by a query, or with members."""
+        return self.send(calls.create_group(request))
+
+    def delete_group(self, name: str) -> None:
+        """Forget a group that nothing uses; its devices stay."""
+        self.send(calls.delete_group(name))
+
+    def change_members(
+        self, name: str, request: registry_schemas.MembersIn
+    ) -> registry_schemas.DeviceGroupOut:
+        return self.send(calls.change_members(name, request))
 
     def create_claims(self, request: schemas.ClaimIn) -> list[ClaimFile]:
         """New claims with their one-time secrets, which are never shown again."""

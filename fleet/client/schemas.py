@@ -19,7 +19,7 @@ LABEL_KEY_PATTERN = r'^[^"\\=\x00-\x1f]{1,64}$'
 Labels = Annotated[
     dict[
         Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)],
-        Annotated[str, StringConstraints(max_length=200)],
+        Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{0,200}$")],
     ],
     Field(max_length=32),
 ]
@@ -89,6 +89,11 @@ class DeviceDetail(DeviceOut):
     """What the hardware profile asks for and the inventory does not have."""
     reported: Json
     desired: Json
+    desired_version: int = 0
+    """Version of `desired`; the device has seen `reported["desired_version"]`."""
+    changes: list[Json] = Field(default_factory=list)
+    """Newest first: `kind`, `at` and `detail` of what became of twin, presence, labels, inventory
+    (`fleet.client.registry_schemas.HistoryOut`)."""
     certificate_expires_at: float
     history: list[Json] = Field(default_factory=list)
     """Newest first: `at`, and an UpdateReport's fields."""

@@ -166,6 +166,28 @@ WORDS: Final[dict[str, str]] = {
     "Diagnostics": "진단 자료",
     "State again": "상태 재전송",
     "Sampling": "샘플링",
+    # groups
+    "Groups": "그룹",
+    "Group": "그룹",
+    "New group": "새 그룹",
+    "Named sets of devices: members by name, or whoever matches a query now.": (
+        "이름을 붙인 기기 묶음입니다. 기기를 직접 지정하거나, 지금 쿼리에 맞는 기기로 정합니다."
+    ),
+    "Query": "쿼리",
+    "column {n}": "{n}번째 글자",
+    "Name": "이름",
+    "Description": "설명",
+    "Members, instead of a query": "쿼리 대신 기기 지정",
+    "No groups yet": "아직 그룹이 없습니다",
+    "Name one above; queries and rollouts can then ask for it.": (
+        "위에서 만들면 쿼리와 배포에서 쓸 수 있습니다."
+    ),
+    "Delete": "삭제",
+    "Deleted": "삭제했습니다",
+    "Delete group {name}?": "그룹 {name}을(를) 삭제할까요?",
+    "Its devices stay. A group that something asks for is not deleted.": (
+        "기기는 그대로 남습니다. 다른 곳에서 쓰는 그룹은 삭제되지 않습니다."
+    ),
     # models
     "Versions from candidate to champion, with what they were judged by.": (
         "후보에서 챔피언까지, 각 버전과 평가 결과입니다."

@@ -16,6 +16,7 @@ from fleet.console.pages import (
     devices,
     drift,
     enrolment,
+    groups,
     job,
     jobs,
     model,
@@ -30,6 +31,7 @@ _OVERVIEW_S: Final = 5.0
 
 _NAVIGATION: Final = (
     ("/", "Fleet", "o_developer_board"),
+    ("/groups", "Groups", "o_workspaces"),
     ("/models", "Models", "o_category"),
     ("/rollouts", "Rollouts", "o_rocket_launch"),
     ("/drift", "Drift", "o_show_chart"),
@@ -41,6 +43,7 @@ _NAVIGATION: Final = (
 PATHS: Final = (
     "/",
     "/devices/{device_id}",
+    "/groups",
     "/models",
     "/models/{name}/{version}",
     "/rollouts",
@@ -82,7 +85,8 @@ def draw(api: AsyncClient, lang: Lang) -> None:
     with ui.element("main").classes("sk-page-host"):
         ui.sub_pages(
             {
-                "/": lambda: devices.page(view),
+                "/": lambda query="": devices.page(view, query),
+                "/groups": lambda: groups.page(view),
                 "/devices/{device_id}": lambda device_id: device.page(view, device_id),
                 "/models": lambda: models.page(view),
                 "/models/{name}/{version}": lambda name, version: model.page(view, name, version),

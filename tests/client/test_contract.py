@@ -11,14 +11,16 @@ from cloud.api import (
     enrolment_routes,
     export_routes,
     gateway_routes,
+    group_routes,
     lab_routes,
     learning_routes,
     model_routes,
     operation_routes,
+    registry_routes,
     rollout_routes,
 )
 from edge_agent.wire.messages import EnrolRequest, Inventory
-from fleet.client import calls, command_calls, schemas
+from fleet.client import calls, command_calls, registry_schemas, schemas
 from fleet.client.calls import Call
 from fleet.client.command_schemas import CommandIn
 from fleet.client.gateway_schemas import BelowIn
@@ -26,6 +28,7 @@ from fleet.client.gateway_schemas import BelowIn
 MODULES = (
     device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
         rollout_routes, export_routes, lab_routes, gateway_routes, command_routes,
+        group_routes, registry_routes,
 )  # fmt: skip
 
 
@@ -47,6 +50,14 @@ def _calls() -> list[Call]:
         calls.devices(offset=0, limit=1, search="", labels=(), profile="", online=None),
         calls.device("d"),
         calls.assign_together("d", schemas.GroupIn(versions={"a": 1, "b": 2})),
+        calls.label_devices(registry_schemas.LabelsIn(query="online", set={"a": "b"})),
+        calls.import_devices(b"", "csv", dry_run=True),
+        calls.device_changes("d", limit=1),
+        calls.groups(),
+        calls.group("g"),
+        calls.create_group(registry_schemas.DeviceGroupIn(name="g")),
+        calls.delete_group("g"),
+        calls.change_members("g", registry_schemas.MembersIn()),
         calls.create_claims(schemas.ClaimIn(profile="p")),
         calls.claims(),
         calls.revoke_claim("c"),

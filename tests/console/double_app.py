@@ -18,7 +18,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from fleet.client import command_schemas, rollout_schemas, schemas
 from fleet.client.client import AsyncClient
 from fleet.client.enrolment_schemas import RevocationIn
+from fleet.client.registry_schemas import DeviceGroupIn, DeviceGroupOut
 from fleet.console import mount
+from fleet.devices.facts import DeviceFacts
+from fleet.devices.query import parse
 
 TOKENS = {"operator-token": "operator", "viewer-token": "viewer"}
 
@@ -81,6 +84,19 @@ def create(port: int) -> FastAPI:
     return app
 
 
+def _matches(query: str, device: schemas.DeviceOut, groups: dict[str, DeviceGroupOut]) -> bool:
+    asked = parse(query)
+    inside = {
+        name
+        for name in asked.groups & groups.keys()
+        if _matches(groups[name].query, device, groups)
+    }
+    facts = DeviceFacts(
+        device.id, device.profile, device.online, labels=device.labels, groups=frozenset(inside)
+    )
+    return asked.matches(facts)
+
+
 def _fleet(app: FastAPI, w: Any) -> None:
     @app.get("/v1/overview")
     def overview() -> schemas.Overview:
@@ -104,6 +120,7 @@ def _fleet(app: FastAPI, w: Any) -> None:
         search: str = "",
         profile: str = "",
         online: bool | None = None,
+        query: str = "",
     ) -> schemas.DevicePage:
         labels = dict(pair.split("=", 1) for pair in request.query_params.getlist("label"))
         found = [
@@ -113,9 +130,42 @@ def _fleet(app: FastAPI, w: Any) -> None:
             and (not profile or device.profile == profile)
             and (online is None or device.online == online)
             and all(device.labels.get(key) == value for key, value in labels.items())
+            and (not query or _matches(query, device, w().groups))
         ]
         items = [schemas.DeviceOut(**d.model_dump()) for d in found[offset : offset + limit]]
         return schemas.DevicePage(total=len(found), offset=offset, items=items)
+
+    @app.get("/v1/groups")
+    def groups() -> list[DeviceGroupOut]:
+        return [
+            group.model_copy(
+                update={
+                    "devices": sum(
+                        _matches(group.query, each, w().groups) for each in w().devices.values()
+                    )
+                }
+            )
+            for group in w().groups.values()
+        ]
+
+    @app.post("/v1/groups", status_code=201)
+    def create_group(body: DeviceGroupIn) -> DeviceGroupOut:
+        if body.name in w().groups:
+            raise HTTPException(409, f"group {body.name!r} exists already")
+        w().groups[body.name] = DeviceGroupOut(
+            name=body.name,
+            query=body.query,
+            description=body.description,
+            devices=0,
+            created_by="operator",
+            created_at=time.time(),
+            updated_at=time.time(),
+        )
+        return next(group for group in groups() if group.name == body.name)
+
+    @app.delete("/v1/groups/{name}", status_code=204)
+    def delete_group(name: str) -> None:
+        w().groups.pop(name, None)
 
     @app.get("/v1/devices/{device_id}")
     def device(device_id: str) -> schemas.DeviceDetail:

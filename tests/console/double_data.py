@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from fleet.client.command_schemas import CommandIn, CommandOut
+from fleet.client.registry_schemas import DeviceGroupOut
 from fleet.client.schemas import (
     AuditOut,
     ClaimOut,
@@ -49,6 +50,7 @@ class World:
     jobs: dict[str, JobOut] = field(default_factory=dict)
     projects: list[ProjectOut] = field(default_factory=list)
     claims: dict[str, ClaimOut] = field(default_factory=dict)
+    groups: dict[str, DeviceGroupOut] = field(default_factory=dict)
     audit: list[AuditOut] = field(default_factory=list)
     commands: dict[str, CommandOut] = field(default_factory=dict)
     broken: bool = False

@@ -13,9 +13,11 @@ from fleet.client.calls import PAGE_ROWS
 from fleet.client.schemas import DeviceOut, DevicePage, Json, Overview
 from fleet.console import formats, tables
 from fleet.console.live import Live
+from fleet.console.query_box import QueryBox
 from fleet.console.tables import Cell, Column, Row, Rows
 from fleet.console.view import View
 from fleet.console.widgets import Tile, button, card, empty, page_head, tiles
+from fleet.devices.query import QueryError, parse
 
 _PRESENCE: Final[dict[str, bool | None]] = {"All": None, "Online": True, "Offline": False}
 _MAX_TAGS: Final = 4
@@ -29,13 +31,16 @@ class _Filter:
     label: str = ""
     profile: str = ""
     online: bool | None = None
+    query: str = ""
     offset: int = 0
     profiles: set[str] = field(default_factory=set)
     """Profiles seen so far; offered as choices."""
 
     @property
     def any(self) -> bool:
-        return bool(self.search or self.labels or self.profile or self.online is not None)
+        return bool(self.search or self.labels or self.profile or self.query) or (
+            self.online is not None
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -50,8 +55,12 @@ class _Data:
     page: DevicePage
 
 
-async def page(view: View) -> None:
-    wanted = _Filter()
+async def page(view: View, query: str = "") -> None:
+    """
+    Args:
+        query: what the query box holds at first, as links to a group's devices have it.
+    """
+    wanted = _Filter(query=query if _parses(query) else "")
     with page_head(view, view.t("Fleet"), view.t("Every device, what it serves, and its health.")):
         add = button(view.t("Add devices"), icon="add", main=True, testid="add-devices")
         add.on_click(lambda: view.go("/enrolment"))
@@ -64,6 +73,7 @@ async def page(view: View) -> None:
             labels=wanted.labels,
             profile=wanted.profile,
             online=wanted.online,
+            query=wanted.query,
         )
         return _Data(await view.api.overview(), page)
 
@@ -71,6 +81,7 @@ async def page(view: View) -> None:
     live.part(lambda data: _tiles(view, data.overview), of=lambda data: data.overview)
     with card(body=False):
         offer = _filters(view, wanted, live)
+        _query(view, query, wanted, live)
         table = Rows(
             [
                 Column("device", view.t("Device")),
@@ -165,6 +176,22 @@ def _filters(view: View, wanted: _Filter, live: Live[_Data]) -> Callable[[set[st
             choice.set_options(sorted(wanted.profiles), value=choice.value)
 
     return offer
+
+
+def _query(view: View, first: str, wanted: _Filter, live: Live[_Data]) -> None:
+    async def again(text: str) -> None:
+        wanted.query, wanted.offset = text, 0
+        await live.refresh()
+
+    QueryBox(view, value=first, changed=again, testid="query")
+
+
+def _parses(text: str) -> bool:
+    try:
+        parse(text)
+    except QueryError:
+        return False
+    return True
 
 
 def _row(view: View, device: DeviceOut) -> Row:
