@@ -166,7 +166,8 @@ class Ingest:
                 if uplink.key in fresh:
                     fresh.discard(uplink.key)
                     new.append(uplink)
-            outcome["repeated"] += len(settled) - len(new)
+            if len(new) < len(settled):
+                outcome["repeated"] += len(settled) - len(new)
             rows = Rows()
             bulk = [uplink for uplink in new if uplink.kind in COLLECTED]
             # the rest may write to the audit, which is one writer's until the commit: the rows of
