@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from edge_agent.disk.database import Damaged, open_durable
+from edge_agent.disk.surviving import Surviving
 from edge_agent.wire.ids import Digest, Slug, is_slug
 from edge_agent.wire.manifest import ReleaseInfo
 
@@ -108,8 +109,8 @@ class Records:
             found: what is installed, for a new database; nothing on a new device.
         """
         self._root = root
-        self._database = open_durable(
-            root / "state.sqlite", lambda database: _prepare(database, found)
+        self._database = Surviving(
+            open_durable(root / "state.sqlite", lambda database: _prepare(database, found))
         )
 
     def close(self) -> None:
@@ -118,8 +119,7 @@ class Records:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes inside are made, or none."""
-        self._database.execute("BEGIN IMMEDIATE")
-        with self._database:  # commits, or rolls back
+        with self._database.transaction():
             yield
 
     def models(self) -> list[str]:
