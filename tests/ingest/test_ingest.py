@@ -354,3 +354,10 @@ def test_a_state_that_does_not_parse_changes_nothing(ingest, sessions):
     ingest.handle_states([Message(topics.state("cam-1"), b"[]"), Message("other/topic", b"{}")])
     assert not device(sessions).online
     assert ingest.counts["malformed"] == 2
+
+
+def test_a_state_that_no_database_keeps_does_not_hold_up_the_others(ingest, sessions):
+    """PostgreSQL has no text with a NUL, and JSON that holds one breaks whoever queries it."""
+    ingest.handle_states([state("b\x00"), state("b1")])
+    assert device(sessions).boot == "b1"
+    assert ingest.counts["malformed"] == 1
