@@ -14,6 +14,8 @@ from edge_agent.commanded.tail import LogTail
 from edge_agent.commanded.tasks import Sources, may_restart, tasks
 from edge_agent.wire.topics import UplinkKind
 
+log = logging.getLogger("skerry.commands")
+
 LOGGER: Final = "skerry"
 """Every event of the agent goes through it; what libraries log is not sent anywhere."""
 
@@ -74,7 +76,10 @@ class CommandDesk:
     def open(self) -> None:
         """Keep what is logged from here on, and go on with overrides of earlier starts."""
         logging.getLogger(LOGGER).addHandler(self._tail)
-        self._overrides.restore()
+        try:
+            self._overrides.restore()
+        except Exception:
+            log.exception("override.not_restored")  # it ends early; serving counts for more
 
     def close(self) -> None:
         logging.getLogger(LOGGER).removeHandler(self._tail)
