@@ -32,6 +32,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from cloud.broker.answers import Answer, Countdown
 from cloud.broker.inbound import Inbound
 from cloud.broker.outgoing import NotConnected, Outgoing, PublishRefused
 from cloud.errors import OperatorError
@@ -92,55 +93,6 @@ class _ClosingContext(ssl.SSLContext):
         return wrapped
 
 
-class _Answer:
-    """The broker's answer to one publish.  Answer and listener arrive in either order."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reason: ReasonCode | None = None
-        self._listener: Callable[[ReasonCode], None] | None = None
-
-    def give(self, reason: ReasonCode) -> bool:
-        """Whether somebody listened already."""
-        with self._lock:
-            self._reason = reason
-            listener = self._listener
-        if listener is not None:
-            listener(reason)
-        return listener is not None
-
-    def listen(self, listener: Callable[[ReasonCode], None]) -> bool:
-        """Whether the answer was there already."""
-        with self._lock:
-            self._listener = listener
-            reason = self._reason
-        if reason is not None:
-            listener(reason)
-        return reason is not None
-
-
-class _Countdown:
-    """Waits until as many are done as were expected."""
-
-    def __init__(self) -> None:
-        self._left = 0
-        self._changed = threading.Condition()
-
-    def expect(self) -> None:
-        with self._changed:
-            self._left += 1
-
-    def done(self) -> None:
-        with self._changed:
-            self._left -= 1
-            self._changed.notify_all()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether all are done within `timeout_s`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._left <= 0, timeout_s)
-
-
 class Connection:
     """See the module.  All methods are thread-safe."""
 
@@ -177,7 +129,7 @@ class Connection:
         self._subscriptions: dict[str, tuple[BatchHandler, int]] = {}
         self._on_connected: list[Callable[[], None]] = []
         self._client: mqtt.Client | None = None
-        self._answers: dict[tuple[int, int], _Answer] = {}
+        self._answers: dict[tuple[int, int], Answer] = {}
         self._answered = answered
         self._room = threading.Lock()
         self._unsent: deque[tuple[mqtt.MQTTMessageInfo, int]] = deque()  # of QoS 0, with bytes
@@ -313,7 +265,7 @@ class Connection:
         results: list[OperatorError | None] = [
             NotConnected("the connection broke before the broker answered")
         ] * len(messages)
-        answered = _Countdown()
+        answered = Countdown()
         client: mqtt.Client | None = None
         for index, message in enumerate(messages):
 
@@ -414,7 +366,7 @@ class Connection:
         # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which is
         # held while it calls `on_publish`
         key = (id(client), info.mid)
-        if self._answers.setdefault(key, _Answer()).listen(listener):
+        if self._answers.setdefault(key, Answer()).listen(listener):
             self._answers.pop(key, None)
         return client, info
 
@@ -533,7 +485,7 @@ class Connection:
             _client: mqtt.Client, _u: object, mid: int, reason: ReasonCode, _p: object
         ) -> None:
             key = (id(client), mid)
-            if self._answers.setdefault(key, _Answer()).give(reason):
+            if self._answers.setdefault(key, Answer()).give(reason):
                 self._answers.pop(key, None)
 
         client.on_connect = on_connect
