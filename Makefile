@@ -40,7 +40,7 @@ define suite
 	@python -m pytest tests -m "($(1)) and alone" $(2) || test $$? = 5 -a -n "$(PYTEST)"
 endef
 
-.PHONY: help demo test check format bench crash clean install broker browser load clock token tpm postgres
+.PHONY: help demo test check format bench crash clean install broker browser load clock token tpm postgres chaos
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ format: install  ## rewrite the code in the house's format
 crash: install broker  ## a device killed, and its power cut, at every file operation of an update; then 200 kills under traffic
 	@python -m tests.crash.matrix
 	@CRASH_ROUNDS=200 python -m pytest tests/crash/test_rounds.py -q -s
+
+chaos: install broker postgres  ## two of each process killed again and again during a rollout to 1,000 simulated devices
+	@python -m tests.chaos
 
 bench: install broker load  ## every benchmark; each prints a table and one JSON line
 	@for name in $(BENCHES); do echo "== bench.$$name"; python -m bench.$$name; done

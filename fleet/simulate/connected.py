@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -61,6 +62,14 @@ class ConnectedDevice:
         self.device.say_offline()
         await self._line.stop()
         self.device.stop()
+
+    def calm(self) -> None:
+        """Stay from here on, and send no more metrics."""
+        self._behaviour = replace(self._behaviour, churn_per_minute=0.0)
+        if self._churn is not None:
+            self._churn.cancel()
+            self._churn = None
+        self.device.quieten()
 
     async def halt(self) -> None:
         """End without a word, as a device that loses power; `start` goes on with its journal."""

@@ -15,6 +15,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 
 from edge_agent.wire.commands import MAX_COMMAND_BYTES, Command
@@ -200,6 +201,13 @@ class SimulatedDevice:
         for update in self._updates.values():
             if update.timer is not None:
                 update.timer.cancel()
+        if self._metrics_timer is not None:
+            self._metrics_timer.cancel()
+            self._metrics_timer = None
+
+    def quieten(self) -> None:
+        """Send no more metrics."""
+        self._behaviour = replace(self._behaviour, metrics_interval_s=0.0)
         if self._metrics_timer is not None:
             self._metrics_timer.cancel()
             self._metrics_timer = None

@@ -158,5 +158,10 @@ class Fleet:
             some = self.members[first : first + _STOPPING_AT_ONCE]
             await asyncio.gather(*(each.stop() for each in some))
 
+    def calm(self) -> None:
+        """No device goes away from here on, or sends metrics: all come to rest."""
+        for each in self.members:
+            each.calm()
+
     def snapshot(self) -> Snapshot:
         return snapshot(self.devices, len(self.members), self._broker.counts)

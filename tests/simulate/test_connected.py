@@ -156,6 +156,11 @@ def test_churn_takes_devices_away_and_brings_them_back(broker: Mosquitto) -> Non
         fleet.start()
         await until(lambda: to.counts.went_away >= 6 and to.counts.connects >= 9)
         assert {device.boot for device in fleet.devices} != boots
+        fleet.calm()
+        await until(lambda: to.counts.up == 3)
+        away = to.counts.went_away
+        await asyncio.sleep(0.3)  # three would have gone in a tenth of it
+        assert to.counts.went_away == away
         await fleet.stop()
         assert fleet.snapshot().counts.up == 0
 
