@@ -30,6 +30,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from edge_agent.challengers import Challengers, free_memory_mib
 from edge_agent.commanded.desk import CommandDesk
 from edge_agent.commanded.tasks import Sources
 from edge_agent.device.config import AgentSettings, read_token
@@ -74,6 +75,7 @@ from edge_agent.update.updater import open_updater
 from edge_agent.wire import topics, windows
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import (
+    ChallengerState,
     Desired,
     DeviceEvent,
     UpdateReport,
@@ -149,6 +151,14 @@ class Agent:
             replacing=lambda model: self._figures.journal([model]),
             changed=self._twin_changed.set,
         )
+        beside = Challengers(
+            self._plane,
+            self._sampler,
+            self._models,
+            leaving=self._figures.journal_tried,
+            changed=self._twin_changed.set,
+            free_mib=free_memory_mib,
+        )
         self._trust = open_trust(identity, fetch)
         chunks = MqttChunkPort(
             self._link, member.device_id, queued=2 * settings.update_window_chunks
@@ -173,6 +183,7 @@ class Agent:
             quota_mib=settings.update_quota_mib,
             memory_mib=settings.update_memory_mib,
             pace=pace,
+            beside=beside,
         )
         self._lab = Lab(
             identity.directory / "lab",
@@ -428,7 +439,8 @@ class Agent:
 
     def _updating(self) -> str:
         """What a restart would disturb: the phase of a version that is not committed."""
-        if any(served.pending for served in self._served()):
+        tried = any(each.installed.pending for each in self._store.challengers())
+        if tried or any(served.pending for served in self._served()):
             return "probation"
         phase = self._updater.status()["phase"]
         return str(phase) if phase in ("staged", "activating", "probation") else ""
@@ -494,10 +506,27 @@ class Agent:
                 each.variant,
                 each.pending,
                 self._models.faults.get(each.model, ""),
+                self._tried(each.model),
             )
             for each in installed
             if each is not None
         ]
+
+    def _tried(self, model: str) -> ChallengerState | None:
+        """What is tried beside the version that serves `model`; as it is, not as it should be."""
+        challenger, trial = self._store.challenger(model), self._plane.trials.get(model)
+        if challenger is None:
+            return None
+        tried = challenger.installed
+        return ChallengerState(
+            version=tried.version,
+            counter=tried.counter,
+            sha256=tried.sha256,
+            variant=tried.variant,
+            phase="failed" if trial is None else "probation" if tried.pending else "healthy",
+            mode=challenger.mode,
+            share=challenger.share,
+        )
 
     # ── metrics ──────────────────────────────────────────────────────────────────────────────────
 

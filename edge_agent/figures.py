@@ -15,9 +15,9 @@ from edge_agent.device.inventory import rss_mib
 from edge_agent.link.errors import LinkError
 from edge_agent.link.outbox import Outbox
 from edge_agent.sampling import Sampler
-from edge_agent.serve import DataPlane, ModelNotServed
+from edge_agent.serve import DataPlane, MetricsWindow, ModelNotServed
 from edge_agent.serve.metrics import prometheus
-from edge_agent.wire.messages import MetricsReport
+from edge_agent.wire.messages import ComparisonReport, MetricsReport, TrialMode
 
 log = logging.getLogger("skerry.agent")
 
@@ -34,11 +34,13 @@ class Figures:
     def journal(self, models: Iterable[str]) -> None:
         """Journal what these models did since the last call; what cannot be journalled is lost."""
         with self._lock:
-            for report in self._reports(models):
-                try:
-                    self._outbox.append("metrics", report.encode())
-                except LinkError as error:
-                    log.error("metrics.not_journalled cause=%s", error)
+            for model in models:
+                self._append((*self._served(model), *self._tried(model)))
+
+    def journal_tried(self, model: str) -> None:
+        """`journal` of what is tried beside `model` alone."""
+        with self._lock:
+            self._append(self._tried(model))
 
     def journal_all(self) -> None:
         """`journal` of every model that is served."""
@@ -57,25 +59,57 @@ class Figures:
         models = [*self._plane.snapshots(), *self._plane.replaced_snapshots()]
         return prometheus(models, self._plane.refusals)
 
-    def _reports(self, models: Iterable[str]) -> Iterator[MetricsReport]:
-        """Figures of those that had requests or corrections since the last call."""
-        for model in models:
+    def _append(self, reports: Iterable[MetricsReport]) -> None:
+        for report in reports:
             try:
-                window = self._plane.window_metrics(model)
-            except ModelNotServed:
-                continue
-            corrections = self._sampler.take_corrections(model, window.version)
-            if not window.requests and not corrections:
-                continue
-            yield MetricsReport(
-                model=model,
-                version=window.version,
-                window_s=window.window_s,
-                requests=window.requests,
-                errors=window.errors,
-                rejects=window.rejects,
-                corrections=corrections,
-                latency_p50_us=window.p50_us,
-                latency_p99_us=window.p99_us,
-                rss_mib=rss_mib(),
-            )
+                self._outbox.append("metrics", report.encode())
+            except LinkError as error:
+                log.error("metrics.not_journalled cause=%s", error)
+
+    def _served(self, model: str) -> Iterator[MetricsReport]:
+        try:
+            window = self._plane.window_metrics(model)
+        except ModelNotServed:
+            return
+        corrections = self._sampler.take_corrections(model, window.version)
+        if window.requests or corrections:
+            yield _report(model, window, corrections)
+
+    def _tried(self, model: str) -> Iterator[MetricsReport]:
+        trial = self._plane.trials.get(model)
+        if trial is None:
+            return
+        mode, share = trial.mode, trial.split.share
+        try:
+            window = self._plane.trial_metrics(model)
+        except ModelNotServed:  # it ended meanwhile
+            return
+        comparison = self._plane.take_comparison(model)
+        corrections = self._sampler.take_corrections(model, window.version)
+        if window.requests or corrections or comparison is not None:
+            yield _report(model, window, corrections, mode, share, comparison)
+
+
+def _report(
+    model: str,
+    window: MetricsWindow,
+    corrections: int,
+    trial: TrialMode | None = None,
+    share: float | None = None,
+    comparison: ComparisonReport | None = None,
+) -> MetricsReport:
+    return MetricsReport(
+        model=model,
+        version=window.version,
+        window_s=window.window_s,
+        requests=window.requests,
+        errors=window.errors,
+        rejects=window.rejects,
+        corrections=corrections,
+        latency_p50_us=window.p50_us,
+        latency_p99_us=window.p99_us,
+        rss_mib=rss_mib(),
+        trial=trial,
+        share=share,
+        comparison=comparison,
+    )

@@ -4,7 +4,8 @@ Rules:
     * A version is loaded on a thread of its own for `LOAD_TIMEOUT_S` at most.  One that hangs costs
       that thread, never the start of the agent nor the version that serves.
     * Versions of a group are all loaded before the first of them answers.
-    * A version that is in memory still, as in a roll-back, answers again at once.
+    * A version that is in memory still, as in a roll-back, or already, as what was tried beside
+      the one that serves, answers at once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MAX_FAULT_CHARS: Final = 300
 
 
 @dataclass(slots=True)
-class _Weight:
+class Weight:
     """Memory of one version, in MiB.
 
     Attributes:
@@ -75,7 +76,7 @@ class Models:
         self._load_timeout_s = load_timeout_s
         self._rss_mib = memory_mib
         self._empty_mib: float | None = None  # of the process before its first model
-        self._weights: dict[str, _Weight] = {}
+        self._weights: dict[str, Weight] = {}
         self._directories: dict[str, Path] = {}
 
     def activate(self, model: str, directory: Path) -> None:
@@ -85,8 +86,8 @@ class Models:
             BadBundle, NotServable, OSError: it cannot be served.
         """
         try:
-            if not self._goes_back(model, directory):
-                self._install(model, directory, *self._load(directory))
+            if not (self._goes_back(model, directory) or self._promotes(model, directory)):
+                self._install(model, directory, *self.load(directory))
         except Exception as error:
             self._fault(model, error)
             raise
@@ -100,7 +101,7 @@ class Models:
         loaded: dict[str, tuple[ServedModel, float]] = {}
         for model, directory in directories.items():
             try:
-                loaded[model] = self._load(directory)
+                loaded[model] = self.load(directory)
             except Exception as error:
                 self._fault(model, error)
                 for served, _ in loaded.values():
@@ -130,7 +131,7 @@ class Models:
             requests=window.requests,
             errors=window.errors,
             latency_p99_ms=window.p99_us / 1000.0 if answered else None,
-            rss_mib=self._memory_mib(model),
+            rss_mib=self.alone_mib(self._weights.get(model)),
         )
 
     def recheck(self, model: str) -> None:
@@ -141,13 +142,11 @@ class Models:
         """
         served = self._plane.models.get(model)
         directory = self._directories.get(model)
-        if served is None or directory is None or served.manifest.golden is None:
-            return
-        manifest = served.manifest
-        golden.check(served.pipeline, directory / served.manifest.golden, manifest.golden_atol)
+        if served is not None and directory is not None:
+            check_golden(served, directory)
 
-    def _load(self, directory: Path) -> tuple[ServedModel, float]:
-        """A loaded version and the MiB that it took.
+    def load(self, directory: Path) -> tuple[ServedModel, float]:
+        """A loaded version, which nothing serves yet, and the MiB that it took.
 
         Raises:
             NotServable: or it took longer than is allowed.
@@ -167,10 +166,23 @@ class Models:
         self._sampler.prepare(served.manifest)
         self._replacing(model)
         self._plane.install(model, served)
-        self._weights[model] = _Weight(grown_mib, self._rss_mib())
+        self._weights[model] = self.weight_of(grown_mib)
         self._directories[model] = directory
         self.faults.pop(model, None)
         self._changed()
+
+    def _promotes(self, model: str, directory: Path) -> bool:
+        """Serve what is in `directory` at once if it is tried beside the one that serves."""
+        trial = self._plane.trials.get(model)
+        if trial is None or not _holds(directory, trial.challenger):
+            return False
+        self._replacing(model)
+        if not self._plane.promote(model):
+            return False
+        self._directories[model] = directory
+        self.faults.pop(model, None)
+        self._changed()
+        return True
 
     def _goes_back(self, model: str, directory: Path) -> bool:
         """Serve what is in `directory` at once if it is in memory still, as in a roll-back."""
@@ -195,12 +207,41 @@ class Models:
         self.faults[model] = " ".join(str(error).split())[:MAX_FAULT_CHARS]
         self._changed()
 
-    def _memory_mib(self, model: str) -> float | None:
-        now_mib, weight = self._rss_mib(), self._weights.get(model)
+    def grown_mib(self, model: str) -> float:
+        """What loading the version that serves `model` took; 0 where that is not known."""
+        weight = self._weights.get(model)
+        return 0.0 if weight is None else weight.grown
+
+    def alone_mib(self, weight: Weight | None) -> float | None:
+        """Memory of a process that serves this version alone; None where nothing is known."""
+        now_mib = self._rss_mib()
         if not now_mib or weight is None or self._empty_mib is None:
             return now_mib or None
         weight.lowest = min(weight.lowest, now_mib)
         return self._empty_mib + weight.grown + now_mib - weight.lowest
+
+    def weight_of(self, grown_mib: float) -> Weight:
+        """The weight of a version that is served from now on."""
+        return Weight(grown_mib, self._rss_mib())
+
+
+def check_golden(served: ServedModel, directory: Path) -> None:
+    """Have what was loaded from `directory` answer its golden inputs.
+
+    Raises:
+        GoldenMismatch: it answers something else now.
+    """
+    manifest = served.manifest
+    if manifest.golden is not None:
+        golden.check(served.pipeline, directory / manifest.golden, manifest.golden_atol)
+
+
+def _holds(directory: Path, served: ServedModel) -> bool:
+    """Whether the bundle in `directory` is what was loaded."""
+    try:
+        return read_manifest(directory) == served.manifest
+    except (UpdateError, OSError):
+        return False
 
 
 class _Loading(threading.Thread):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from edge_agent.wire.messages import (
     FINAL_PHASES,
+    ChallengerState,
     DeviceState,
     Inventory,
     ModelState,
@@ -26,6 +27,7 @@ class Served:
 
     Attributes:
         fault: why it does not serve although it is installed; empty when it does.
+        challenger: what is tried beside it.
     """
 
     model: str
@@ -35,6 +37,7 @@ class Served:
     variant: str
     pending: bool
     fault: str = ""
+    challenger: ChallengerState | None = None
 
 
 class Twin:
@@ -111,7 +114,8 @@ class Twin:
         if served.fault:
             phase, detail = "failed", f"version {served.version} does not serve: {served.fault}"
         report = self._reports.get(served.model)
-        if report is not None and report.counter != served.counter:
+        tried = 0 if served.challenger is None else served.challenger.counter
+        if report is not None and report.counter not in (served.counter, tried):
             # the version beside the one that serves: on its way, or turned away
             beside = f"version {report.version} {report.phase} {report.reason}".rstrip()
             detail = "; ".join(filter(None, (detail, beside)))
@@ -124,4 +128,5 @@ class Twin:
             variant=served.variant,
             phase=phase,
             detail=detail,
+            challenger=served.challenger,
         )

@@ -43,8 +43,9 @@ log = logging.getLogger("skerry.sampling")
 QUEUED_ITEMS: Final = 256
 QUEUED_BYTES: Final = 8 << 20
 RING_BYTES: Final = 2 << 20
-_PREPARED: Final = 3
-"""Versions of a model kept prepared: the one that serves, the one before, and the one to come."""
+_PREPARED: Final = 4
+"""Versions of a model kept prepared: the one that serves, the one before, the one that is tried
+beside it, and the one to come."""
 MAX_BATCH_ITEMS: Final = 64
 """Items of one request that are looked at; the rest of a larger batch is not sampled."""
 

@@ -20,10 +20,12 @@ class Unit:
     Attributes:
         group: its name; None for an assignment that stands alone.
         wants: what is wanted of each model.
+        trial: it is to be tried beside the version that serves; a unit of one.
     """
 
     group: str | None
     wants: Mapping[str, DesiredModel]
+    trial: bool = False
 
     @property
     def key(self) -> tuple[tuple[str, int, str], ...]:
@@ -40,6 +42,11 @@ def units(desired: Desired) -> list[Unit]:
         key = (None, model) if want.group is None else (want.group, "")
         grouped.setdefault(key, {})[model] = want
     return [Unit(group, wants) for (group, _), wants in grouped.items()]
+
+
+def trials(desired: Desired) -> list[Unit]:
+    """The twin's trials, one a unit."""
+    return [Unit(None, {model: want}, trial=True) for model, want in desired.trials.items()]
 
 
 def unit_of(desired: Desired | None, model: str) -> Unit | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from edge_agent.update.attempt import Attempt
+from edge_agent.update.errors import OutsideWindow
 from edge_agent.update.groups import Unit, unit_of
 from edge_agent.wire.messages import Desired, Phase
 from edge_agent.wire.windows import Window, next_opening
@@ -51,6 +52,12 @@ class Orders:
         opens_at = self.opens_at
         return None if opens_at is None else max((opens_at - self._now()).total_seconds(), 0.0)
 
+    def outside_window(self) -> OutsideWindow:
+        """Says when the next window opens; to be raised."""
+        opens_at = self.opens_at
+        when = "soon" if opens_at is None else opens_at.isoformat(" ", "minutes")
+        return OutsideWindow(f"ready; versions may be switched from {when} on")
+
     def interrupted(self, attempt: Attempt) -> bool:
         """Whether an attempt must not go on to its switch."""
         if self.stopping.is_set():
@@ -62,8 +69,10 @@ class Orders:
     def superseded(self, attempt: Attempt) -> dict[str, Phase]:
         """Phases that a newer twin puts wanted models into; without those that stand."""
         phases: dict[str, Phase] = {}
+        desired = self.desired or Desired(version=0)
+        wanted = desired.trials if attempt.unit.trial else desired.models
         for model, want in attempt.wants.items():
-            newest = self.desired.models.get(model) if self.desired is not None else None
+            newest = wanted.get(model)
             if attempt.by_hand:
                 if newest is not None and newest.generation > want.generation:
                     phases[model] = "superseded"

@@ -11,19 +11,15 @@ import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
-from edge_agent.update.attempt import Attempt, disk_reason, end_of
+from edge_agent.update.attempt import Attempt, end_of
+from edge_agent.update.ends import Ends, log_unexpected
 from edge_agent.update.errors import (
     Failed,
-    IncompleteGroup,
     Interrupted,
-    NotAssigned,
     NotYet,
-    OutsideWindow,
     Paused,
     Refused,
-    TransferStalled,
     UpdateError,
 )
 from edge_agent.update.groups import require_whole
@@ -37,16 +33,9 @@ from edge_agent.update.serving import Serving
 from edge_agent.update.store import Installed, Reverted, SlotStore, Switch
 from edge_agent.update.trust import Assigned
 from edge_agent.update.watch import Watch
-from edge_agent.wire.messages import Phase, UpdateReport
+from edge_agent.wire.messages import UpdateReport
 
 log = logging.getLogger("skerry.update")
-
-RETRY_CAPS: Final[dict[type[NotYet], int]] = {
-    NotAssigned: 6,
-    IncompleteGroup: 6,
-    TransferStalled: 10,
-}
-"""Tries after which these become final."""
 
 SelfTest = Callable[[Path, Callable[[], bool]], SelfTestResult]
 """Tries a staged bundle; the callable says when to leave off."""
@@ -79,7 +68,7 @@ class Passes:
         self._watch = watch
         self._selftest = selftest
         self._clock = clock
-        self._tries: dict[tuple[object, str], int] = {}
+        self._ends = Ends(store, orders)
         self._ready: set[object] = set()  # units that wait for a window only
         self._condemned: dict[object, tuple[str, Unhealthy]] = {}
         """Pending units that failed, while the disk does not let the store go back."""
@@ -135,12 +124,21 @@ class Passes:
             else:
                 self._install(attempt)
         except NotYet as error:
-            return self._not_yet(attempt, error)
+            return self._ends.not_yet(attempt, error)
         except Exception as error:
             if self._orders.stopping.is_set():
                 return False  # what it needs may be closed already; the next start tries again
-            return self._failed(attempt, error)
+            if not isinstance(error, UpdateError) and self._is_switched(attempt):
+                log_unexpected(attempt, error)
+                return False
+            return self._ends.failed(attempt, error)
         return True
+
+    def _is_switched(self, attempt: Attempt) -> bool:
+        """Whether the probation has the last word, or the disk refused only after the commit."""
+        return attempt.awaits_probation(self._store) or all(
+            self._has(model, want.target) for model, want in attempt.wants.items()
+        )
 
     def _has(self, model: str, target: str) -> bool:
         """Whether `target` is committed and serves."""
@@ -165,7 +163,8 @@ class Passes:
             raise Paused("updates are paused on this device")
         window_closed = not attempt.by_hand and self._orders.opens_at is not None
         if window_closed and attempt.unit.key in self._ready:
-            raise self._outside_window()  # all else is done, and costs the line nothing again
+            # all else is done, and costs the line nothing again
+            raise self._orders.outside_window()
         for model in attempt.wants:
             if unit := self._store.unit(model):
                 self._probe(unit, attempt.started_at)  # else it would be torn apart
@@ -184,7 +183,7 @@ class Passes:
             raise Interrupted("superseded before the switch")
         if not attempt.by_hand and self._orders.opens_at is not None:
             self._ready.add(attempt.unit.key)
-            raise self._outside_window()
+            raise self._orders.outside_window()
         self._switch(attempt, assigned)
 
     def _verify(self, attempt: Attempt) -> dict[str, Assigned]:
@@ -312,78 +311,6 @@ class Passes:
             self._serving.back(each.model)
             reports.append(report_of_installed(each, "rolled_back", *why, elapsed_s))
         self._reporter.settle(reports)
-
-    # ── ends ─────────────────────────────────────────────────────────────────────────────────────
-
-    def _not_yet(self, attempt: Attempt, error: NotYet) -> bool:
-        """Whether the attempt is settled: superseded, or tried too often."""
-        if isinstance(error, Interrupted):
-            if self._orders.stopping.is_set():
-                return False
-            superseded = self._orders.superseded(attempt)
-            for model, ended in superseded.items():
-                attempt.settle(ended, models=[model])
-            if superseded or attempt.by_hand or not self._orders.paused:
-                return len(superseded) == len(attempt.wants)
-            error = Paused("updates are paused on this device")
-        key = (attempt.unit.key, error.reason)
-        cap = RETRY_CAPS.get(type(error))
-        if isinstance(error, TransferStalled) and error.advanced:
-            self._tries.pop(key, None)  # a line that brings enough each time is no dead end
-        if cap is not None and not attempt.by_hand:
-            self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] >= cap:
-                phase: Phase = "failed" if isinstance(error, TransferStalled) else "rejected"
-                self._end(attempt, phase, error.reason, str(error))
-                return True
-        phase = "staged" if isinstance(error, OutsideWindow) else "downloading"
-        for model in attempt.wants:
-            attempt.report(phase, model, error.reason, str(error))
-        return False
-
-    def _failed(self, attempt: Attempt, error: Exception) -> bool:
-        """End an attempt that raised; False when it is to be resumed instead."""
-        if isinstance(error, UpdateError):
-            phase: Phase = "rejected" if isinstance(error, Refused) else "failed"
-            self._end(attempt, phase, error.reason, str(error))
-            return True
-        reason = disk_reason(error)
-        if reason is None:
-            targets = ", ".join(want.target for want in attempt.wants.values())
-            log.error(
-                "update.failed_unexpectedly model=%s target=%s",
-                min(attempt.wants),
-                targets,
-                exc_info=error,
-            )
-        if attempt.awaits_probation(self._store):
-            return False  # it is switched to, so its probation has the last word
-        if all(self._has(model, want.target) for model, want in attempt.wants.items()):
-            return False  # the disk refused only after the commit
-        if reason is None:
-            reason, detail = "internal_error", f"{type(error).__name__}: {error}"
-        else:
-            detail = str(error)
-        self._end(attempt, "failed", reason, detail)
-        return True
-
-    def _end(self, attempt: Attempt, phase: Phase, reason: str, detail: str) -> None:
-        log.warning(
-            "update.ended model=%s target=%s phase=%s reason=%s: %s",
-            attempt.blame or min(attempt.wants),
-            ", ".join(want.target for want in attempt.wants.values()),
-            phase,
-            reason,
-            detail,
-        )
-        for model, sha256 in attempt.staged.items():
-            self._store.discard(model, sha256)
-        attempt.settle(phase, reason, detail)
-
-    def _outside_window(self) -> OutsideWindow:
-        opens_at = self._orders.opens_at
-        when = "soon" if opens_at is None else opens_at.isoformat(" ", "minutes")
-        return OutsideWindow(f"ready; versions may be switched from {when} on")
 
 
 def _key(unit: Sequence[Installed]) -> object:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from edge_agent.wire.messages import ChunkReply, ChunkRequest, UpdateReport
+from edge_agent.wire.messages import ChunkReply, ChunkRequest, TrialMode, UpdateReport
 
 
 class NotFound(LookupError):
@@ -81,6 +81,40 @@ Activate = Callable[[str, Path], None]
 
 Deactivate = Callable[[str], None]
 """Stop serving a model."""
+
+
+class Beside(Protocol):
+    """What tries a version beside the one that serves its model."""
+
+    def begin(self, model: str, directory: Path, mode: TrialMode, share: float, salt: str) -> None:
+        """Load the bundle in `directory` and try it, instead of what was tried before.
+
+        Args:
+            share: of the requests, 0 to 1.
+            salt: tells trials apart; the same one draws the same clients.
+
+        Raises:
+            UpdateError: its memory does not fit.
+            Exception: it cannot be served, or not beside the version that serves.
+        """
+        ...
+
+    def change(self, model: str, mode: TrialMode, share: float) -> None:
+        """Go on in this way, if anything is tried; nothing is loaded."""
+        ...
+
+    def end(self, model: str) -> None:
+        """Try nothing any more; nothing happens when nothing is tried."""
+        ...
+
+    def health(self, model: str) -> HealthSample | None:
+        """Figures of what is tried since the last call; None when nothing is."""
+        ...
+
+    def recheck(self, model: str) -> None:
+        """Have what is tried answer its golden inputs; raises when it does not."""
+        ...
+
 
 Report = Callable[[UpdateReport], None]
 """Journal a report; returns when it is durable."""

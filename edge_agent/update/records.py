@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from edge_agent.disk.database import Damaged, open_durable
 from edge_agent.disk.surviving import Surviving
 from edge_agent.wire.ids import Digest, Slug, is_slug
 from edge_agent.wire.manifest import ReleaseInfo
+from edge_agent.wire.messages import SHARE_PPM, TrialMode
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS installed(
@@ -29,6 +30,13 @@ CREATE TABLE IF NOT EXISTS installed(
     PRIMARY KEY (model, role));
 CREATE TABLE IF NOT EXISTS pending(
     model TEXT PRIMARY KEY, tries INTEGER NOT NULL, unit TEXT);
+CREATE TABLE IF NOT EXISTS trials(
+    model TEXT PRIMARY KEY,
+    sha256 TEXT NOT NULL, target TEXT NOT NULL, version INTEGER NOT NULL,
+    counter INTEGER NOT NULL, variant TEXT NOT NULL, generation INTEGER NOT NULL,
+    rollout TEXT, probation_s REAL NOT NULL,
+    mode TEXT NOT NULL, share_ppm INTEGER NOT NULL, pending INTEGER NOT NULL,
+    tries INTEGER NOT NULL);
 """
 _COLUMNS = "sha256, target, version, counter, variant, generation, rollout, probation_s"
 
@@ -40,6 +48,15 @@ _INSTALLED_ROWS: Final = TypeAdapter(
         tuple[
             Slug, Role, Digest, str, Annotated[int, Field(ge=1)], _Count, str, _Count, str | None,
             Annotated[float, Field(ge=0, allow_inf_nan=False)],
+        ]
+    ]
+)  # fmt: skip
+_Ppm = Annotated[int, Field(ge=0, le=SHARE_PPM)]
+_TRIAL_ROWS: Final = TypeAdapter(
+    list[
+        tuple[
+            Slug, Digest, str, Annotated[int, Field(ge=1)], _Count, str, _Count, str | None,
+            Annotated[float, Field(ge=0, allow_inf_nan=False)], TrialMode, _Ppm, _Count, _Count,
         ]
     ]
 )  # fmt: skip
@@ -87,6 +104,24 @@ class Switch:
     generation: int = 0
     rollout: str | None = None
     probation_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A version that is tried beside the current one.
+
+    Attributes:
+        installed: pending until its own probation is over.
+        share_ppm: of the requests, in parts per million.
+    """
+
+    installed: Installed
+    mode: TrialMode
+    share_ppm: int
+
+    @property
+    def share(self) -> float:
+        return self.share_ppm / SHARE_PPM
 
 
 def directory_of(root: Path, model: str) -> Path:
@@ -140,7 +175,12 @@ class Records:
         if row is None:
             return None
         pending = role == "current" and tries is not None
-        sha256, target, version, counter, variant, generation, rollout, probation_s = row
+        return self._installed(model, row, pending, tries[0] if pending else 0)
+
+    def _installed(
+        self, model: str, columns: Sequence[Any], pending: bool, tries: int
+    ) -> Installed:
+        sha256, target, version, counter, variant, generation, rollout, probation_s = columns
         return Installed(
             model=model,
             path=directory_of(self._root, model) / "slots" / sha256,
@@ -153,7 +193,7 @@ class Records:
             rollout=rollout,
             probation_s=probation_s,
             pending=pending,
-            tries=tries[0] if pending else 0,
+            tries=tries,
         )
 
     def require(self, model: str) -> Installed:
@@ -180,6 +220,24 @@ class Records:
         ).fetchall()
         return [self.require(row[0]) for row in rows]
 
+    def challenger(self, model: str) -> Challenger | None:
+        """What is tried beside the current version."""
+        row = self._database.execute(
+            f"SELECT {_COLUMNS}, mode, share_ppm, pending, tries FROM trials "  # noqa: S608 (constant)
+            "WHERE model = ?",
+            (model,),
+        ).fetchone()
+        if row is None:
+            return None
+        *columns, mode, share_ppm, pending, tries = row
+        return Challenger(self._installed(model, columns, bool(pending), tries), mode, share_ppm)
+
+    def challengers(self) -> list[Challenger]:
+        """All that are tried, by model."""
+        rows = self._database.execute("SELECT model FROM trials ORDER BY model").fetchall()
+        found = [self.challenger(row[0]) for row in rows]
+        return [each for each in found if each is not None]
+
     # ── changing ─────────────────────────────────────────────────────────────────────────────────
 
     def insert(self, switch: Switch, variant: str, unit: str) -> None:
@@ -199,10 +257,43 @@ class Records:
             "VALUES (?, 'current', ?, ?, ?, ?, ?, ?, ?, ?)",
             (release.model, *row, switch.generation, switch.rollout, switch.probation_s),
         )
+        self._database.execute(  # it is tried no more: it serves
+            "DELETE FROM trials WHERE model = ? AND sha256 = ?", (release.model, switch.sha256)
+        )
         self._database.execute(
             "INSERT OR REPLACE INTO pending(model, tries, unit) VALUES (?, 0, ?)",
             (release.model, unit),
         )
+
+    def place(self, switch: Switch, variant: str, mode: TrialMode, share_ppm: int) -> None:
+        """Have a version tried beside the current one, pending, instead of what was tried."""
+        release = switch.release
+        self._database.execute(
+            f"INSERT OR REPLACE INTO trials(model, {_COLUMNS}, mode, share_ppm, pending, tries) "  # noqa: S608 (constant)
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+            (
+                release.model, switch.sha256, switch.target, release.version, release.counter,
+                variant, switch.generation, switch.rollout, switch.probation_s, mode, share_ppm,
+            ),
+        )  # fmt: skip
+
+    def set_trial(self, model: str, mode: TrialMode, share_ppm: int) -> None:
+        """What is tried goes on in this way."""
+        self._database.execute(
+            "UPDATE trials SET mode = ?, share_ppm = ? WHERE model = ?", (mode, share_ppm, model)
+        )
+
+    def commit_challenger(self, model: str) -> None:
+        """It is pending no more."""
+        self._database.execute("UPDATE trials SET pending = 0, tries = 0 WHERE model = ?", (model,))
+
+    def count_challenger_try(self, model: str) -> None:
+        """One more start of the agent with it pending."""
+        self._database.execute("UPDATE trials SET tries = tries + 1 WHERE model = ?", (model,))
+
+    def drop_challenger(self, model: str) -> None:
+        """Nothing is tried."""
+        self._database.execute("DELETE FROM trials WHERE model = ?", (model,))
 
     def commit(self, models: Sequence[str]) -> None:
         """These are pending no more."""
@@ -252,7 +343,11 @@ def _prepare(
         database.execute("ALTER TABLE pending ADD COLUMN unit TEXT")
     rows = database.execute(f"SELECT model, role, {_COLUMNS} FROM installed").fetchall()  # noqa: S608 (constant)
     pending = database.execute("SELECT model, tries, unit FROM pending").fetchall()
+    trials = database.execute(
+        f"SELECT model, {_COLUMNS}, mode, share_ppm, pending, tries FROM trials"  # noqa: S608 (constant)
+    ).fetchall()
     try:
+        _TRIAL_ROWS.validate_python(trials, strict=True)
         _INSTALLED_ROWS.validate_python(rows, strict=True)
         _PENDING_ROWS.validate_python(pending, strict=True)
     except ValidationError as error:

@@ -4,7 +4,8 @@ All are pure: no clock, disk or network, and no python-tuf but its value types. 
 nothing, or raises the refusal that the device reports.
 
 Rules:
-    * A director's set is this device's, delegates nothing, and names one release per model.
+    * A director's set is this device's, delegates nothing, and names one release per model, and
+      one to be tried beside it at most.
     * No file of a repository goes back or disappears once it was accepted.
     * Director and image repository say the same of a target: length, every hash, release.
     * Numbers that are stored, and lengths that are fetched or waited for, are bounded.
@@ -20,7 +21,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, get_args
 
 from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
@@ -35,14 +36,16 @@ from edge_agent.update.errors import (
 from edge_agent.wire.base import describe
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.lab import LabInfo, lab_target
-from edge_agent.wire.manifest import Encoding, ReleaseInfo, target_path
-from edge_agent.wire.messages import MAX_NUMBER
+from edge_agent.wire.manifest import Encoding, ReleaseInfo, target_path, trial_path
+from edge_agent.wire.messages import MAX_NUMBER, SHARE_PPM, TrialMode
 
 MAX_BUNDLE_BYTES: Final = 32 << 30
 MAX_CHUNK_LIST_BYTES: Final = 16 << 20
 """What one fetch brings at most."""
 
 MAX_ENCODINGS: Final = 32
+TRIALS: Final = trial_path("")
+TRIAL_MODES: Final[tuple[TrialMode, ...]] = get_args(TrialMode)
 MAX_PROBATION_MS: Final = 30 * 86_400_000
 DEFAULT_PROBATION_MS: Final = 10_000
 
@@ -69,6 +72,19 @@ class Assigned:
     generation: int
     probation_s: float
     group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedTrial:
+    """A release that both repositories name to be tried on this device, and how.
+
+    Attributes:
+        share_ppm: of the requests, in parts per million.
+    """
+
+    assigned: Assigned
+    mode: TrialMode
+    share_ppm: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +160,22 @@ def check_assignments(
 
     Raises:
         WrongDevice: the set is another device's.
-        UntrustedMetadata: it delegates, or names two releases of one model.
+        UntrustedMetadata: it delegates, or names two releases of one model for the same end.
     """
     if signed_for != device_id:
         raise WrongDevice("the director's targets were signed for another device")
     if delegates:
         raise UntrustedMetadata("director: its targets delegate to others")
-    models: set[str] = set()
+    named: set[tuple[str, str]] = set()
     for name in names:
-        kind, _, rest = name.partition("/")
+        kind, _, rest = name.removeprefix(TRIALS).partition("/")
         model = rest.partition("/")[0]
         if kind != "models":
             continue
-        if model in models:
+        end = TRIALS if name.startswith(TRIALS) else "", model
+        if end in named:
             raise UntrustedMetadata(f"director: it names two releases of {model[:80]}")
-        models.add(model)
+        named.add(end)
 
 
 # ── one target ───────────────────────────────────────────────────────────────────────────────────
@@ -195,6 +212,24 @@ def agree(target: str, directed: TargetFile, imaged: TargetFile) -> Assigned:
     if group is not None and not (isinstance(group, str) and is_slug(group)):
         raise UntrustedMetadata(f"{target}: its group is no name")
     return Assigned(target, imaged.length, sha256, release, generation, probation_ms / 1000, group)
+
+
+def agree_on_trial(target: str, directed: TargetFile, imaged: TargetFile) -> AssignedTrial:
+    """Both repositories' word on a release, and the director's on how it is tried.
+
+    Args:
+        target: the release's name; the director has it under `trial_path`.
+
+    Raises:
+        Disagreement: they do not say the same.
+        UntrustedMetadata: they do, but it makes no sense or breaks a bound.
+    """
+    assigned = agree(target, directed, imaged)
+    trial = directed.custom.get("trial") if isinstance(directed.custom, dict) else None
+    if not isinstance(trial, dict) or trial.get("mode") not in TRIAL_MODES:
+        raise UntrustedMetadata(f"{target}: the director does not say how it is tried")
+    share_ppm = _whole(target, "share", trial.get("share_ppm"), SHARE_PPM)
+    return AssignedTrial(assigned, trial["mode"], share_ppm)
 
 
 def agree_on_candidate(

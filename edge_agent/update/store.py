@@ -12,7 +12,8 @@ Rules, which make a power cut at any point leave the old version or the new one:
       is set aside, and the links and the intact slots are the truth once more.
     * Starts are counted only while PENDING: after `MAX_TRIES` of them the old version comes back.
       A committed version is never reverted by power cycles.
-    * Two versions are kept: the current one and the one before.
+    * Two versions are kept: the current one and the one before.  A third, the challenger, is kept
+      while it is tried beside the current one; it has no link, and its switch is the database's.
     * What was switched together (a unit: one bundle, or those of a group) is committed together or
       reverted together, each in one transaction; a start that gives up one gives up all.
 """
@@ -33,11 +34,19 @@ from edge_agent.update.errors import BadBundle, Failed, OnProbation, OverQuota
 from edge_agent.update.files import Files
 from edge_agent.update.reading import require_intact
 from edge_agent.update.rebuild import installed_on_disk
-from edge_agent.update.records import Installed, Records, Role, Switch, directory_of
+from edge_agent.update.records import (
+    Challenger,
+    Installed,
+    Records,
+    Role,
+    Switch,
+    directory_of,
+)
 from edge_agent.update.transfer_part import BLOCK_BYTES
 from edge_agent.wire.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseInfo
+from edge_agent.wire.messages import TrialMode
 
-__all__ = ["MAX_TRIES", "Installed", "Reverted", "SlotStore", "Switch"]
+__all__ = ["MAX_TRIES", "Challenger", "Installed", "Reverted", "SlotStore", "Switch"]
 
 log = logging.getLogger("skerry.update")
 
@@ -90,6 +99,16 @@ class SlotStore:
     def previous(self, model: str) -> Installed | None:
         """What a revert goes back to."""
         return self._read(model, "previous")
+
+    def challenger(self, model: str) -> Challenger | None:
+        """What is tried beside the current version."""
+        with self._lock:
+            return self._records.challenger(model)
+
+    def challengers(self) -> list[Challenger]:
+        """All that are tried, by model."""
+        with self._lock:
+            return self._records.challengers()
 
     def slot(self, model: str, sha256: str) -> Path | None:
         """Directory of a staged bundle; None when it is not here."""
@@ -157,7 +176,7 @@ class SlotStore:
             return slots / sha256
 
     def tidy(self, model: str | None = None) -> None:
-        """Remove slots that are neither current nor previous, as a crash may leave them.
+        """Remove slots that nothing names, as a crash may leave them.
 
         To be called when nothing is wanted that is not installed: a staged slot goes as well.
 
@@ -169,10 +188,9 @@ class SlotStore:
                 self._collect(each)
 
     def discard(self, model: str, sha256: str) -> None:
-        """Remove a staged bundle that is neither current nor previous."""
+        """Remove a staged bundle that nothing names."""
         with self._lock:
-            known = [self._read(model, role) for role in ("current", "previous")]
-            if all(one is None or one.sha256 != sha256 for one in known):
+            if sha256 not in self._named(model):
                 self._files.remove_tree(self._slots(model) / sha256)
 
     def drop_damaged(self, model: str, sha256: str) -> None:
@@ -310,6 +328,48 @@ class SlotStore:
             self._link(model, previous.sha256)
             return self._records.require(model)
 
+    def place(self, switch: Switch, mode: TrialMode, share_ppm: int) -> Challenger:
+        """Have a staged bundle tried beside the current one, PENDING until it is committed.
+
+        What was tried before is not any more; its slot goes with the commit.
+
+        Raises:
+            BadBundle: it is not staged, or its manifest is another release's; nothing changed.
+            LookupError: nothing is current.
+        """
+        model = switch.release.model
+        with self._lock:
+            self._records.require(model)
+            variant = self._require_staged(switch).variant
+            with self._records.transaction():
+                self._records.place(switch, variant, mode, share_ppm)
+            return self._require_challenger(model)
+
+    def set_trial(self, model: str, mode: TrialMode, share_ppm: int) -> Challenger:
+        """What is tried goes on in this way.
+
+        Raises:
+            LookupError: nothing is tried.
+        """
+        with self._lock:
+            with self._records.transaction():
+                self._records.set_trial(model, mode, share_ppm)
+            return self._require_challenger(model)
+
+    def commit_challenger(self, model: str) -> None:
+        """What is tried proved itself; what was tried before it goes."""
+        with self._lock:
+            with self._records.transaction():
+                self._records.commit_challenger(model)
+            self._collect(model)
+
+    def drop_challenger(self, model: str) -> None:
+        """Nothing is tried any more."""
+        with self._lock:
+            with self._records.transaction():
+                self._records.drop_challenger(model)
+            self._collect(model)
+
     def recover(self) -> list[Reverted]:
         """Make the disk agree with the database; to be called once, before anything is served.
 
@@ -327,6 +387,8 @@ class SlotStore:
                     self._repair(model)
                 elif unit[0].model == model:  # once a unit
                     reverted += self._recover_unit(unit)
+            for challenger in self._records.challengers():
+                reverted += self._recover_challenger(challenger.installed)
         return reverted
 
     # ── the rest ─────────────────────────────────────────────────────────────────────────────────
@@ -341,6 +403,25 @@ class SlotStore:
             return []
         self.revert(unit[0].model)
         return [Reverted(each, self.current(each.model), "".join(lost[:1])) for each in unit]
+
+    def _recover_challenger(self, tried: Installed) -> list[Reverted]:
+        lost = self.slot(tried.model, tried.sha256) is None
+        if not lost and (not tried.pending or tried.tries < MAX_TRIES):
+            if tried.pending:
+                with self._records.transaction():
+                    self._records.count_challenger_try(tried.model)
+            return []
+        if lost:
+            log.error("update.slot_lost model=%s version=%d", tried.model, tried.version)
+        self.drop_challenger(tried.model)
+        lost_model = tried.model if lost else ""
+        return [Reverted(tried, self.current(tried.model), lost_model)] if tried.pending else []
+
+    def _require_challenger(self, model: str) -> Challenger:
+        challenger = self._records.challenger(model)
+        if challenger is None:
+            raise LookupError(f"nothing is tried of {model}")
+        return challenger
 
     def _require_staged(self, switch: Switch) -> Manifest:
         slot = self.slot(switch.release.model, switch.sha256)
@@ -392,12 +473,18 @@ class SlotStore:
         self._files.remove_file(self._directory(model) / "current.new")
 
     def _collect(self, model: str) -> None:
-        """Remove slots that are neither current nor previous."""
-        known = [self._read(model, role) for role in ("current", "previous")]
-        keep = {one.sha256 for one in known if one is not None}
+        """Remove slots that nothing names."""
+        keep = self._named(model)
         for path in self._slots(model).glob("*"):
             if path.name not in keep:
                 self._files.remove_tree(path)
+
+    def _named(self, model: str) -> set[str]:
+        """Digests of what is current, previous or tried."""
+        challenger = self._records.challenger(model)
+        known = [self._read(model, role) for role in ("current", "previous")]
+        known.append(None if challenger is None else challenger.installed)
+        return {one.sha256 for one in known if one is not None}
 
     def _read(self, model: str, role: Role) -> Installed | None:
         with self._lock:

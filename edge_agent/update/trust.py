@@ -26,17 +26,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from tuf.api.metadata import Targets
+from tuf.api.metadata import TargetFile, Targets
 
 from edge_agent.update import rules
 from edge_agent.update.errors import Disagreement, ExpiredMetadata, NotAssigned
 from edge_agent.update.marks import Marks
 from edge_agent.update.ports import Clock, Fetch
 from edge_agent.update.repository import PortFetcher, Repository
-from edge_agent.update.rules import Assigned, Candidate
-from edge_agent.wire.manifest import ReleaseInfo
+from edge_agent.update.rules import Assigned, AssignedTrial, Candidate
+from edge_agent.wire.manifest import ReleaseInfo, trial_path
 
-__all__ = ["Assigned", "Candidate", "Trust"]
+__all__ = ["Assigned", "AssignedTrial", "Candidate", "Trust"]
 
 log = logging.getLogger("skerry.update")
 
@@ -109,18 +109,21 @@ class Trust:
             Disagreement, WrongProfile, RolledBack, UntrustedMetadata: refused.
             ExpiredMetadata, Unreachable: try again later.
         """
-        directed = self._director.target(target)
-        if directed is None:
-            raise NotAssigned(f"the director does not name {target}")
-        imaged = self._image.target(target)
-        if imaged is None:
-            raise Disagreement(f"the image repository does not name {target}")
-        assigned = rules.agree(target, directed, imaged)
-        release = assigned.release
-        rules.check_profile(target, release, self._profile)
-        mark = self._marks.counter(release.model, release.profile)
-        rules.check_counter(target, release.counter, mark)
+        assigned = rules.agree(target, *self._both(target, target))
+        self._check_release(target, assigned.release)
         return assigned
+
+    def verify_trial(self, target: str) -> AssignedTrial:
+        """As `verify`, of a release that is tried beside the one that serves, and how.
+
+        Raises:
+            NotAssigned: the director does not have it tried.
+            Disagreement, WrongProfile, RolledBack, UntrustedMetadata: refused.
+            ExpiredMetadata, Unreachable: try again later.
+        """
+        trial = rules.agree_on_trial(target, *self._both(trial_path(target), target))
+        self._check_release(target, trial.assigned.release)
+        return trial
 
     def assigned(self) -> list[Assigned]:
         """`refresh`, then `verify` of every target the director names."""
@@ -137,13 +140,7 @@ class Trust:
             Disagreement, UntrustedMetadata: refused.
             ExpiredMetadata, Unreachable: try again later.
         """
-        directed = self._director.target(target)
-        if directed is None:
-            raise NotAssigned(f"the director does not name {target}")
-        imaged = self._image.target(target)
-        if imaged is None:
-            raise Disagreement(f"the image repository does not name {target}")
-        return rules.agree_on_candidate(target, directed, imaged, order_sha256)
+        return rules.agree_on_candidate(target, *self._both(target, target), order_sha256)
 
     def now(self) -> float:
         """The time that expiry is judged by, in seconds since the epoch."""
@@ -173,6 +170,27 @@ class Trust:
             self._marks.raise_counter(model, self._profile, counter)
         except OSError as error:
             log.error("trust.mark_not_kept model=%s cause=%s", model, error)
+
+    def _both(self, directed_as: str, target: str) -> tuple[TargetFile, TargetFile]:
+        """What the director and the image repository say of a target.
+
+        Raises:
+            NotAssigned: the director does not name it.
+            Disagreement: the image repository does not.
+            UntrustedMetadata, ExpiredMetadata, Unreachable: of a delegation.
+        """
+        directed = self._director.target(directed_as)
+        if directed is None:
+            raise NotAssigned(f"the director does not name {directed_as}")
+        imaged = self._image.target(target)
+        if imaged is None:
+            raise Disagreement(f"the image repository does not name {target}")
+        return directed, imaged
+
+    def _check_release(self, target: str, release: ReleaseInfo) -> None:
+        rules.check_profile(target, release, self._profile)
+        mark = self._marks.counter(release.model, release.profile)
+        rules.check_counter(target, release.counter, mark)
 
     def _refresh_director(self) -> float:
         """The time its timestamp was signed at.

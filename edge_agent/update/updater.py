@@ -6,6 +6,7 @@ Rules:
     * The desired twin is a hint; what is installed is what both signed repositories name.
     * The version that serves goes on serving until its successor passed the self-test, and comes
       back when the successor fails its probation.
+    * What is tried beside the version that serves comes after everything else (`trials`).
     * The bundles of a group go through each of these steps together, and are switched, committed
       and reverted as one; whatever stops one of them stops all.
     * An assignment (model, generation, target) ends once: final phases are journalled, reported,
@@ -33,13 +34,14 @@ from pydantic import JsonValue
 
 from edge_agent.update.attempt import Attempt, Source
 from edge_agent.update.errors import Paused
-from edge_agent.update.groups import units
+from edge_agent.update.groups import trials, units
 from edge_agent.update.install import Installer, Obtain
 from edge_agent.update.journal import Journal
 from edge_agent.update.orders import Orders
 from edge_agent.update.passes import Passes
 from edge_agent.update.ports import (
     Activate,
+    Beside,
     ChunkPort,
     Clock,
     Deactivate,
@@ -53,6 +55,7 @@ from edge_agent.update.selftest import SelfTestResult, run_selftest
 from edge_agent.update.serving import ActivateAll, Serving
 from edge_agent.update.store import Installed, SlotStore
 from edge_agent.update.transfer import Pace, Transfer
+from edge_agent.update.trials import Trials
 from edge_agent.update.trust import Trust
 from edge_agent.update.unread import UnreadTwins
 from edge_agent.update.watch import Recheck, Watch
@@ -92,6 +95,7 @@ class Updater:
         now: Callable[[], datetime] = datetime.now,
         share_done: Callable[[], float | None] | None = None,
         tidy: Callable[[], None] = lambda: None,
+        beside: Beside | None = None,
     ) -> None:
         """
         Args:
@@ -112,6 +116,7 @@ class Updater:
             now: local time without a zone, for the windows.
             share_done: how much of the download under way is here, 0 to 1, for `status`.
             tidy: frees what crashes left behind; called when all that is wanted has ended.
+            beside: tries versions beside those that serve; None leaves every trial alone.
         """
         self._source = Source(trust, obtain)
         self._journal = journal
@@ -142,6 +147,22 @@ class Updater:
             ),
             selftest=self._tried,
             clock=clock,
+        )
+        self._trials = (
+            None
+            if beside is None
+            else Trials(
+                store=store,
+                journal=journal,
+                reporter=self._reporter,
+                orders=self._orders,
+                beside=beside,
+                watch=Watch(
+                    beside.health, clock, lambda seconds: self._wait(seconds), beside.recheck
+                ),
+                selftest=self._tried,
+                clock=clock,
+            )
         )
 
     # ── from other threads ───────────────────────────────────────────────────────────────────────
@@ -253,11 +274,16 @@ class Updater:
         Returns:
             What is served now.
         """
-        return self._passes.restore()
+        served = self._passes.restore()
+        if self._trials is not None:
+            self._trials.restore()
+        return served
 
     def finish_probations(self) -> None:
         """Finish probations that a restart or an error interrupted."""
         self._passes.finish_probations()
+        if self._trials is not None:
+            self._trials.finish_probations()
 
     # ── one pass ─────────────────────────────────────────────────────────────────────────────────
 
@@ -269,12 +295,13 @@ class Updater:
         """
         if self._orders.desired is None:
             self._orders.desired = desired
-        self._reporter.forget_others(desired.models)
+        self._reporter.forget_others({*desired.models, *desired.trials})
         settled = True
         for unit in units(desired):
             if self._orders.stopping.is_set():
                 return False
             settled &= self._passes.update(Attempt(unit, self._source, self._reporter, self._clock))
+        settled &= self._try_beside(desired)
         settled &= self._reporter.send_again()
         if settled:
             self._tidy()
@@ -314,6 +341,19 @@ class Updater:
         self._woken.set()
         return reports
 
+    def _try_beside(self, desired: Desired) -> bool:
+        """What is to be tried; whether every trial is settled."""
+        if self._trials is None:
+            return True
+        self._trials.drop_others(desired)
+        settled = True
+        for unit in trials(desired):
+            if self._orders.stopping.is_set():
+                return False
+            attempt = Attempt(unit, self._source, self._reporter, self._clock)
+            settled &= self._trials.update(attempt)
+        return settled
+
     def _tried(self, slot: Path, interrupted: Callable[[], bool]) -> SelfTestResult:
         if self._selftest is not None:
             return self._selftest(slot)
@@ -347,6 +387,7 @@ def open_updater(
     quota_mib: int = 0,
     memory_mib: int = 256,
     pace: Pace | None = None,
+    beside: Beside | None = None,
 ) -> tuple[Updater, SlotStore]:
     """An updater on one directory of the device, and its store.
 
@@ -388,6 +429,7 @@ def open_updater(
         windows=windows,
         share_done=lambda: _share(transfer.progress),
         tidy=tidy,
+        beside=beside,
     )
     return updater, store
 

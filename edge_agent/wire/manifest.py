@@ -203,3 +203,11 @@ class ReleaseInfo(WireModel):
 def target_path(model: str, profile: str, counter: int) -> str:
     """Name of a release's target in both repositories."""
     return f"models/{model}/{profile}/{counter}.bundle"
+
+
+def trial_path(target: str) -> str:
+    """Name under which the director lets a device try a release beside the one that serves.
+
+    No release has it: an agent that knows no trials passes over it.
+    """
+    return f"trials/{target}"
