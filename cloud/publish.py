@@ -36,6 +36,7 @@ from edge_agent.wire.manifest import (
     ReleaseInfo,
     target_path,
 )
+from edge_agent.wire.messages import SHARE_PPM, TrialMode
 
 log = logging.getLogger("skerry.publish")
 
@@ -241,9 +242,19 @@ def chunk_list(data: bytes, chunk_bytes: int = CHUNK_BYTES) -> bytes:
 
 
 def director_target(
-    release: Release, *, generation: int, probation_s: float = 10.0, group: str | None = None
+    release: Release,
+    *,
+    generation: int,
+    probation_s: float = 10.0,
+    group: str | None = None,
+    mode: TrialMode | None = None,
+    share: float = 0.0,
 ) -> DirectorTarget:
-    """What the director signs to put `release` on a device."""
+    """What the director signs to put `release` on a device.
+
+    Args:
+        mode, share: of a trial beside the version that serves.
+    """
     return DirectorTarget(
         path=release.target,
         length=release.length,
@@ -252,6 +263,8 @@ def director_target(
         generation=generation,
         probation_s=probation_s,
         group=group,
+        mode=mode,
+        share_ppm=round(share * SHARE_PPM),
     )
 
 

@@ -15,8 +15,11 @@ log = logging.getLogger("skerry.orchestrator")
 
 
 def crown(session: Session, rollout: Rollout, now: float) -> None:
-    """A rollout that left no device of its profiles out makes its version the champion."""
-    if rollout.plan.whole_fleet:
+    """A rollout that left no device of its profiles out makes its version the champion.
+
+    One that only tries its version beside another does not.
+    """
+    if rollout.plan.whole_fleet and not rollout.plan.is_trial:
         _promote(
             session,
             rollout.plan.model,

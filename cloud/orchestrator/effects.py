@@ -16,7 +16,7 @@ from cloud.db.tables import Release as ReleaseRow
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.orchestrator import evidence
 from cloud.orchestrator.crown import crown, uncrown
-from cloud.orchestrator.twins import desired_of, set_model
+from cloud.orchestrator.twins import desired_of, set_model, set_trial
 from cloud.publish import publish_release
 from cloud.registry import audit
 from cloud.signing import ImageRepository, SigningError
@@ -115,8 +115,9 @@ class Executor:
                 release=Release(target=known.target, version=known.version, counter=known.counter),
                 rollout=known.rollout,
             )
-            if known.rollout is not None and known.rollout != rollout.id:
-                self.taken[known.rollout].append(device.id)
+        if rollout.plan.is_trial:
+            return self._try(rollout, device, release, previous)
+        self._take(rollout, device, None if known is None else known.rollout)
         generation = set_model(
             self.session,
             device,
@@ -128,9 +129,47 @@ class Executor:
         )
         return ev.Assigned(device=device.id, generation=generation, previous=previous)
 
+    def _try(
+        self, rollout: Rollout, device: Device, release: ReleaseRow, previous: Previous | None
+    ) -> ev.Event:
+        """Have a device try a release beside what it has."""
+        if previous is not None and previous.release.target == release.target:
+            return ev.Dropped(
+                device=device.id, phase=AssignmentPhase.CANCELLED, reason="has this version"
+            )
+        self._take(rollout, device)
+        generation = set_trial(
+            self.session,
+            device,
+            rollout.plan.model,
+            release,
+            rollout=rollout.id,
+            probation_s=rollout.plan.probation_s,
+            mode="ab" if rollout.plan.mode == "ab" else "shadow",
+            share=rollout.plan.share,
+            now=self.now,
+        )
+        return ev.Assigned(device=device.id, generation=generation, previous=previous)
+
+    def _take(self, rollout: Rollout, device: Device, before: str | None = None) -> None:
+        """Note from which rollouts this one takes a device.
+
+        Args:
+            before: what had put there the version that is to be replaced.
+        """
+        trial = desired_of(device).trials.get(rollout.plan.model)
+        for other in {before, None if trial is None else trial.rollout} - {None, rollout.id}:
+            if other is not None:
+                self.taken[other].append(device.id)
+
     def _withdraw(self, rollout: Rollout, effect: ev.Withdraw) -> None:
         device = self._devices.get(effect.device)
         if device is None:
+            return
+        if rollout.plan.is_trial:
+            trial = desired_of(device).trials.get(rollout.plan.model)
+            if trial is not None and trial.generation == effect.generation:
+                set_trial(self.session, device, rollout.plan.model, None, now=self.now)
             return
         known = desired_of(device).models.get(rollout.plan.model)
         if known is None or known.generation != effect.generation:

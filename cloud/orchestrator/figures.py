@@ -6,6 +6,9 @@ Devices of this and earlier waves are never in it: one that failed and went back
 comparison.  Of both sides at most `MAX_DEVICES` are read, drawn by a hash, in the same proportion
 from each profile, so that a comparison costs the same in a fleet of any size.
 
+Of a trial the control group is the old version on the same devices.  Latencies of a shadow are not
+compared: it computes at the lowest priority, and nobody waits for it.
+
 Figures are summed in the database by device: over the soak, and over a span of the same length
 before the wave was offered.  `metrics` rows carry the time at which they arrived.
 """
@@ -71,7 +74,11 @@ def comparison(session: Session, rollout: Rollout, now: float) -> Comparison | N
     if not old:
         return Comparison()
     treated = {mine.device: mine.profile for mine in healthy}
-    control = _control(session, rollout, wave, frozenset(treated.values()))
+    control = (
+        treated
+        if rollout.plan.is_trial
+        else _control(session, rollout, wave, frozenset(treated.values()))
+    )
     shared = set(treated.values()) & set(control.values())
     return Comparison(
         treated=_side(
@@ -149,12 +156,13 @@ def _side(
     after = _served(session, model, versions, devices, (now - span_s, now))
     before = _served(session, model, old, after, (started_at - span_s, started_at))
     drift = _drift(session, model, versions, after, settled_at)
+    untimed = rollout.plan.mode == "shadow"
     return WaveMetrics(
         devices=tuple(
             DeviceFigures(
                 device=device,
                 profile=devices[device],
-                now=figures,
+                now=figures.model_copy(update={"p99_us": None}) if untimed else figures,
                 before=before.get(device),
                 drift_p=drift.get(device),
             )

@@ -10,7 +10,7 @@ from cloud.db.tables import Device, Outbox, Release
 from cloud.publish import director_target
 from cloud.signing import DirectorTarget
 from edge_agent.wire import topics
-from edge_agent.wire.messages import Desired, DesiredModel
+from edge_agent.wire.messages import Desired, DesiredModel, DesiredTrial, TrialMode
 
 
 def desired_of(device: Device) -> Desired:
@@ -46,6 +46,8 @@ def set_models(
 ) -> int:
     """Name releases (None: nothing) as the desired ones of their models, and queue the twin.
 
+    What is tried of these models is tried no more.
+
     The twin's version serves as the generation: it grows with every change of the device's twin,
     so a device that confirms a version has seen every assignment up to it.
 
@@ -71,9 +73,64 @@ def set_models(
                 probation_s=probation_s,
                 group=f"g-{generation}" if together else None,
             )
-    twin = Desired(version=generation, models=models)
+    trials = {model: trial for model, trial in desired.trials.items() if model not in releases}
+    _queue(session, device, Desired(version=generation, models=models, trials=trials), now)
+    return generation
+
+
+def set_trial(
+    session: Session,
+    device: Device,
+    model: str,
+    release: Release | None,
+    *,
+    rollout: str | None = None,
+    probation_s: float = 0.0,
+    mode: TrialMode = "ab",
+    share: float = 0.0,
+    now: float,
+) -> int:
+    """Have `release` (None: nothing) tried beside what is desired of `model`, and queue the twin.
+
+    Returns:
+        The generation.
+    """
+    desired = desired_of(device)
+    generation = max(device.desired_version, desired.version) + 1
+    trials = {name: trial for name, trial in desired.trials.items() if name != model}
+    if release is not None:
+        trials[model] = DesiredTrial(
+            target=release.target,
+            version=release.version,
+            counter=release.counter,
+            generation=generation,
+            rollout=rollout,
+            probation_s=probation_s,
+            mode=mode,
+            share=share,
+        )
+    _queue(session, device, Desired(version=generation, models=desired.models, trials=trials), now)
+    return generation
+
+
+def change_trial(
+    session: Session, device: Device, model: str, rollout: str, share: float, now: float
+) -> bool:
+    """Another share of the trial that `rollout` put there, under its generation: nothing is
+    downloaded again.  Whether there is such a trial."""
+    desired = desired_of(device)
+    trial = desired.trials.get(model)
+    if trial is None or trial.rollout != rollout:
+        return False
+    trials = {**desired.trials, model: trial.model_copy(update={"share": share})}
+    version = max(device.desired_version, desired.version) + 1
+    _queue(session, device, Desired(version=version, models=desired.models, trials=trials), now)
+    return True
+
+
+def _queue(session: Session, device: Device, twin: Desired, now: float) -> None:
     device.desired = twin.model_dump(mode="json")
-    device.desired_version = generation
+    device.desired_version = twin.version
     session.add(
         Outbox(
             topic=topics.of(device.id, "desired", device.gateway),
@@ -83,21 +140,24 @@ def set_models(
             published_at=None,
         )
     )
-    return generation
 
 
 def director_targets(session: Session, device: Device) -> list[DirectorTarget]:
     """The set that makes the device's twin installable."""
+    desired = desired_of(device)
     targets = []
-    for wanted in desired_of(device).models.values():
+    for wanted in (*desired.models.values(), *desired.trials.values()):
         release = session.get(Release, wanted.target)
         if release is not None:
+            trial = wanted if isinstance(wanted, DesiredTrial) else None
             targets.append(
                 director_target(
                     release,
                     generation=wanted.generation,
                     probation_s=wanted.probation_s,
                     group=wanted.group,
+                    mode=None if trial is None else trial.mode,
+                    share=0.0 if trial is None else trial.share,
                 )
             )
     return targets

@@ -22,7 +22,8 @@ from cloud.signing.staging import Pending
 from cloud.signing.written import Batch
 from edge_agent.wire.ids import is_slug
 from edge_agent.wire.lab import LabInfo, LabTarget
-from edge_agent.wire.manifest import ReleaseInfo
+from edge_agent.wire.manifest import ReleaseInfo, trial_path
+from edge_agent.wire.messages import TrialMode
 
 RENEWAL_SCAN_INTERVAL_S: Final = 3600.0
 
@@ -39,6 +40,8 @@ class DirectorTarget:
         generation: grows with each assignment of this model to this device.
         probation_s: seconds of health watch after the switch.
         group: releases of one device under the same name are installed all or none.
+        mode: how it is tried beside the version that serves; None: it takes that one's place.
+        share_ppm: of the requests, for a trial, in parts per million.
     """
 
     path: str
@@ -48,6 +51,13 @@ class DirectorTarget:
     generation: int
     probation_s: float = 10.0
     group: str | None = None
+    mode: TrialMode | None = None
+    share_ppm: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name in the director's set."""
+        return self.path if self.mode is None else trial_path(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class Director(SignedRepository):
             self._batch, self._batch_root = Batch(), self.root()
             try:
                 for device_id, (targets, lab) in sets.items():
-                    entries = {target.path: _entry(target) for target in targets}
+                    entries = {target.name: _entry(target) for target in targets}
                     entries |= {each.target.target: _lab_entry(each) for each in lab}
                     self._assign(device_id, entries)
                 self._batch.finish()
@@ -246,7 +256,9 @@ def _entry(target: DirectorTarget) -> TargetFile:
     }
     if target.group is not None:
         custom["group"] = target.group
-    return TargetFile(target.length, {"sha256": target.sha256}, target.path, {"custom": custom})
+    if target.mode is not None:
+        custom["trial"] = {"mode": target.mode, "share_ppm": target.share_ppm}
+    return TargetFile(target.length, {"sha256": target.sha256}, target.name, {"custom": custom})
 
 
 def _lab_entry(each: LabAssignment) -> TargetFile:

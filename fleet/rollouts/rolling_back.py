@@ -2,6 +2,8 @@
 
 A device never takes a lower counter, so the old bytes are published again first.  Devices that a
 newer assignment took are left alone; those that nobody reaches now read it from their twins.
+
+A version that was only tried is dropped: nothing has to come back.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from fleet.rollouts.work import Work
 
 
 def begin(work: Work, actor: str) -> None:
+    if work.plan.is_trial:
+        work.stop(RolloutState.ROLLED_BACK, f"trial dropped by {actor}", actor)
+        return
     work.stop(RolloutState.ROLLING_BACK, f"roll-back by {actor}", actor)
     targets = {
         mine.previous.release.target

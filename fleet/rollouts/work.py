@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from fleet.rollouts import events as ev
 from fleet.rollouts.model import (
     FAILURES,
+    GONE,
     IN_FLIGHT,
     PROGRESS,
     RESPONDED,
@@ -113,10 +114,17 @@ class Work:
             )
 
     def stop(self, state: RolloutState, reason: str, actor: str) -> None:
-        """Offer nothing more; take back what failed, and what no device has begun to activate."""
+        """Offer nothing more; take back what failed, and what no device has begun to activate.
+
+        A trial ends everywhere: the version before has never left.
+        """
         for mine in list(self.assignments.values()):
             if mine.phase is AssignmentPhase.QUEUED:
                 self.enter_phase(mine, AssignmentPhase.CANCELLED, state.lower())
+            elif self.plan.is_trial:
+                self.withdraw(mine)
+                if mine.phase not in RESPONDED | GONE:
+                    self.enter_phase(mine, AssignmentPhase.CANCELLED, state.lower())
             elif mine.phase in FAILURES:
                 # its failure still counts; a twin that went on naming the version would offer it
                 # again to a device that lost its memory, and to the roll-back of a later rollout

@@ -172,6 +172,36 @@ class Chunks:
 
 
 @dataclass
+class Tried:
+    """What is tried beside the versions that serve, in place of a data plane."""
+
+    now: dict[str, tuple[Path, str, float]] = field(default_factory=dict)
+    """Model → directory, mode, share."""
+    loads: int = 0
+    refuse: Exception | None = None
+    """Raised by the next `begin`."""
+    samples: list[HealthSample] = field(default_factory=list)
+
+    def begin(self, model: str, directory: Path, mode: str, share: float, salt: str) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        self.loads += 1
+        self.now[model] = directory, mode, share
+
+    def change(self, model: str, mode: str, share: float) -> None:
+        self.now[model] = self.now[model][0], mode, share
+
+    def end(self, model: str) -> None:
+        self.now.pop(model, None)
+
+    def health(self, model: str) -> HealthSample | None:
+        return self.samples.pop(0) if self.samples else None
+
+    def recheck(self, model: str) -> None:
+        assert model in self.now
+
+
+@dataclass
 class DeviceUnderTest:
     """An updater with everything real but transport, self-test and serving."""
 
@@ -187,6 +217,7 @@ class DeviceUnderTest:
     profile: str = PROFILE
     roots: tuple[str, str] | None = None
     event: Event = lambda name, fields: None
+    tried: Tried = field(default_factory=Tried)
 
     def __post_init__(self) -> None:
         self.chunks = Chunks(self.world, self.id)
@@ -226,8 +257,10 @@ class DeviceUnderTest:
             selftest=lambda slot: self.selftest,
             clock=lambda: self.ticks,
             wait=self._wait,
+            beside=self.tried,
         )
         self.serving.clear()
+        self.tried.now.clear()
         self.updater.restore()
 
     def power_off(self) -> None:
