@@ -28,6 +28,7 @@ from cloud.api import (
     operation_routes,
     registry_routes,
     rollout_routes,
+    trial_routes,
 )
 from cloud.api.context import Context
 from cloud.blobs import BlobMissing
@@ -56,7 +57,7 @@ def create_api(context: Context) -> FastAPI:
         device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
         rollout_routes, evidence_routes, export_routes, lab_routes, gateway_routes,
         command_routes, metrics_routes,
-        group_routes, registry_routes,
+        group_routes, registry_routes, trial_routes,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_exception_handler(SkerryError, _on_skerry_error)

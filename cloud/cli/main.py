@@ -29,6 +29,7 @@ from cloud.cli import (
     profile_commands,
     rollout_commands,
     simulate_commands,
+    trial_commands,
 )
 from cloud.cli.output import errors
 from cloud.errors import SkerryError
@@ -73,6 +74,7 @@ app.add_typer(gateway_commands.gateways, name="gateways")
 app.add_typer(command_commands.commands, name="commands")
 rollout_commands.rollout.command("verify")(evidence_commands.verify_rollout)
 app.add_typer(group_commands.groups, name="groups")
+trial_commands.register(rollout_commands.rollout)
 app.add_typer(rollout_commands.rollout, name="rollout")
 app.add_typer(simulate_commands.simulate, name="simulate")
 app.add_typer(fleet_commands.tokens, name="tokens")

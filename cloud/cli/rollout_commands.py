@@ -19,6 +19,7 @@ from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client, split_
 from cloud.cli.options import JsonOption, LabelOption, parse_labels
 from cloud.cli.output import as_json, console, errors, page_title, table, when
 from cloud.cli.rollout_request import (
+    as_share,
     both,
     check_query,
     check_window,
@@ -95,6 +96,13 @@ def _request(
     on_failure: Annotated[
         Literal["rollback", "halt"], typer.Option(help="What a failed gate does.")
     ] = "rollback",
+    mode: Annotated[
+        Literal["replace", "ab", "shadow"],
+        typer.Option(help="Replace the version before, or try it beside that one."),
+    ] = "replace",
+    share: Annotated[
+        str, typer.Option(help="Of the requests that a version under trial gets.")
+    ] = "10%",
 ) -> RolloutIn:
     """The request that options, or a file, describe."""
     if what.endswith((".yaml", ".yml")):
@@ -118,6 +126,8 @@ def _request(
         needs_approval=needs_approval,
         approve_each_wave=approve_each_wave,
         on_failure=on_failure,
+        mode=mode,
+        share=as_share(share),
     )
 
 
@@ -188,7 +198,7 @@ def start(
         elif not wait:
             as_json(detail)
         if wait:
-            _finish(watch(api, detail.id, json=json, stop_when_needed=stop_when_needed))
+            finish(watch(api, detail.id, json=json, stop_when_needed=stop_when_needed))
 
 
 @rollout.command("watch")
@@ -202,7 +212,7 @@ def watch_rollout(
 ) -> None:
     """Follow a rollout until it ends; exit code 1 unless it completed."""
     with client(directory) as api:
-        _finish(watch(api, rollout_id, json=json, stop_when_needed=stop_when_needed))
+        finish(watch(api, rollout_id, json=json, stop_when_needed=stop_when_needed))
 
 
 @rollout.command("list")
@@ -365,7 +375,7 @@ def _steer(
         console.print(f"rollout {rollout_id}: {detail.state}")
 
 
-def _finish(detail: RolloutDetail) -> None:
+def finish(detail: RolloutDetail) -> None:
     """Leave with the code that the module names, and a line of why."""
     if detail.state == "COMPLETED":
         return

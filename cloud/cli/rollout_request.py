@@ -22,6 +22,7 @@ from edge_agent.wire.windows import parse as parse_window
 from fleet.client.schemas import RolloutIn, WaveIn
 from fleet.devices.query import QueryError
 from fleet.devices.query import parse as parse_query
+from fleet.rollouts.share import parse_share
 
 MAX_FILE_BYTES: Final = 256 * 1024
 _SPAN: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd]?)")
@@ -107,6 +108,18 @@ def parse_waves(sizes: Sequence[str], soaks: Sequence[str]) -> list[WaveIn]:
             f"{len(spans)} soaks for {len(sizes)} waves; give one for all, or one for each"
         )
     return [parse_wave(size, span) for size, span in zip(sizes, spans, strict=True)]
+
+
+def as_share(text: str) -> float:
+    """ "25%" → 0.25.
+
+    Raises:
+        typer.BadParameter: no percentage.
+    """
+    try:
+        return parse_share(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_gates(pairs: Sequence[str]) -> dict[str, float | bool]:

@@ -94,6 +94,8 @@ def draft_rollout(
                 ),
                 approve_each_wave=request.approve_each_wave,
                 on_failure=request.on_failure,
+                mode=request.mode,
+                share=0.0 if request.mode == "replace" else request.share,
                 history=failure_history(session, model, selection.devices),
             ),
             [WavePlan.model_validate(wave.model_dump()) for wave in request.waves],

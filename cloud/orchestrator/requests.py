@@ -18,6 +18,7 @@ from cloud.orchestrator.stored import UnreadableRollout, load, lock, save
 from fleet.client.schemas import RolloutIn
 from fleet.rollouts import events as ev
 from fleet.rollouts.machine import VERBS, step
+from fleet.rollouts.model import Rollout
 from fleet.rollouts.people import Command, may_approve
 
 _EVENTS: Mapping[str, Callable[..., Command]] = {
@@ -48,7 +49,18 @@ def create_rollout(
     """
     at = time.time() if now is None else now
     drafted = draft_rollout(session, request, actor, at, needs_approval=needs_approval)
-    rollout, effects = step(drafted.rollout, ev.Started(), at)
+    return begin(session, drafted.rollout, request, actor, at)
+
+
+def begin(
+    session: Session, rollout: Rollout, request: RolloutIn, actor: str, at: float
+) -> RolloutRow:
+    """Store a draft and start it.
+
+    Args:
+        request: what was asked for, for people to see.
+    """
+    rollout, effects = step(rollout, ev.Started(), at)
     row = RolloutRow(
         id=rollout.id,
         model=request.model,

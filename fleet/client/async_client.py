@@ -20,6 +20,7 @@ from fleet.client import (
     rollout_schemas,
     schemas,
     sending,
+    trial_schemas,
 )
 from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
 from fleet.client.evidence_schemas import EvidenceOut
@@ -248,6 +249,18 @@ class AsyncClient:
     async def explain_rollout(self, rollout_id: str) -> rollout_schemas.ExplainOut:
         """Why it is where it is, and what it waits for."""
         return await self.send(calls.explain_rollout(rollout_id))
+
+    async def trial(self, rollout_id: str) -> trial_schemas.TrialOut:
+        return await self.send(calls.trial(rollout_id))
+
+    async def share_trial(self, rollout_id: str, share: float) -> trial_schemas.TrialOut:
+        """`share` of the requests, 0 to 1."""
+        return await self.send(calls.share_trial(rollout_id, share))
+
+    async def promote_trial(
+        self, rollout_id: str, request: trial_schemas.PromoteIn
+    ) -> schemas.RolloutDetail:
+        return await self.send(calls.promote_trial(rollout_id, request))
 
     async def steer_rollout(
         self, rollout_id: str, action: RolloutAction, reason: str = ""

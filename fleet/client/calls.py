@@ -22,6 +22,7 @@ from fleet.client import (
     registry_schemas,
     rollout_schemas,
     schemas,
+    trial_schemas,
 )
 from fleet.client.errors import ApiError, SignInNeeded, UnexpectedAnswer
 from fleet.client.evidence_schemas import EvidenceOut
@@ -137,6 +138,7 @@ _ENROLLED: Final = _as(EnrolReply)
 _MODEL: Final = _as(schemas.ModelDetail)
 _EXPORT: Final = _as(schemas.ExportOut)
 _MODEL_PAGE: Final = _as(rollout_schemas.ModelPage)
+_TRIAL: Final = _as(trial_schemas.TrialOut)
 _ROLLOUT_PAGE: Final = _as(rollout_schemas.RolloutPage)
 _ROLLOUT_PLAN: Final = _as(rollout_schemas.RolloutPlanOut)
 _ASSIGNMENT_PAGE: Final = _as(rollout_schemas.AssignmentPage)
@@ -386,6 +388,21 @@ def rollout_evidence(rollout_id: str) -> Call[EvidenceOut]:
 
 def start_rollout(request: schemas.RolloutIn) -> Call[schemas.RolloutDetail]:
     return Call(method="POST", path=_path("rollouts"), body=request, read=_ROLLOUT)
+
+
+def trial(rollout_id: str) -> Call[trial_schemas.TrialOut]:
+    return Call(method="GET", path=_path("rollouts", rollout_id, "trial"), read=_TRIAL)
+
+
+def share_trial(rollout_id: str, share: float) -> Call[trial_schemas.TrialOut]:
+    """`share` of the requests, 0 to 1."""
+    path = _path("rollouts", rollout_id, "trial", "share")
+    return Call(method="PUT", path=path, body=trial_schemas.ShareIn(share=share), read=_TRIAL)
+
+
+def promote_trial(rollout_id: str, request: trial_schemas.PromoteIn) -> Call[schemas.RolloutDetail]:
+    path = _path("rollouts", rollout_id, "trial", "promote")
+    return Call(method="POST", path=path, body=request, read=_ROLLOUT)
 
 
 def steer_rollout(

@@ -25,6 +25,7 @@ from fleet.client import (
     rollout_schemas,
     schemas,
     sending,
+    trial_schemas,
 )
 from fleet.client.async_client import AsyncClient
 from fleet.client.calls import MAX_PAGE_ROWS, PAGE_ROWS, Call, LabBlobKind, RolloutAction
@@ -261,6 +262,18 @@ class Client:
     def explain_rollout(self, rollout_id: str) -> rollout_schemas.ExplainOut:
         """Why it is where it is, and what it waits for."""
         return self.send(calls.explain_rollout(rollout_id))
+
+    def trial(self, rollout_id: str) -> trial_schemas.TrialOut:
+        return self.send(calls.trial(rollout_id))
+
+    def share_trial(self, rollout_id: str, share: float) -> trial_schemas.TrialOut:
+        """`share` of the requests, 0 to 1."""
+        return self.send(calls.share_trial(rollout_id, share))
+
+    def promote_trial(
+        self, rollout_id: str, request: trial_schemas.PromoteIn
+    ) -> schemas.RolloutDetail:
+        return self.send(calls.promote_trial(rollout_id, request))
 
     def steer_rollout(
         self, rollout_id: str, action: RolloutAction, reason: str = ""

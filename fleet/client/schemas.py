@@ -279,6 +279,10 @@ class RolloutIn(ApiRequest):
     """A second person must approve each wave before it is offered."""
     on_failure: Literal["rollback", "halt"] = "rollback"
     """What a failed gate does: give every device back what it had, or only stop."""
+    mode: Literal["replace", "ab", "shadow"] = "replace"
+    """"ab" and "shadow" try the version beside the one that serves (docs/guides/trials.md)."""
+    share: float = Field(default=0.1, ge=0, le=1, allow_inf_nan=False)
+    """Of the requests, that a version under trial answers or computes."""
 
 
 class RolloutOut(ApiModel):

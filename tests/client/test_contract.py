@@ -18,17 +18,19 @@ from cloud.api import (
     operation_routes,
     registry_routes,
     rollout_routes,
+    trial_routes,
 )
 from edge_agent.wire.messages import EnrolRequest, Inventory
 from fleet.client import calls, command_calls, registry_schemas, schemas
 from fleet.client.calls import Call
 from fleet.client.command_schemas import CommandIn
 from fleet.client.gateway_schemas import BelowIn
+from fleet.client.trial_schemas import PromoteIn
 
 MODULES = (
     device_routes, enrolment_routes, model_routes, learning_routes, operation_routes,
         rollout_routes, export_routes, lab_routes, gateway_routes, command_routes,
-        group_routes, registry_routes,
+        group_routes, registry_routes, trial_routes,
 )  # fmt: skip
 
 
@@ -78,6 +80,9 @@ def _calls() -> list[Call]:
         calls.rollout_assignments("r", wave=0, phase="p", failed=True, offset=0, limit=1),
         calls.explain_rollout("r"),
         calls.rollout("r"),
+        calls.trial("r"),
+        calls.share_trial("r", 0.5),
+        calls.promote_trial("r", PromoteIn()),
         calls.start_rollout(schemas.RolloutIn(model="m", version=1)),
         calls.steer_rollout("r", "pause", "why"),
         calls.drift("m"),

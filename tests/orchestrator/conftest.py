@@ -36,6 +36,7 @@ from cloud.signing import (
 )
 from cloud.signing.evidence import EvidenceKey
 from edge_agent.wire import topics
+from edge_agent.wire.manifest import trial_path
 from edge_agent.wire.messages import Desired, Phase, UpdateReport
 from fleet.client.schemas import RolloutIn, WaveIn
 
@@ -65,6 +66,7 @@ class RecordingPublisher:
         if address.channel == "desired":
             desired = Desired.decode(message.payload)
             wanted = {model.target for model in desired.models.values()}
+            wanted |= {trial_path(trial.target) for trial in desired.trials.values()}
             signed = set(self.director.assigned(address.device))
             assert wanted <= signed, "published before it was signed"
         self.sent.append((message.topic, message.payload, message.retain))
