@@ -9,13 +9,12 @@ import typer
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.options import JsonOption
 from cloud.cli.output import as_json, console, table
-from cloud.cli.rollout_commands import SoakOption, WaveOption, finish, rollout
+from cloud.cli.rollout_commands import SoakOption, WaveOption, finish
 from cloud.cli.rollout_request import as_share, parse_waves
 from cloud.cli.rollout_watch import watch
 from fleet.client.trial_schemas import PromoteIn, TrialOut, TrialSide
 
 
-@rollout.command("share")
 def share_trial(
     rollout_id: str,
     share: Annotated[str, typer.Argument(help="Of the requests, e.g. 25%.")],
@@ -27,7 +26,6 @@ def share_trial(
     console.print(f"trial {trial.rollout}: {trial.mode} {trial.share:.4g} of the requests")
 
 
-@rollout.command("trial")
 def show_trial(
     rollout_id: str, directory: DirectoryOption = DEFAULT_DIRECTORY, json: JsonOption = False
 ) -> None:
@@ -40,7 +38,6 @@ def show_trial(
         _print(trial)
 
 
-@rollout.command("promote")
 def promote_trial(
     rollout_id: str,
     wave: WaveOption = None,
@@ -57,12 +54,19 @@ def promote_trial(
             finish(watch(api, detail.id, json=False, stop_when_needed=False))
 
 
-@rollout.command("drop")
 def drop_trial(rollout_id: str, directory: DirectoryOption = DEFAULT_DIRECTORY) -> None:
     """End a trial: the version that serves goes on alone."""
     with client(directory) as api:
         api.trial(rollout_id)  # anything else is rolled back by its own name
         console.print(f"rollout {rollout_id}: {api.steer_rollout(rollout_id, 'rollback').state}")
+
+
+def register(rollout: typer.Typer) -> None:
+    """Make these commands of `skerry rollout`."""
+    rollout.command("share")(share_trial)
+    rollout.command("trial")(show_trial)
+    rollout.command("promote")(promote_trial)
+    rollout.command("drop")(drop_trial)
 
 
 def _print(trial: TrialOut) -> None:
