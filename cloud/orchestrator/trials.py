@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, case, func, select
@@ -198,7 +198,8 @@ def _side(session: Session, where: ColumnElement[bool]) -> TrialSide:
 
 def _differences(session: Session, where: ColumnElement[bool]) -> TrialDifferences:
     def part(name: str) -> ColumnElement[float]:
-        return Metric.report[("comparison", name)].as_float()
+        value: ColumnElement[float] = Metric.report[("comparison", name)].as_float()
+        return value
 
     compared, disagreed, errors, shed, most, weighted, weight = session.execute(
         select(
@@ -222,11 +223,13 @@ def _differences(session: Session, where: ColumnElement[bool]) -> TrialDifferenc
 
 
 def _number(name: str) -> ColumnElement[float]:
-    return Metric.report[name].as_float()
+    value: ColumnElement[float] = Metric.report[name].as_float()
+    return value
 
 
-def _text(name: str) -> Any:
-    return Metric.report[name].as_string()
+def _text(name: str) -> ColumnElement[str]:
+    value: ColumnElement[str] = Metric.report[name].as_string()
+    return value
 
 
 def _trial(session: Session, rollout_id: str) -> tuple[RolloutRow, Stored]:

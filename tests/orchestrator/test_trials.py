@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.db.tables import AssignmentEvent, Metric
+from cloud.db.tables import AssignmentEvent, Metric, Rollout
 from cloud.errors import Conflict, NotFound
 from cloud.orchestrator import trials
+from cloud.orchestrator.figures import comparison
+from cloud.orchestrator.stored import load
 from edge_agent.wire.manifest import trial_path
 from edge_agent.wire.messages import ComparisonReport, MetricsReport, UpdateReport
 from fleet.client.trial_schemas import PromoteIn
@@ -134,18 +136,31 @@ def test_differences_of_a_shadow_are_summed_over_devices(plane) -> None:
 
 
 def test_a_trial_with_more_errors_than_the_old_version_beside_it_is_halted_and_taken_back(
-    plane, tried: str
+    plane,
 ) -> None:
-    for device in DEVICES:
+    many = [f"d{number}" for number in range(12)]
+    plane.enrol(*many)
+    plane.release(1)
+    plane.complete(1, *many)
+    plane.release(2)
+    plane.now += 1
+    trial = plane.start(2, mode="ab", share=0.5, on_failure="halt")
+    plane.turn()
+    for device in many:
         answer(plane, device, "healthy")
     plane.turn()
-    for _ in range(3):
-        plane.now += 1
-        for device in DEVICES:
-            serve(plane, device, 1)
-            serve(plane, device, 2, 400, trial="ab", share=0.1)
+    plane.now += 1
+    for device in many:
+        serve(plane, device, 1)
+        serve(plane, device, 2, 400, trial="ab", share=0.5)
+    with plane.sessions() as session:
+        stored = load(session, session.get_one(Rollout, trial)).rollout
+        found = comparison(session, stored, plane.now + 6)
+    assert found is not None
+    sides = [{each.device for each in side.devices} for side in (found.treated, found.control)]
+    assert sides == [set(many), set(many)]
     plane.turn(6)
-    assert plane.state(tried) == "HALTED"
+    assert plane.state(trial) == "HALTED"
     plane.turn()
     twin = plane.publisher.twin("d0")
     assert twin.trials == {} and twin.models[MODEL].version == 1
