@@ -14,8 +14,6 @@ from cloud.cli.rollout_request import as_share, parse_waves
 from cloud.cli.rollout_watch import watch
 from fleet.client.trial_schemas import PromoteIn, TrialOut, TrialSide
 
-__all__ = ["rollout"]
-
 
 def share_trial(
     rollout_id: str,
