@@ -112,7 +112,8 @@ def picture(detail: RolloutDetail, why: ExplainOut, now: float) -> RenderableTyp
 
 def _wave(detail: RolloutDetail, wave: Json, now: float) -> tuple[RenderableType, ...]:
     state = str(wave["state"])
-    phases = {name: n for name, n in sorted((wave.get("phases") or {}).items()) if n}
+    counted = sorted((wave.get("phases") or {}).items())
+    phases = {name: n for name, n in counted if n and name != "healthy"}
     return (
         str(wave["index"] + 1),
         Text(str(wave.get("what") or "")),

@@ -16,6 +16,7 @@ from cloud.db.tables import Release as ReleaseRow
 from cloud.db.tables import Rollout as RolloutRow
 from cloud.orchestrator import evidence
 from cloud.orchestrator.crown import crown, uncrown
+from cloud.orchestrator.raising import counter_of, raised
 from cloud.orchestrator.twins import desired_of, set_model, set_trial
 from cloud.publish import publish_release
 from cloud.registry import audit
@@ -117,17 +118,39 @@ class Executor:
             )
         if rollout.plan.is_trial:
             return self._try(rollout, device, release, previous)
+        own = self.raised(release, counter_of(device, model))
+        if own is None:
+            return ev.Dropped(
+                device=device.id, phase=AssignmentPhase.CANCELLED, reason="has a newer release"
+            )
         self._take(rollout, device, None if known is None else known.rollout)
         generation = set_model(
             self.session,
             device,
             model,
-            release,
+            own,
             rollout=rollout.id,
             probation_s=rollout.plan.probation_s,
             now=self.now,
         )
-        return ev.Assigned(device=device.id, generation=generation, previous=previous)
+        return ev.Assigned(
+            device=device.id,
+            generation=generation,
+            previous=previous,
+            release=(
+                Release(target=own.target, version=own.version, counter=own.counter)
+                if own is not release
+                else None
+            ),
+        )
+
+    def raised(self, release: ReleaseRow, counter: int) -> ReleaseRow | None:
+        """The release, if need be under a higher counter; None where that cannot be published."""
+        try:
+            return raised(self.session, self.blobs, self.image_repository, release, counter)
+        except (BlobMissing, SigningError) as error:
+            log.error("release.not_republished target=%s reason=%s", release.target, error)
+            return None
 
     def _try(
         self, rollout: Rollout, device: Device, release: ReleaseRow, previous: Previous | None

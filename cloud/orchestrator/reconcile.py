@@ -17,6 +17,8 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from cloud.db.tables import Device, ModelVersion, Release, Rollout
+from cloud.orchestrator.raising import counter_of
+from cloud.orchestrator.strays import Raise
 from cloud.orchestrator.twins import set_model
 from cloud.registry import audit
 from fleet.rollouts.model import RolloutState
@@ -26,13 +28,16 @@ log = logging.getLogger("skerry.orchestrator")
 PROBATION_S = 10.0
 
 
-def follow_champions(session: Session, now: float) -> int:
-    """Assign champions where they are due; returns to how many devices."""
+def follow_champions(session: Session, now: float, raise_: Raise) -> int:
+    """Assign champions where they are due; returns to how many devices.
+
+    A device that has had a higher counter gets the same bytes under a higher one.
+    """
     champions = session.scalars(select(ModelVersion).where(ModelVersion.state == "champion"))
-    return sum(_follow(session, champion, now) for champion in champions.all())
+    return sum(_follow(session, champion, now, raise_) for champion in champions.all())
 
 
-def _follow(session: Session, champion: ModelVersion, now: float) -> int:
+def _follow(session: Session, champion: ModelVersion, now: float, raise_: Raise) -> int:
     newest_rollout = session.scalar(
         select(Rollout.state)
         .where(Rollout.model == champion.model, Rollout.version == champion.version)
@@ -53,11 +58,14 @@ def _follow(session: Session, champion: ModelVersion, now: float) -> int:
     done = 0
     for first, newest in _by_profile(releases):
         for device in _due(session, first, champion.version):
+            own = raise_(newest, counter_of(device, champion.model))
+            if own is None:
+                continue
             set_model(
                 session,
                 device,
                 champion.model,
-                newest,
+                own,
                 rollout=None,
                 probation_s=PROBATION_S,
                 now=now,
@@ -67,10 +75,10 @@ def _follow(session: Session, champion: ModelVersion, now: float) -> int:
                 "orchestrator",
                 "device.assigned",
                 device.id,
-                {"target": newest.target, "version": newest.version},
+                {"target": own.target, "version": own.version},
                 at=now,
             )
-            log.info("device.assigned device=%s target=%s", device.id, newest.target)
+            log.info("device.assigned device=%s target=%s", device.id, own.target)
             done += 1
     return done
 

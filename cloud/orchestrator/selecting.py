@@ -78,8 +78,13 @@ def ids_matching(session: Session, text: str, now: float) -> frozenset[str]:
     return frozenset(session.scalars(select(Device.id).where(where(session, query, now))))
 
 
-def newcomers(session: Session, row: RolloutRow, now: float) -> list[tuple[str, str, bool]]:
+def newcomers(
+    session: Session, row: RolloutRow, profiles: Collection[str], now: float
+) -> list[tuple[str, str, bool]]:
     """Devices that match a rollout now, and are in no rollout of its model that goes on.
+
+    Args:
+        profiles: that the rollout has a release for.
 
     Returns:
         Id, profile and whether it is online, of each.
@@ -98,10 +103,8 @@ def newcomers(session: Session, row: RolloutRow, now: float) -> list[tuple[str, 
         )
     )
     query = select(Device.id, Device.profile, Device.online, Device.labels).where(
-        Device.revoked.is_(False), Device.id.not_in(taken)
+        Device.revoked.is_(False), Device.profile.in_(profiles), Device.id.not_in(taken)
     )
-    if request.profiles:
-        query = query.where(Device.profile.in_(request.profiles))
     for text in (request.query, request.waves[-1].query):
         if text:
             query = query.where(where(session, read_query(text), now))

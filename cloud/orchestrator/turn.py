@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from cloud.blobs import Blobs
 from cloud.commands.sweep import sweep
 from cloud.db import order
 from cloud.db.engine import Sessions
+from cloud.db.tables import Assignment as AssignmentRow
 from cloud.db.tables import AssignmentEvent
 from cloud.db.tables import Rollout as RolloutRow
-from cloud.orchestrator import figures, intake, lease, reconcile
+from cloud.errors import UserError
+from cloud.orchestrator import figures, intake, lease, reconcile, strays
 from cloud.orchestrator.effects import Executor
 from cloud.orchestrator.kept import Kept, Known
 from cloud.orchestrator.ports import Signer
+from cloud.orchestrator.selecting import newcomers
 from cloud.orchestrator.stored import (
     BrokenRollout,
     Stored,
@@ -37,9 +40,21 @@ from cloud.signing import ImageRepository, SigningError
 from cloud.signing.evidence import EvidenceKey
 from fleet.rollouts import events as ev
 from fleet.rollouts.machine import run
-from fleet.rollouts.model import ACTIVE_STATES, AssignmentPhase, Rollout
+from fleet.rollouts.model import (
+    ACTIVE_STATES,
+    IN_FLIGHT,
+    AssignmentPhase,
+    Release,
+    Rollout,
+    RolloutState,
+)
 
 log = logging.getLogger("skerry.orchestrator")
+
+_IN_FLIGHT = [phase.value for phase in IN_FLIGHT]
+
+LOOK_INTERVAL_S = 10.0
+"""Seconds between two looks for newcomers and strays."""
 
 MAX_ROUNDS = 8
 """Effects and answers of one rollout in one turn; a healthy machine needs three at most."""
@@ -102,6 +117,7 @@ class Orchestrator:
         self._reconcile_interval_s = reconcile_interval_s
         self._refresh_interval_s = refresh_interval_s
         self._reconcile_at = 0.0
+        self._look_at = 0.0
         self._refresh_at = 0.0
         self._kept = Kept()
         self._commands_at = 0.0
@@ -109,6 +125,7 @@ class Orchestrator:
     def turn(self, now: float) -> TurnResult:
         """Everything that is due at `now` (seconds since the epoch), in one transaction."""
         reconciling = now >= self._reconcile_at
+        looking = now >= self._look_at
         self._kept.begin()
         with self._sessions.begin() as session:
             if not self._leads(session):
@@ -117,11 +134,18 @@ class Orchestrator:
             executor = Executor(
                 session, self._blobs, self._image_repository, self._evidence_key, now
             )
-            stepped = self._step_all(session, executor, settled, now)
-            followed = reconcile.follow_champions(session, now) if reconciling else 0
+            stepped = self._step_all(session, executor, settled, now, reconciling)
+            followed = 0
+            if reconciling:
+                followed = reconcile.follow_champions(session, now, executor.raised)
+            if looking:
+                self._let_newcomers_join(session, executor, now)
+                self._assign_strays_again(session, executor, now)
         self._kept.commit(now)
         if reconciling:
             self._reconcile_at = now + self._reconcile_interval_s
+        if looking:
+            self._look_at = now + LOOK_INTERVAL_S
         self._sweep_commands(now)
         self._refresh(now)
         return TurnResult(leader=True, stepped=stepped, followed=followed)
@@ -143,11 +167,45 @@ class Orchestrator:
             session, lease.ORCHESTRATOR, self._holder, self._lease_s, self._lease_clock
         )
 
-    def _step_all(self, session: Session, executor: Executor, settled: int, now: float) -> int:
+    def _let_newcomers_join(self, session: Session, executor: Executor, now: float) -> None:
+        active = RolloutRow.state.in_([state.value for state in ACTIVE_STATES])
+        for row in session.scalars(select(RolloutRow).where(active).order_by(RolloutRow.id)).all():
+            plan = (row.machine.get("rollout") or {}).get("plan") or {}
+            if not plan.get("takes_newcomers"):
+                continue
+            try:
+                found = newcomers(session, row, frozenset(plan["releases"]), now)
+            except UserError as error:  # its group was deleted since
+                log.warning("rollout.newcomers_unknown id=%s reason=%s", row.id, error)
+                continue
+            if found:
+                joined = [ev.Joined(device=d, profile=p, online=o) for d, p, o in found]
+                self._step(session, executor, row.id, joined, (), now)
+
+    def _assign_strays_again(self, session: Session, executor: Executor, now: float) -> None:
+        for rollout_id, device, generation, release in strays.reassign(
+            session, now, executor.raised
+        ):
+            again = ev.Assigned(
+                device=device,
+                generation=generation,
+                release=Release(
+                    target=release.target, version=release.version, counter=release.counter
+                ),
+            )
+            self._step(session, executor, rollout_id, [again], (), now)
+
+    def _step_all(
+        self, session: Session, executor: Executor, settled: int, now: float, reconciling: bool
+    ) -> int:
         reports = intake.new_reports(session, now, settled)
         active = [state.value for state in ACTIVE_STATES]
         pending = with_pending(session)
         due = or_(RolloutRow.state.in_(active), RolloutRow.id.in_(pending | set(reports)))
+        if reconciling:  # late returners of completed rollouts are watched, too
+            late = select(AssignmentRow.rollout).where(AssignmentRow.phase.in_(_IN_FLIGHT))
+            completed = RolloutRow.state == RolloutState.COMPLETED.value
+            due = or_(due, and_(completed, RolloutRow.id.in_(late)))
         rows = session.execute(select(RolloutRow.id, RolloutRow.revision).where(due)).all()
         changed = intake.changes(session, self._kept.changes_since) if rows else []
         stepped = 0
@@ -216,7 +274,7 @@ class Orchestrator:
         stored = Stored(known.rollout, pending_of(row)) if known is not None else load(session, row)
         before = stored.rollout
         events: list[ev.Event] = [*happened]
-        if before.state in ACTIVE_STATES:
+        if before.state in ACTIVE_STATES or before.state is RolloutState.COMPLETED:
             devices = intake.under_way(session, before) if looking else changed
             events += intake.observations(devices, before)
             comparison = figures.comparison(session, before, now)

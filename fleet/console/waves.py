@@ -1,7 +1,7 @@
 """Waves: how they are counted, and the short text in which a person writes them down.  Pure.
 
-The text is a list of sizes: a number of devices, or a share of those left in per cent, as in
-"1, 25%, 100%".
+The text is a list of sizes: a number of devices, a share of those left in per cent, or a query in
+braces, as in "{site == "lab"}, 25%, 100%".
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.client.schemas import Json, WaveIn
+from fleet.client.schemas import MAX_WAVES, Json, WaveIn
 from fleet.console import formats
 from fleet.console.tones import Tone
+from fleet.devices.query import QueryError
+from fleet.devices.query import parse as parse_query
 
-MAX_WAVES: Final = 20
+_SEPARATOR: Final = re.compile(r"[,;](?![^{]*\})")
+"""A comma that is not inside braces."""
 _SIZE: Final = re.compile(r"(-?\d{1,9}(?:\.\d+)?)\s*(%?)")
 
 
@@ -64,7 +67,7 @@ def parse(text: str, soak_s: float) -> list[WaveIn]:
     Raises:
         BadWaves: the first part that is not a size, named.
     """
-    parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    parts = [part.strip() for part in _SEPARATOR.split(text) if part.strip()]
     if not parts:
         raise BadWaves("no wave is given; write sizes such as 1, 25%, 100%")
     if len(parts) > MAX_WAVES:
@@ -73,9 +76,16 @@ def parse(text: str, soak_s: float) -> list[WaveIn]:
 
 
 def _wave(part: str, soak_s: float) -> WaveIn:
+    if part.startswith("{") and part.endswith("}"):
+        try:
+            return WaveIn(query=parse_query(part[1:-1].strip()).text, soak_s=soak_s)
+        except QueryError as error:
+            raise BadWaves(str(error)) from error
     found = _SIZE.fullmatch(part)
     if found is None:
-        raise BadWaves(f"{part!r} is not a size; write 5 for devices or 25% for a share")
+        raise BadWaves(
+            f"{part!r} is not a size; write 5 for devices, 25% for a share, {{...}} for a query"
+        )
     number, share = float(found[1]), bool(found[2])
     if share:
         if not 0 < number <= 100:

@@ -282,6 +282,14 @@ def _rollouts(app: FastAPI, w: Any) -> None:
     def rollout(rollout_id: str) -> schemas.RolloutDetail:
         return _found(w().rollouts.get(rollout_id), f"no rollout {rollout_id!r}")
 
+    @app.get("/v1/rollouts/{rollout_id}/explain")
+    def explain(rollout_id: str) -> rollout_schemas.ExplainOut:
+        found = rollout(rollout_id)
+        return rollout_schemas.ExplainOut(
+            id=found.id, state=found.state, headline=f"It is {found.state.lower()}.", lines=[],
+            held_up=[], held_up_total=0, waits_for="", plan={},
+        )  # fmt: skip
+
     @app.post("/v1/rollouts", status_code=201)
     def start(body: schemas.RolloutIn) -> schemas.RolloutDetail:
         now = time.time()

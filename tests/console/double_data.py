@@ -345,7 +345,15 @@ def _rollouts(world: World) -> list[RolloutDetail]:
                        "failed": 0, "pending": 0, "reason": "0 of 230 responders failed"}],
         }
     )  # fmt: skip
-    return [running, halted, done]
+    waiting = running.model_copy(
+        update={
+            "id": "r-appr", "state": "PENDING_APPROVAL", "created_by": "operator",
+            "reason": "waits for a second person", "created_at": world.now - 4 * 86400,
+            "verbs": {"approve": "rollout r-appr was created by operator: a second person must "
+                      "approve it"},
+        }
+    )  # fmt: skip
+    return [running, halted, done, waiting]
 
 
 def _drift(now: float) -> list[DriftOut]:

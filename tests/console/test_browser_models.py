@@ -78,7 +78,7 @@ def test_a_cancelled_question_changes_nothing(page, console):
 def test_rollouts_are_listed_with_state_and_share(page):
     page.get_by_test_id("nav-rollouts").click()
     rows = page.get_by_test_id("rollout-row")
-    expect(rows).to_have_count(3)
+    expect(rows).to_have_count(4)
     expect(rows.first).to_have_attribute("data-state", "running")
     expect(rows.nth(1)).to_contain_text("3 of 5 responders failed")
 
@@ -109,6 +109,13 @@ def test_a_rollout_is_paused_resumed_halted_and_rolled_back(page, console):
     page.get_by_test_id("rollout-rollback").click()
     page.get_by_test_id("confirm-yes").click()
     expect(state).to_have_text("rolling back")
+
+
+def test_who_created_a_rollout_sees_why_they_cannot_approve_it(page, console):
+    page.goto(f"{console.url}/rollouts/r-appr")
+    expect(page.get_by_test_id("rollout-approve")).to_be_disabled()
+    expect(page.get_by_test_id("rollout-approve-refused")).to_contain_text("a second person")
+    expect(page.get_by_test_id("rollout-why")).to_contain_text("pending_approval")
 
 
 def test_a_rollout_is_started_from_the_form(page, console):

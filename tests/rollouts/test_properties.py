@@ -44,14 +44,26 @@ action = st.one_of(
     st.tuples(st.just("tick"), st.floats(0, 500), st.none()),
     st.tuples(st.just("person"), st.sampled_from(["pause", "resume", "cancel", "halt"]), st.none()),
     st.tuples(st.just("rollback"), st.none(), st.booleans()),
+    st.tuples(st.just("approved"), st.sampled_from(["ana", "bo"]), st.none()),
+    st.tuples(st.just("joined"), st.sampled_from(["n0", "n1", "d0"]), st.booleans()),
+    st.tuples(st.just("superseded"), st.sampled_from(DEVICES), st.none()),
 )
 
 
 class World:
     """A machine, the driver that answers it, and a watch on its promises."""
 
-    def __init__(self, gate: GateSpec) -> None:
-        plan = Plan(model="m", version=2, releases={"p": NEW}, gate=gate)
+    def __init__(self, gate: GateSpec, **settings: object) -> None:
+        plan = Plan.model_validate(
+            {
+                "model": "m",
+                "version": 2,
+                "releases": {"p": NEW},
+                "gate": gate,
+                "created_by": "ana",
+                **settings,
+            }
+        )
         self.rollout = draft("m-2-x", plan, WAVES, [DeviceRef(name, "p") for name in DEVICES])
         self.now = 0.0
         self.generation = 0
@@ -63,10 +75,38 @@ class World:
             before = self.rollout
             self.rollout, effects = run(before, queue, self.now)
             self.check(before, self.rollout, effects)
+            self.check_offers(before, self.rollout, effects)
+            self.check_again(queue)
             queue = [self.answer(effect) for effect in effects if _asks(effect)]
             if not queue:
                 return
         raise AssertionError("effects and answers do not come to an end")
+
+    def check_offers(self, before: Rollout, after: Rollout, effects: list[ev.Effect]) -> None:
+        """The new version goes to devices of waves that were offered, once, and only approved."""
+        offered = [e.device for e in effects if isinstance(e, ev.Assign) and e.release == NEW]
+        assert len(offered) == len(set(offered))
+        for device in offered:
+            wave = after.waves[after.assignments[device].wave]
+            assert wave.started_at is not None and wave.index <= after.current
+            known = before.assignments.get(device)
+            assert known is None or not known.asked
+            if after.plan.approve_each_wave:
+                assert wave.approved_by == "bo"
+        if after.plan.needs_approval and offered:
+            assert after.waves[0].approved_by == "bo"
+
+    def check_again(self, events: list[ev.Event]) -> None:
+        """Events that come again from devices change nothing."""
+        repeated = [
+            event
+            for event in events
+            if isinstance(event, ev.Assigned | ev.Joined | ev.Superseded | ev.Dropped)
+        ]
+        if repeated:
+            again, effects = run(self.rollout, repeated, self.now)
+            assert again == self.rollout
+            assert not any(isinstance(effect, ev.Assign) for effect in effects)
 
     def answer(self, effect: ev.Effect) -> ev.Event:
         if isinstance(effect, ev.PublishPrevious):
@@ -99,6 +139,7 @@ class World:
                 before.state,
                 RolloutState.ROLLING_BACK,
                 RolloutState.ROLLED_BACK,
+                *([RolloutState.HALTED] if before.state is RolloutState.COMPLETED else []),
             }
         if before.state is RolloutState.HALTED:
             assert after.state not in {RolloutState.RUNNING, RolloutState.COMPLETED}
@@ -138,6 +179,12 @@ def _event(world: World, kind: str, what: object, how: object) -> ev.Event:
             assert isinstance(what, float)
             world.now += what
             return ev.Tick()
+        case "approved":
+            return ev.Approved(actor=device)
+        case "joined":
+            return ev.Joined(device=device, profile="p", online=bool(how))
+        case "superseded":
+            return ev.Superseded(devices=(device,), by="m-3-y")
         case "rollback":
             return ev.Rollback(actor="ana") if how else ev.RollbackImpossible(reason="no blob")
         case _:
@@ -150,12 +197,25 @@ def _event(world: World, kind: str, what: object, how: object) -> ev.Event:
     actions=st.lists(action, max_size=40),
     min_responders=st.integers(1, 2),
     require_bound=st.booleans(),
+    on_failure=st.sampled_from(["halt", "rollback"]),
+    needs_approval=st.booleans(),
+    approve_each_wave=st.booleans(),
 )
 def test_no_history_advances_a_failed_wave_or_leaves_the_machine_stuck(
-    actions: list[tuple[str, object, object]], min_responders: int, require_bound: bool
+    actions: list[tuple[str, object, object]],
+    min_responders: int,
+    require_bound: bool,
+    on_failure: str,
+    needs_approval: bool,
+    approve_each_wave: bool,
 ) -> None:
     plan_min = 1  # the first wave has one device
-    world = World(GateSpec(min_responders=plan_min, require_bound=require_bound))
+    world = World(
+        GateSpec(min_responders=plan_min, require_bound=require_bound),
+        on_failure=on_failure,
+        needs_approval=needs_approval,
+        approve_each_wave=approve_each_wave,
+    )
     if min_responders > plan_min:
         gate = GateSpec(min_responders=min_responders, require_bound=require_bound)
         plan = world.rollout.plan.model_copy(update={"gate": gate})
@@ -167,6 +227,7 @@ def test_no_history_advances_a_failed_wave_or_leaves_the_machine_stuck(
     for _ in range(30):
         if world.rollout.state is RolloutState.PAUSED:
             world.send(ev.Resume(actor="ana"))
+        world.send(ev.Approved(actor="bo"))
         world.now += 10_000
         world.send(ev.Tick())
     assert world.rollout.state not in ACTIVE_STATES

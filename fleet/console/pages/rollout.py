@@ -9,6 +9,7 @@ from typing import Final
 from nicegui import ui
 
 from fleet.client.calls import RolloutAction
+from fleet.client.rollout_schemas import ExplainOut
 from fleet.client.schemas import Json, RolloutDetail
 from fleet.console import formats, tables
 from fleet.console.live import Live
@@ -30,6 +31,9 @@ from fleet.console.widgets import (
 )
 
 _SHOWN_ASSIGNMENTS: Final = 200
+_SHOWN_HELD_UP: Final = 5
+_EXPLAIN_EVERY_S: Final = 10.0
+"""An explanation costs the control plane more than the state."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,16 @@ async def page(view: View, rollout_id: str) -> None:
         with actions:
             _commands(view, rollout, live.refresh)
 
-    live.part(commands, of=lambda rollout: rollout.state, keep=True)
+    live.part(commands, of=lambda rollout: (rollout.state, rollout.verbs), keep=True)
     live.part(
         lambda rollout: _summary(view, rollout),
         of=lambda rollout: (rollout.state, rollout.reason, rollout.waves),
     )
     live.part(lambda rollout: _waves(view, rollout), of=lambda rollout: rollout.waves)
+    why: Live[ExplainOut] = Live(
+        view, lambda: view.api.explain_rollout(rollout_id), interval_s=_EXPLAIN_EVERY_S
+    )
+    why.part(lambda found: _why(view, found))
     with ui.element("div").classes("sk-cols"):
         live.part(lambda rollout: _gates(view, rollout), of=lambda rollout: rollout.gates)
         live.part(lambda rollout: _plan(view, rollout), of=lambda rollout: rollout.plan)
@@ -123,10 +131,22 @@ async def page(view: View, rollout_id: str) -> None:
             table.set_visibility(bool(rollout.assignments))
             rest.clear()
             with rest:
-                _rest(view, len(rollout.assignments))
+                _rest(view, totals(rollout.waves).devices if rollout.assignments else 0)
 
         live.part(assignments, of=lambda rollout: rollout.assignments, keep=True)
     await live.start()
+    await why.start()
+
+
+def _why(view: View, found: ExplainOut) -> None:
+    with card(view.t("Why it is where it is")):
+        Tag("div", found.headline, "sk-wrap").props("data-testid=rollout-why")
+        if found.waits_for:
+            Tag("div", view.t("Waits for {what}", what=found.waits_for), "sk-dim sk-wrap")
+        for line in found.lines:
+            Tag("div", line, "sk-dim sk-wrap")
+        for held in found.held_up[:_SHOWN_HELD_UP]:
+            Tag("div", f"{held.device}: {held.phase}, {held.reason}", "sk-faint sk-wrap")
 
 
 def _commands(view: View, rollout: RolloutDetail, refresh: Callable[[], Awaitable[None]]) -> None:
@@ -155,6 +175,14 @@ def _commands(view: View, rollout: RolloutDetail, refresh: Callable[[], Awaitabl
                 danger=command.danger,
                 testid=f"rollout-{command.action}",
             )
+            refusal = rollout.verbs.get(command.action, "")
+            if refusal:
+                made.disable()
+                made.tooltip(refusal)
+                if command.main:
+                    Tag("span", refusal, "sk-dim").props(
+                        f"data-testid=rollout-{command.action}-refused"
+                    )
             made.on_click(lambda command=command: run(command))
 
 
@@ -193,6 +221,8 @@ def _wave(view: View, wave: Json) -> None:
         box.props["data-testid"] = "wave"
         with ui.element("div").classes("sk-line"):
             Tag("strong", view.t("Wave {n}", n=int(formats.pick(wave, "index") or 0) + 1))
+            if wave.get("what"):
+                Tag("span", str(wave["what"]), "sk-dim")
             chip(view, state, testid="wave-state")
         with ui.element("div").classes("sk-meter"):
             for tone, share in sums.shares:

@@ -65,10 +65,15 @@ class _Form:
             self._profiles.props["hint"] = view.t("Empty: every profile that has a release")
             self._labels = _dress(ui.input(view.t("Labels"), placeholder="site=busan, line=3"))
             self._labels.props["hint"] = view.t("Only devices that carry all of these")
+            self._query = _dress(ui.input(view.t("Query"), placeholder='site == "busan"'))
+            self._query.props("data-testid=rollout-query")
+            self._query.props["hint"] = view.t("Only devices that match; empty: all")
         with card(view.t("Waves")), ui.element("div").classes("sk-form"):
             self._waves = _dress(ui.input(view.t("Sizes"), value="1, 25%, 100%"))
             self._waves.props("data-testid=rollout-waves")
-            self._waves.props["hint"] = view.t("devices, or a share of those left")
+            self._waves.props["hint"] = view.t(
+                "devices, a share of those left, or a {query}", query="{query}"
+            )
             self._soak = _number(view.t("Soak, seconds"), 30)
             self._soak.props["hint"] = view.t("how long a wave is watched after it settled")
             self._probation = _number(view.t("Probation, seconds"), 10)
@@ -78,6 +83,14 @@ class _Form:
             self._responders = _number(view.t("Fewest responders"), 1)
             self._responders.props["hint"] = view.t("fewer leave a wave to a person")
             self._timeout = _number(view.t("Longest time in a phase, seconds"), 300)
+        with card(view.t("Safety")), ui.element("div").classes("sk-form"):
+            self._rollback = ui.switch(view.t("Roll back when a gate fails"), value=True)
+            self._approval = ui.switch(view.t("A second person must approve it"))
+            self._approval.props("data-testid=rollout-needs-approval")
+            self._each_wave = ui.switch(view.t("And every wave"))
+            self._windows = _dress(ui.input(view.t("Windows"), placeholder="Mon-Fri 22:00-05:00"))
+            self._windows.props["hint"] = view.t("When devices are offered it; empty: always")
+            self._zone = _dress(ui.input(view.t("Time zone"), value="UTC"))
         self._problem = ui.element("div").classes("sk-banner").props("role=alert")
         self._problem.set_visibility(False)
         with ui.element("div").classes("sk-flow"):
@@ -106,6 +119,14 @@ class _Form:
             version=int(version),
             profiles=list(self._profiles.value or []),
             labels=parse_labels(self._labels.value or ""),
+            query=(self._query.value or "").strip(),
+            on_failure="rollback" if self._rollback.value else "halt",
+            needs_approval=bool(self._approval.value),
+            approve_each_wave=bool(self._each_wave.value),
+            windows=[
+                part.strip() for part in (self._windows.value or "").split(";") if part.strip()
+            ],
+            time_zone=(self._zone.value or "UTC").strip(),
             waves=waves.parse(self._waves.value or "", self._soak.value or 0.0),
             min_responders=int(self._responders.value or 0),
             max_failure_rate=(self._failures.value or 0.0) / 100,
