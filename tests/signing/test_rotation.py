@@ -173,15 +173,15 @@ def test_a_rotation_cut_short_at_any_write_is_carried_through_or_never_was(
     client.refresh()
     write, left = ImageRepository._write, writes
 
-    def dying(directory: Path, name: str, data: bytes) -> None:
+    def dying(self: ImageRepository, directory: Path, name: str, data: bytes) -> None:
         nonlocal left
         left -= 1
         if left == 0:
             raise Killed
-        write(directory, name, data)
+        write(self, directory, name, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageRepository, "_write", staticmethod(dying))
+        patch.setattr(ImageRepository, "_write", dying)
         with contextlib.suppress(Killed):
             rotate(plane.image, role)
     plane.open()
