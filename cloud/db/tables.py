@@ -396,7 +396,7 @@ class Assignment(Base):
     generation: Mapped[int]
     wave: Mapped[int]
     target: Mapped[str]
-    phase: Mapped[str]
+    phase: Mapped[str] = mapped_column(index=True)
     reason: Mapped[str] = mapped_column(default="")
     detail: Mapped[str] = mapped_column(default="")
     updated_at: Mapped[float]
