@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,6 +36,7 @@ def make_broker(programs: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [make, "--no-print-directory", "broker", f"PATH={programs}"],
         cwd=ROOT, capture_output=True, text=True, timeout=30,
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")},  # of make itself
     )  # fmt: skip
 
 
