@@ -42,6 +42,8 @@ class Live(Generic[T]):
         self._lock = asyncio.Lock()
         self._loaded = False
         self._problem = ""
+        self.missing = False
+        """Whether there is nothing of the kind that was asked for."""
         self._notice = ui.element("div").classes("sk-part")
         with self._notice:
             Tag("div", view.t("Loading…"), "sk-loading")
@@ -93,6 +95,7 @@ class Live(Generic[T]):
         self._notice.clear()
         with self._notice:
             if error.status == 404 and not self._loaded:
+                self.missing = True
                 with ui.element("div").classes("sk-card"):
                     empty("travel_explore", view.t("There is nothing here"), error.message)
                 return

@@ -70,7 +70,8 @@ async def page(view: View, device_id: str) -> None:
         of=lambda device: (device.inventory, device.profile_gaps, device.certificate_expires_at),
     )
     await live.start()
-    await device_commands.section(view, device_id, lambda: served)
+    if not live.missing:
+        await device_commands.section(view, device_id, lambda: served)
 
 
 def _revoke_button(view: View, device_id: str, live: Live[DeviceDetail]) -> None:
