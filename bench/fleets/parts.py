@@ -215,7 +215,7 @@ def rollout(plane: Plane, version: int, label: str, count: int) -> RolledOut:
         if time.perf_counter() - began > _PATIENCE_S:
             raise BenchError(f"the rollout to {count} devices is {state} after {_PATIENCE_S:.0f} s")
         time.sleep(0.5)
-        state = next(one.state for one in plane.client.rollouts() if one.id == made.id)
+        state = next(one.state for one in plane.client.rollouts().items if one.id == made.id)
     took_s = time.perf_counter() - began
     return RolledOut(count, took_s, plane.cpu_s(CONTROL) - before, state)
 
