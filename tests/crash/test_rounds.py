@@ -41,8 +41,8 @@ class Traffic:
         wrong: what should not have come.
     """
 
-    def __init__(self, agent: Process) -> None:
-        self.allowed: set[int] = set()
+    def __init__(self, agent: Process, allowed: set[int]) -> None:
+        self.allowed = allowed
         self.answers: Counter[int] = Counter()
         self.wrong: list[str] = []
         self._agent = agent
@@ -93,8 +93,7 @@ def test_fault_23_killed_at_random_under_traffic_no_wrong_answer_is_served(
     until(lambda: agent.ready(1), what=agent.log())
     chance = random.Random(ROUNDS)
     newest = 1
-    with Traffic(agent) as traffic:
-        traffic.allowed = {1}
+    with Traffic(agent, {1}) as traffic:
         for _ in range(ROUNDS):
             newest = chance.choice([version for version in VERSIONS if version != newest])
             traffic.allowed |= {newest}
