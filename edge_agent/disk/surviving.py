@@ -74,17 +74,24 @@ class Surviving:
         try:
             with self._database:  # commits, or rolls back
                 yield
+        except sqlite3.Error:
+            self._inside = False
+            # it may have been made nevertheless; what cannot be read now goes back to what was
+            self._remember(else_forget=False)
+            raise
         finally:
             self._inside = False
         self._remember()
 
-    def _remember(self) -> None:
+    def _remember(self, *, else_forget: bool = True) -> None:
+        """Copy the rows; where they cannot be read, older ones would be wrong after a change."""
         memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             self._database.backup(memory)
-        except sqlite3.Error:  # older rows would be wrong ones
+        except sqlite3.Error:
             memory.close()
-            self._forget()
+            if else_forget:
+                self._forget()
             return
         self._forget()
         self._memory = memory
