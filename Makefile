@@ -29,15 +29,20 @@ define need
 	command -v $(1) >/dev/null 2>&1 || { echo "$(2) is installed but $(1) is not on the path" >&2; exit 1; }
 endef
 
-# suite MARKS,ARGUMENTS: what may stand beside other tests, spread over workers, then the rest alone.
-# A test that failed in the crowd is asked once more, by itself.  What PYTEST narrows may be in one
-# half only: pytest's exit code 5 says that nothing was selected.
-define suite
-	@python -m pytest tests -m "($(1)) and not alone" -n $(WORKERS) --dist loadfile $(2) \
+# half MARKS,ARGUMENTS,ARGUMENTS AGAIN: a test that failed is asked once more, by itself: it may wait
+# for what a busy machine brings late.  What PYTEST narrows may be in one half only: pytest's exit
+# code 5 says that nothing was selected.
+define half
+	@python -m pytest tests -m "$(1)" $(2) \
 	  || { code=$$?; test $$code != 5 -o -z "$(PYTEST)" || exit 0; test $$code = 1 || exit $$code; \
-	    echo "once more, by itself, what failed beside others"; \
-	    python -m pytest tests -m "($(1)) and not alone" --last-failed --last-failed-no-failures none $(2); }
-	@python -m pytest tests -m "($(1)) and alone" $(2) || test $$? = 5 -a -n "$(PYTEST)"
+	    echo "once more, by itself, what failed"; \
+	    python -m pytest tests -m "$(1)" --last-failed --last-failed-no-failures none $(3); }
+endef
+
+# suite MARKS,ARGUMENTS: what may stand beside other tests, spread over workers, then the rest alone.
+define suite
+	$(call half,($(1)) and not alone,$(2) -n $(WORKERS) --dist loadfile,$(2))
+	$(call half,($(1)) and alone,$(2),$(2))
 endef
 
 .PHONY: help demo test check format bench crash clean install broker browser load clock token tpm postgres chaos

@@ -137,16 +137,18 @@ def test_an_idle_agent_uses_no_processor(plane, enrolled):
     agent = enrolled("idle")
     agent.start()
     until(lambda: agent.status()["connected"])
-    time.sleep(1.0)
     stat = Path(f"/proc/{agent.process.pid}/stat")
 
     def ticks() -> int:
         fields = stat.read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
-    before = ticks()
-    time.sleep(3.0)
-    assert ticks() - before <= 3  # 1 % of a core, at 100 ticks a second
+    def idle() -> bool:
+        before = ticks()
+        time.sleep(3.0)
+        return ticks() - before <= 3  # 1 % of a core, at 100 ticks a second
+
+    until(idle, what="three seconds with next to no processor time")
 
 
 def test_a_claim_works_once_and_refusals_are_one_line(plane, enrolled, agents, tmp_path):
