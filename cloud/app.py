@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import random
 import secrets
 import signal
 import socket
@@ -25,12 +26,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from obstore.exceptions import BaseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud.broker.connection import Connection
+from cloud.broker.mosquitto import LOOPBACK
 from cloud.db.tables import INGEST_HEARTBEAT
 from cloud.errors import SkerryError, UserError
 from cloud.heartbeat import Heartbeat, put
@@ -50,10 +52,14 @@ from cloud.supervisor import (
     require_free_port,
 )
 
+if TYPE_CHECKING:
+    import uvicorn
+
 log = logging.getLogger("skerry.app")
 
 PARENT_CHECK_S: Final = 1.0
 HEARTBEAT_S: Final = 5.0
+RENEW_TLS_S: Final = 3600.0
 
 
 def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
@@ -72,7 +78,7 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
                 for index in range(settings.apis)
             ),
             (settings.broker_port, "broker", "--broker-port"),
-            (settings.device_port, "broker's devices", "SKERRY_DEVICE_PORT"),
+            (settings.plane_port, "broker's own side", "SKERRY_PLANE_PORT"),
         ):
             patience_s = LEFTOVERS_S if killed else 0.0
             require_free_port(settings.host, port, what, option, patience_s=patience_s)
@@ -80,14 +86,20 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
         services = open_services(settings)
         (settings.directory / "run").mkdir(exist_ok=True)
         (settings.directory / "run" / "api.ready").unlink(missing_ok=True)
-        about = {"url": settings.api_url, "broker_port": settings.broker_port, "pid": os.getpid()}
+        plane_port = settings.plane_port or _quiet_port()
+        about = {
+            "url": settings.api_url,
+            "broker_port": settings.broker_port,
+            "plane_port": plane_port,
+            "pid": os.getpid(),
+        }
         write_secret(settings.directory / "control-plane.json", json.dumps(about))
         broker = Mosquitto.for_authority(
             settings.directory / "broker",
             services.authority,
             host=settings.host,
             port=settings.broker_port,
-            device_port=settings.device_port,
+            plane_port=plane_port,
         )
         os.environ["SKERRY_SUPERVISED"] = "1"
         try:
@@ -165,8 +177,7 @@ def _run_api(settings: Settings) -> None:
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=3,
-        ssl_certfile=tls[0] if tls else None,
-        ssl_keyfile=tls[1] if tls else None,
+        ssl_certfile=tls,
     )
     ready = settings.directory / "run" / "api.ready"
 
@@ -175,17 +186,25 @@ def _run_api(settings: Settings) -> None:
             await super().startup(sockets)
             ready.touch()
 
+    if tls:
+        threading.Thread(target=_renew_tls, args=(services, config), daemon=True).start()
     AnnouncingServer(config).run()
 
 
-def _server_tls(services: Services) -> tuple[Path, Path]:
-    """Certificate and key of the API where it leaves this machine."""
-    pair = services.authority.issue_server((services.settings.host, "localhost"))
-    directory = services.settings.directory / "run"
-    certificate, key = directory / "api.pem", directory / "api.key"
-    write_secret(certificate, pair.certificate_pem)
-    write_secret(key, pair.key_pem)
-    return certificate, key
+def _server_tls(services: Services) -> Path:
+    """Certificate and key of the API where it leaves this machine, issued when they have to be."""
+    chain = services.settings.directory / "run" / "api.pem"
+    services.authority.renew_server(chain, (services.settings.host, "localhost"))
+    return chain
+
+
+def _renew_tls(services: Services, config: uvicorn.Config) -> None:
+    """Take the certificate anew, a month before its end, for connections that come then."""
+    while True:
+        time.sleep(RENEW_TLS_S)
+        chain = _server_tls(services)
+        if config.ssl is not None:
+            config.ssl.load_cert_chain(chain)
 
 
 def _console_secret(directory: Path) -> str:
@@ -199,12 +218,33 @@ def _console_secret(directory: Path) -> str:
 # ── ingest, delivery ─────────────────────────────────────────────────────────────────────────────
 
 
+def _quiet_port() -> int:
+    """A free TCP port on loopback that is below those the system gives to outgoing connections:
+    it stays free while the broker restarts."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+
+
+def _own_broker(settings: Settings) -> tuple[str, int]:
+    """Host and port of the broker for our own processes, as the `skerry up` of this directory has
+    announced them; without one there is a single listener for all."""
+    port = settings.plane_port
+    if not port:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            about = json.loads((settings.directory / "control-plane.json").read_text())
+            port = int(about["plane_port"])
+    return (LOOPBACK, port) if port else (settings.host, settings.broker_port)
+
+
 def _connect(services: Services, name: str, *, answered: bool = True) -> Connection:
     """A connection of our own to the broker, unique by process."""
-    settings = services.settings
+    host, port = _own_broker(services.settings)
     return Connection(
-        host=settings.host,
-        port=settings.broker_port,
+        host=host,
+        port=port,
         client_id=f"{name}-{os.getpid()}",
         files=services.authority.client_files(),
         answered=answered,
@@ -259,11 +299,12 @@ def _run_delivery(settings: Settings) -> None:
         identities, services.sessions, services.authority, days=settings.certificate_days
     ).start()
     identities.start()
+    host, port = _own_broker(settings)
     enforcer = Enforcer(
         services.sessions,
         services.authority,
-        host=settings.host,
-        port=settings.broker_port,
+        host=host,
+        port=port,
         publish=lambda topic, payload: identities.publish(topic, payload, retain=True),
     )
     try:

@@ -32,10 +32,11 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8090, ge=0, le=65535)
     """TCP port of API and console."""
     broker_port: int = Field(default=8883, ge=0, le=65535)
-    """TCP port of the broker's mutual-TLS listener."""
-    device_port: int = Field(default=0, ge=0, le=65535)
-    """TCP port of a listener of the broker for devices alone, where none can take over another's
-    session; 0 has devices on `broker_port`.  Then keep `broker_port` out of their reach."""
+    """TCP port of the broker's mutual-TLS listener for devices; there everybody's client id is the
+    name in their certificate, so that none can take over another's session."""
+    plane_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port on loopback of the broker's other listener, for the control plane's own processes;
+    with 0 `skerry up` takes a free one, and processes that are started alone find it."""
     database_url: str = ""
     """SQLAlchemy URL; empty takes SQLite below `directory`."""
     blob_url: str = ""

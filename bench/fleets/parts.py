@@ -175,7 +175,7 @@ def _emptied(plane: Plane, members: Sequence[Member], each: int) -> float:
 def _bare(plane: Plane) -> Iterator[None]:
     command = [
         sys.executable, "-m", "bench.fleets.bare", str(plane.directory),
-        str(plane.settings.broker_port),
+        str(plane.own_broker_port),
     ]  # fmt: skip
     with processes.started("bare subscriber", command, talks=True) as server:
         server.hear(60)

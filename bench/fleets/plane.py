@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,12 @@ class Plane:
         self.services: Services = open_services(settings)
         token = (directory / "tokens" / "admin").read_text().strip()
         self.client = Client(settings.api_url, token)
+
+    @property
+    def own_broker_port(self) -> int:
+        """Port of the broker's listener for the control plane's own processes."""
+        about = json.loads((self.directory / "control-plane.json").read_text())
+        return int(about["plane_port"])
 
     # ── what it weighs ───────────────────────────────────────────────────────────────────────────
 

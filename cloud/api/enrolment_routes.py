@@ -193,7 +193,7 @@ def enrol(body: EnrolRequest, context: ContextDep, request: Request) -> EnrolRep
         certificate_pem=enrolled.certificate_pem,
         ca_pem=services.authority.certificate_pem,
         broker_host=services.settings.host,
-        broker_port=services.settings.device_port or services.settings.broker_port,
+        broker_port=services.settings.broker_port,
     )
 
 

@@ -9,7 +9,12 @@ from cloud.api.auth import Operator, Viewer
 from cloud.api.context import ContextDep
 from cloud.db.tables import DeviceGroup
 from cloud.devices import groups
-from fleet.client.registry_schemas import DeviceGroupIn, DeviceGroupOut, MembersIn
+from fleet.client.registry_schemas import (
+    DeviceGroupChange,
+    DeviceGroupIn,
+    DeviceGroupOut,
+    MembersIn,
+)
 
 router = APIRouter(prefix="/v1")
 
@@ -35,6 +40,16 @@ def create_group(request: DeviceGroupIn, context: ContextDep, caller: Operator) 
 def show_group(name: str, context: ContextDep, _: Viewer) -> DeviceGroupOut:
     with context.readers() as session:
         return groups.shown(session, groups.find(session, name), context.clock())
+
+
+@router.patch("/groups/{name}")
+def change_group(
+    name: str, request: DeviceGroupChange, context: ContextDep, caller: Operator
+) -> DeviceGroupOut:
+    now = context.clock()
+    with context.writers.begin() as session:
+        row = groups.change(session, name, request, caller.name, now)
+        return groups.shown(session, row, now)
 
 
 @router.delete("/groups/{name}", status_code=204)

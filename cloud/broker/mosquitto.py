@@ -33,6 +33,8 @@ MAX_PACKET_BYTES: Final = 256 * 1024
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.02
+RENEW_LOOK_S: Final = 3600.0
+LOOPBACK: Final = "127.0.0.1"
 
 PR_SET_PDEATHSIG: Final = 1
 """Source: prctl(2)."""
@@ -128,28 +130,31 @@ class Mosquitto:
         directory: Path,
         *,
         ca: Path,
-        certificate: Path,
-        key: Path,
+        chain: Path,
         crl: Path | None,
         host: str,
         port: int,
-        device_port: int = 0,
+        plane_port: int = 0,
+        renew: Callable[[], bool] | None = None,
     ) -> None:
         """
         Args:
-            ca, certificate, key, crl: PEM files.
-            device_port: of a second listener, on which everybody's client id is the name in their
-                certificate, whatever they ask for: there no device can take over another's.
+            ca, chain, crl: PEM files; `chain` holds the server's certificate and its key.
+            plane_port: of a listener on loopback for the control plane's own processes.  Then the
+                client id of everybody on `port` is the name in their certificate, whatever they
+                ask for: no device can take over another's session.
+            renew: replaces the certificate near its end; whether it did.
         """
         self._directory = directory
         self._ca = ca
-        self._certificate = certificate
-        self._key = key
+        self._chain = chain
         self._crl = crl
         self._crl_read: tuple[int, ...] = ()  # what the broker was last told to read
         self.host = host
         self.port = port
-        self.device_port = device_port
+        self.plane_port = plane_port
+        self._renew = renew
+        self._renew_looked_at = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._log_start = 0
@@ -162,36 +167,36 @@ class Mosquitto:
         *,
         host: str,
         port: int,
-        device_port: int = 0,
+        plane_port: int = 0,
     ) -> Mosquitto:
-        """A broker whose server certificate `authority` issues anew here."""
+        """A broker whose server certificate `authority` issues here, and anew before its end."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         names = dict.fromkeys((host, "localhost", "127.0.0.1", socket.gethostname()))
         names.pop("0.0.0.0", None)
         names.pop("::", None)
-        pair = authority.issue_server(tuple(names))
-        certificate, key = directory / "server.pem", directory / "server.key"
-        certificate.write_text(pair.certificate_pem)
-        key.unlink(missing_ok=True)
-        key.touch(mode=0o600)
-        key.write_text(pair.key_pem)
+        chain = directory / "server.pem"
+
+        def renew() -> bool:
+            return authority.renew_server(chain, tuple(names))
+
+        renew()
         return cls(
             directory,
             ca=authority.certificate_path,
-            certificate=certificate,
-            key=key,
+            chain=chain,
             crl=authority.crl_path,
             host=host,
             port=port,
-            device_port=device_port,
+            plane_port=plane_port,
+            renew=renew,
         )
 
     def configuration(self, version: tuple[int, int, int]) -> str:
         """The text of `mosquitto.conf` for a broker of `version`."""
         here = self._directory.resolve()
-        lines = self._listener(self.port)
-        if self.device_port:
-            lines += [*self._listener(self.device_port), "use_username_as_clientid true"]
+        lines = self._listener(self.host, self.port)
+        if self.plane_port:
+            lines += ["use_username_as_clientid true", *self._listener(LOOPBACK, self.plane_port)]
         lines += [
             "allow_anonymous false",
             f"acl_file {here / 'access'}",
@@ -219,13 +224,13 @@ class Mosquitto:
             lines.append("# acl_file: see mosquitto_acl_file.so for 3.0")
         return "\n".join(lines) + "\n"
 
-    def _listener(self, port: int) -> list[str]:
+    def _listener(self, host: str, port: int) -> list[str]:
         """One listener with mutual TLS; what follows it in the file is for all of them."""
         return [
-            f"listener {port} {self.host}",
+            f"listener {port} {host}",
             f"cafile {self._ca.resolve()}",
-            f"certfile {self._certificate.resolve()}",
-            f"keyfile {self._key.resolve()}",
+            f"certfile {self._chain.resolve()}",
+            f"keyfile {self._chain.resolve()}",
             *([f"crlfile {self._crl.resolve()}"] if self._crl else []),
             "require_certificate true",
             "use_identity_as_username true",
@@ -243,8 +248,9 @@ class Mosquitto:
         if self.alive():
             return
         executable = find_mosquitto()
-        for port in filter(None, (self.port, self.device_port)):
-            self._require_free_port(port)
+        self._require_free_port(self.host, self.port)
+        if self.plane_port:
+            self._require_free_port(LOOPBACK, self.plane_port)
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._directory / "mosquitto.conf"
         config.write_text(self.configuration(version_of(executable)))
@@ -305,12 +311,15 @@ class Mosquitto:
         return self._process is not None and self._process.poll() is None
 
     def refresh(self) -> bool:
-        """Reload if the revocation list has changed since it was read; whether it had.
+        """Reload if the revocation list or the certificate is new since it was read; whether so.
 
-        The list is replaced by another process.  Whoever owns the broker calls this often.
+        The list is replaced by another process, the certificate here, a month before its end.
+        Whoever owns the broker calls this often.
         """
+        if not self.alive():
+            return False
         now = self._crl_now()
-        if now == self._crl_read or not self.alive():
+        if now == self._crl_read and not self._renewed():
             return False
         self._crl_read = now
         self.reload()
@@ -321,6 +330,14 @@ class Mosquitto:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
 
+    def _renewed(self) -> bool:
+        """Whether the certificate was replaced now; looked at once an hour."""
+        now = time.monotonic()
+        if self._renew is None or now - self._renew_looked_at < RENEW_LOOK_S:
+            return False
+        self._renew_looked_at = now
+        return self._renew()
+
     def _crl_now(self) -> tuple[int, ...]:
         """What changes with the revocation list's file; empty when there is none."""
         try:
@@ -329,14 +346,15 @@ class Mosquitto:
             return ()
         return () if status is None else (status.st_ino, status.st_mtime_ns, status.st_size)
 
-    def _require_free_port(self, port: int) -> None:
-        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+    @staticmethod
+    def _require_free_port(host: str, port: int) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self.host, port))
+                probe.bind((host, port))
             except OSError as error:
                 raise PortInUse(
-                    f"port {port} for the broker is in use on {self.host} "
+                    f"port {port} for the broker is in use on {host} "
                     f"({error.strerror}); stop the program that has it or choose another port"
                 ) from error
 

@@ -9,7 +9,7 @@ import typer
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.options import JsonOption, QueryOption, check_query
 from cloud.cli.output import as_json, console, table, when
-from fleet.client.registry_schemas import DeviceGroupIn, MembersIn
+from fleet.client.registry_schemas import DeviceGroupChange, DeviceGroupIn, MembersIn
 
 groups = typer.Typer(no_args_is_help=True, help="Groups: sets of devices, by members or a query.")
 
@@ -69,6 +69,20 @@ def show_group(
         ("id", "profile", "state"),
         [(d.id, d.profile, "online" if d.online else "offline") for d in page.items],
     )
+
+
+@groups.command("change")
+def change_group(
+    name: str,
+    query: Annotated[str | None, typer.Option(help="Whom the group means from now on.")] = None,
+    description: str | None = None,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Give a group another query or description; rollouts that go on follow it."""
+    check_query(query or "")
+    with client(directory) as api:
+        group = api.change_group(name, DeviceGroupChange(query=query, description=description))
+    console.print(f"group {group.name}: {group.devices} devices")
 
 
 @groups.command("delete")

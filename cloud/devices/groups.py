@@ -17,7 +17,7 @@ from cloud.db.tables import Device, DeviceGroup, GroupMember, Rollout
 from cloud.devices.matching import MAX_GROUP_DEPTH, where
 from cloud.errors import Conflict, NotFound, UserError
 from cloud.registry import audit
-from fleet.client.registry_schemas import DeviceGroupIn, DeviceGroupOut
+from fleet.client.registry_schemas import DeviceGroupChange, DeviceGroupIn, DeviceGroupOut
 from fleet.devices.query import QueryError, parse
 from fleet.rollouts.model import ACTIVE_STATES
 
@@ -94,6 +94,40 @@ def change_members(
     return row
 
 
+def change(
+    session: Session, name: str, request: DeviceGroupChange, actor: str, now: float
+) -> DeviceGroup:
+    """Another query or description; what `request` does not give stays.
+
+    Raises:
+        NotFound: no such group.
+        Conflict: a query for a group that has members, or a circle of groups.
+        UserError: the query does not parse, is empty, or asks for a group that does not exist or
+            too deeply, from here or from a group above.
+    """
+    row = find(session, name)
+    before: dict[str, JsonValue] = {"query": row.query, "description": row.description}
+    if request.query is not None:
+        if not row.query:
+            raise Conflict(f"group {name!r} has members; add and remove them, or make another")
+        if not request.query:
+            raise UserError(f"group {name!r} is defined by a query; it cannot be empty")
+        _check(session, request.query, now, forbidden=name)
+        row.query = request.query
+        session.flush()
+        for other in session.scalars(select(DeviceGroup).where(DeviceGroup.query != "")):
+            where(session, parse(f'group("{other.name}")'), now)  # none is too deep by it
+    if request.description is not None:
+        row.description = request.description
+    after: dict[str, JsonValue] = {"query": row.query, "description": row.description}
+    if after != before:
+        row.updated_at = now
+        audit.append(
+            session, actor, "group.changed", name, {"before": before, "after": after}, at=now
+        )
+    return row
+
+
 def remove(session: Session, name: str, actor: str, now: float) -> None:
     """
     Raises:
@@ -146,12 +180,15 @@ def shown(session: Session, row: DeviceGroup, now: float) -> DeviceGroupOut:
     )
 
 
-def _check(session: Session, text: str, now: float) -> None:
+def _check(session: Session, text: str, now: float, forbidden: str = "") -> None:
+    """Refuse a group's query that means nothing, or that leads to the group `forbidden`."""
     try:
         query = parse(text)
     except QueryError as error:
         raise UserError(str(error)) from error
     where(session, query, now)
+    if forbidden in _below(session, text):
+        raise Conflict(f"group {forbidden!r} would be defined by itself")
     if _depth(session, text) >= MAX_GROUP_DEPTH:
         raise UserError(f"groups may be defined by groups {MAX_GROUP_DEPTH} deep at most")
 
@@ -159,6 +196,16 @@ def _check(session: Session, text: str, now: float) -> None:
 def _depth(session: Session, text: str) -> int:
     below = (session.get(DeviceGroup, name) for name in parse(text).groups)
     return 1 + max((_depth(session, row.query) for row in below if row and row.query), default=0)
+
+
+def _below(session: Session, text: str) -> set[str]:
+    """Names of the groups that a query asks for, and of those by which they are defined."""
+    names = set(parse(text).groups)
+    for name in parse(text).groups:
+        row = session.get(DeviceGroup, name)
+        if row is not None and row.query:
+            names |= _below(session, row.query)
+    return names
 
 
 def _users(session: Session, name: str) -> Iterator[str]:

@@ -131,6 +131,12 @@ class AsyncClient:
         """A group by a query, or with members."""
         return await self.send(calls.create_group(request))
 
+    async def change_group(
+        self, name: str, request: registry_schemas.DeviceGroupChange
+    ) -> registry_schemas.DeviceGroupOut:
+        """Another query or description; what is None stays."""
+        return await self.send(calls.change_group(name, request))
+
     async def delete_group(self, name: str) -> None:
         """Forget a group that nothing uses; its devices stay."""
         await self.send(calls.delete_group(name))

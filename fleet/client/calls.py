@@ -238,6 +238,12 @@ def create_group(
     return Call(method="POST", path=_path("groups"), body=request, read=_GROUP)
 
 
+def change_group(
+    name: str, request: registry_schemas.DeviceGroupChange
+) -> Call[registry_schemas.DeviceGroupOut]:
+    return Call(method="PATCH", path=_path("groups", name), body=request, read=_GROUP)
+
+
 def delete_group(name: str) -> Call[None]:
     return Call(method="DELETE", path=_path("groups", name), read=_nothing)
 

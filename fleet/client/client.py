@@ -144,6 +144,12 @@ class Client:
         """A group by a query, or with members."""
         return self.send(calls.create_group(request))
 
+    def change_group(
+        self, name: str, request: registry_schemas.DeviceGroupChange
+    ) -> registry_schemas.DeviceGroupOut:
+        """Another query or description; what is None stays."""
+        return self.send(calls.change_group(name, request))
+
     def delete_group(self, name: str) -> None:
         """Forget a group that nothing uses; its devices stay."""
         self.send(calls.delete_group(name))

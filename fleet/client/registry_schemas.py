@@ -27,6 +27,13 @@ class DeviceGroupIn(ApiRequest):
     devices: Members = Field(default_factory=list)
 
 
+class DeviceGroupChange(ApiRequest):
+    """What becomes different about a group; what is None stays."""
+
+    query: QueryText | None = None
+    description: str | None = Field(default=None, max_length=200)
+
+
 class DeviceGroupOut(ApiModel):
     """A group; `devices` is how many are in it now, `query` is empty where members are named."""
 

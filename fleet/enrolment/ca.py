@@ -207,6 +207,15 @@ class CertificateAuthority:
         )
         return _key_pair(certificate, key)
 
+    def renew_server(self, chain: Path, hostnames: Sequence[str]) -> bool:
+        """Write a server's certificate and key, in one file, where they are missing, near their
+        end, or of other names; whether that was so."""
+        if self._lasts(chain) and _is_of(chain, hostnames):
+            return False
+        pair = self.issue_server(hostnames)
+        write_whole(chain, (pair.certificate_pem + pair.key_pem).encode())
+        return True
+
     def issue_client(self, name: str = CONTROL_PLANE, days: int = CLIENT_DAYS) -> KeyPair:
         """Key and certificate of a client of our own."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -265,9 +274,11 @@ class CertificateAuthority:
             return None
 
     def _lasts(self, path: Path) -> bool:
+        """Whether a file holds a certificate of this authority that is not near its end."""
         try:
             certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        except (OSError, ValueError):
+            certificate.verify_directly_issued_by(self._certificate)
+        except (OSError, ValueError, InvalidSignature):
             return False
         left = certificate.not_valid_after_utc - self._clock()
         return left > dt.timedelta(days=RENEW_BEFORE_DAYS)
@@ -292,6 +303,15 @@ class CertificateAuthority:
             names = x509.SubjectAlternativeName([_general_name(name) for name in hostnames])
             builder = builder.add_extension(names, False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def _is_of(chain: Path, hostnames: Sequence[str]) -> bool:
+    certificate = x509.load_pem_x509_certificate(chain.read_bytes())
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return set(names) == {_general_name(name) for name in hostnames}
 
 
 def requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:

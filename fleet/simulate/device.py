@@ -229,6 +229,8 @@ class SimulatedDevice:
         """A message came on the topic with this tail."""
         try:
             if tail == "desired":
+                if not payload:  # the twin was taken off the broker
+                    return
                 self._on_desired(Desired.decode(payload))
             elif tail == "ack" and self.journal.acknowledge(Ack.decode(payload)):
                 self._send_due()

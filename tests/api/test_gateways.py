@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from cloud.db.tables import Device
+from cloud.db.tables import Device, Outbox
 from fleet.client.client import Client
 from fleet.client.errors import ApiError
 from fleet.client.gateway_schemas import BelowIn
@@ -69,3 +69,16 @@ def test_below_another_gateway_s_device_and_a_stranger_nothing_is_registered(
 def test_a_viewer_registers_nothing(plane: Plane, gateway: str) -> None:
     with plane.client("viewer") as viewer, pytest.raises(ApiError, match="role viewer may not"):
         viewer.register_below(gateway, below("s-20"))
+
+
+def test_what_is_retained_for_a_revoked_device_below_a_gateway_is_cleared(
+    plane: Plane, api: Client, gateway: str
+) -> None:
+    api.register_below(gateway, below("s-30"))
+    api.revoke_device("s-30", "lost")
+    with plane.services.sessions() as session:
+        rows = session.scalars(select(Outbox).where(Outbox.topic.like("%/d/s-30/%"))).all()
+        assert {(row.topic, row.payload, row.retain) for row in rows} == {
+            ("skerry/v1/g/box/d/s-30/desired", b"", True),
+            ("skerry/v1/g/box/d/s-30/state", b"", True),
+        }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import socket
 import ssl
 import time
 
 import pytest
+from cryptography import x509
 
 from cloud.broker.mosquitto import (
     BrokerFailed,
@@ -47,8 +49,8 @@ def test_a_broker_that_cannot_start_says_its_last_words(broker, tmp_path, free_p
     process = Mosquitto.for_authority(
         tmp_path, broker.authority, host="127.0.0.1", port=free_ports(1)[0]
     )
-    (tmp_path / "server.key").write_text("no key")
-    with pytest.raises(BrokerFailed, match="key"):
+    (tmp_path / "server.pem").write_text("no key")
+    with pytest.raises(BrokerFailed, match="certificate"):
         process.start()
     assert not process.alive()
 
@@ -98,3 +100,39 @@ def test_a_revoked_certificate_is_refused_after_a_reload(broker):
         broker.authority.revoke([])
         broker.process.reload()
     assert connects()
+
+
+def shown_serial(broker) -> int:
+    """Serial number of the certificate that the broker shows a new connection."""
+    files = broker.device("looker")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it begins in the future
+    context.load_cert_chain(files.certificate, files.key)
+    with (
+        socket.create_connection((broker.host, broker.port), timeout=5) as raw,
+        context.wrap_socket(raw) as line,
+    ):
+        shown = line.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+def test_the_certificate_is_renewed_before_its_end_and_sessions_stay(broker, monkeypatch):
+    monkeypatch.setattr("cloud.broker.mosquitto.RENEW_LOOK_S", 0.0)
+    first = shown_serial(broker)
+    broker.process.refresh()  # the revocation list, if another test has changed it
+    assert not broker.process.refresh()
+    with broker.connection() as connection:
+        assert connection.wait_connected(10)
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(days=370)
+        monkeypatch.setattr(broker.authority, "_clock", lambda: later)
+        assert broker.process.refresh()
+        assert not broker.process.refresh()
+        deadline = time.monotonic() + 10  # it reads its files when it next looks for signals
+        while shown_serial(broker) == first:
+            assert time.monotonic() < deadline
+        assert connection.connected
+    monkeypatch.undo()
+    (broker.process._directory / "server.pem").unlink()  # of the future
+    monkeypatch.setattr("cloud.broker.mosquitto.RENEW_LOOK_S", 0.0)
+    assert broker.process.refresh()

@@ -40,7 +40,7 @@ def main() -> None:
         f"{found.devices} devices, every one on its version; rollout {found.state} after "
         f"{found.seconds:.0f} s, {sum(found.killed.values())} kills ({dict(found.killed)}), "
         f"{found.restarts} restarts of broker and database; {found.rows} messages applied once "
-        f"each, {found.resent} of them sent more than once; {found.audit_entries} audit entries "
+        f"each, though sent again {found.resent} times; {found.audit_entries} audit entries "
         "in one chain"
     )
 

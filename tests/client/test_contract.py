@@ -58,6 +58,7 @@ def _calls() -> list[Call]:
         calls.groups(),
         calls.group("g"),
         calls.create_group(registry_schemas.DeviceGroupIn(name="g")),
+        calls.change_group("g", registry_schemas.DeviceGroupChange()),
         calls.delete_group("g"),
         calls.change_members("g", registry_schemas.MembersIn()),
         calls.create_claims(schemas.ClaimIn(profile="p")),

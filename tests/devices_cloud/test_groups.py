@@ -10,7 +10,7 @@ from cloud.db.engine import Sessions
 from cloud.db.tables import AuditEntry, Rollout
 from cloud.devices import groups
 from cloud.errors import Conflict, NotFound, UserError
-from fleet.client.registry_schemas import DeviceGroupIn
+from fleet.client.registry_schemas import DeviceGroupChange, DeviceGroupIn
 from tests.devices_cloud.fleet import NOW, device
 
 
@@ -102,3 +102,61 @@ def test_a_group_in_use_says_by_whom(session: Session) -> None:
     groups.remove(session, "lab", "token:op", NOW)
     with pytest.raises(NotFound):
         groups.resolve(session, "lab", NOW)
+
+
+def change(session: Session, name: str, query: str | None = None, text: str | None = None) -> None:
+    request = DeviceGroupChange(query=query, description=text)
+    groups.change(session, name, request, "token:op", NOW + 1)
+
+
+def test_a_group_is_given_another_query(session: Session) -> None:
+    make(session, "site", 'site == "a"')
+    make(session, "rest", 'not group("site")')
+    change(session, "site", 'site == "b"')
+    assert groups.resolve(session, "site", NOW) == ["d-2", "d-3"]
+    assert groups.resolve(session, "rest", NOW) == ["d-0", "d-1"]
+    assert groups.find(session, "site").updated_at == NOW + 1
+    change(session, "rest", text="all others")
+    change(session, "rest", text="all others")  # nothing new
+    noted = session.scalars(
+        select(AuditEntry.detail).where(AuditEntry.action == "group.changed")
+    ).all()
+    assert noted == [
+        {
+            "before": {"query": 'site == "a"', "description": ""},
+            "after": {"query": 'site == "b"', "description": ""},
+        },
+        {
+            "before": {"query": 'not group("site")', "description": ""},
+            "after": {"query": 'not group("site")', "description": "all others"},
+        },
+    ]
+
+
+def test_a_change_that_cannot_be_is_refused(session: Session) -> None:
+    make(session, "lab", devices=("d-0",))
+    make(session, "low", "online")
+    make(session, "high", 'group("low") or group("lab")')
+    with pytest.raises(NotFound, match="no group 'none'"):
+        change(session, "none", "online")
+    with pytest.raises(Conflict, match="group 'lab' has members"):
+        change(session, "lab", "online")
+    with pytest.raises(UserError, match="cannot be empty"):
+        change(session, "low", "")
+    with pytest.raises(UserError, match="query, column 7: found '='"):
+        change(session, "low", "online=")
+    for query in ('not group("low")', 'group("high")'):
+        with pytest.raises(Conflict, match="group 'low' would be defined by itself"):
+            change(session, "low", query)
+    assert groups.find(session, "low").query == "online"
+
+
+def test_a_change_makes_no_group_above_too_deep(session: Session) -> None:
+    make(session, "g0", "online")
+    make(session, "h0", "online")
+    for number in range(1, 5):
+        make(session, f"g{number}", f'group("g{number - 1}")')
+        make(session, f"h{number}", f'group("h{number - 1}")')
+    with pytest.raises(UserError, match="too many groups in a row"):
+        change(session, "g0", 'group("h4")')
+    session.rollback()

@@ -146,3 +146,21 @@ def test_those_who_start_at_once_get_one_authority(tmp_path):
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(open_it, range(6)))) == 1
+
+
+def test_a_servers_certificate_is_kept_until_it_has_to_be_another(tmp_path):
+    now = [dt.datetime.now(dt.UTC)]
+    authority = CertificateAuthority.open(tmp_path / "ca", "secret", clock=lambda: now[0])
+    chain = tmp_path / "server.pem"
+    assert authority.renew_server(chain, ("localhost", "127.0.0.1"))
+    assert chain.stat().st_mode & 0o777 == 0o600
+    assert not authority.renew_server(chain, ("127.0.0.1", "localhost"))
+    assert authority.renew_server(chain, ("example.org",))
+    now[0] += dt.timedelta(days=360)
+    assert not authority.renew_server(chain, ("example.org",))
+    now[0] += dt.timedelta(days=10)
+    assert authority.renew_server(chain, ("example.org",))
+    other = CertificateAuthority.open(tmp_path / "other", "secret", clock=lambda: now[0])
+    assert other.renew_server(chain, ("example.org",))
+    chain.write_text("damaged")
+    assert other.renew_server(chain, ("example.org",))

@@ -77,11 +77,11 @@ class Site:
         """The agent's own connection of a device; not started.
 
         Args:
-            strict: to the listener for devices alone.
+            strict: to the listener where the client id is the name in the certificate.
         """
         directory = self.directory / name
         return Link(
-            host="127.0.0.1", port=self.broker.device_port if strict else self.broker.port,
+            host="127.0.0.1", port=self.broker.port if strict else self.broker.plane_port,
             device_id=client_id or name, ca=self.authority.certificate_path,
             certificate=directory / "device.pem", key=directory / "device.key",
             retry=Retry(0.05, 0.1),
@@ -90,13 +90,13 @@ class Site:
 
     def connection(self, client_id: str) -> Connection:
         return Connection(
-            host="127.0.0.1", port=self.broker.port, client_id=client_id,
+            host="127.0.0.1", port=self.broker.plane_port, client_id=client_id,
             files=self.authority.client_files(),
         )  # fmt: skip
 
     def enforcer(self, sessions: Sessions, connection: Connection, **fields: object) -> Enforcer:
         return Enforcer(
-            sessions, self.authority, host="127.0.0.1", port=self.broker.port,
+            sessions, self.authority, host="127.0.0.1", port=self.broker.plane_port,
             publish=lambda topic, payload: connection.publish(topic, payload, retain=True),
             **fields,
         )  # type: ignore[arg-type]  # fmt: skip
@@ -108,9 +108,9 @@ def site(
 ) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("site")
     authority = CertificateAuthority.open(directory / "pki", "test")
-    port, device_port = free_ports(2)
+    port, plane_port = free_ports(2)
     broker = Mosquitto.for_authority(
-        directory / "broker", authority, host="127.0.0.1", port=port, device_port=device_port
+        directory / "broker", authority, host="127.0.0.1", port=port, plane_port=plane_port
     )
     broker.start()
     watched, ended = threading.Event(), threading.Event()
