@@ -1,4 +1,8 @@
-"""What has arrived and waits to be handled: bounded by number and by bytes, taken in runs."""
+"""What has arrived and waits to be handled: bounded by number and by bytes, taken in runs.
+
+A run is of one key, in the order of arrival, and passes over messages of other keys between them:
+devices send reports and states by turns, and a transaction for each would take ten times as long.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,9 @@ class Inbound(Generic[M]):
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._waiting: deque[tuple[str, M]] = deque()
+        self._waiting: dict[str, deque[tuple[int, M]]] = {}
+        self._arrived = 0
+        self._count = 0
         self._bytes = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -33,25 +39,31 @@ class Inbound(Generic[M]):
                 self._changed.wait()
             if self._closed:
                 return
-            self._waiting.append((key, message))
+            self._arrived += 1
+            self._waiting.setdefault(key, deque()).append((self._arrived, message))
+            self._count += 1
             self._bytes += len(message.payload)
-            if len(self._waiting) == 1:
+            if self._count == 1:
                 self._changed.notify_all()
 
     def take(self, limit: int) -> tuple[str, list[M]] | None:
-        """The messages of one key that are next, at most `limit`; None after `close`."""
+        """The first messages of the key whose turn it is, at most `limit`; None after `close`.
+
+        It is the turn of whoever has waited longest.
+        """
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._count and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return None
             was_full = self._is_full()
-            key = self._waiting[0][0]
-            run: list[M] = []
-            while self._waiting and len(run) < limit and self._waiting[0][0] == key:
-                message = self._waiting.popleft()[1]
-                self._bytes -= len(message.payload)
-                run.append(message)
+            key, waiting = min(
+                ((key, each) for key, each in self._waiting.items() if each),
+                key=lambda pair: pair[1][0][0],
+            )
+            run = [waiting.popleft()[1] for _ in range(min(limit, len(waiting)))]
+            self._count -= len(run)
+            self._bytes -= sum(len(message.payload) for message in run)
             if was_full:
                 self._changed.notify_all()
             return key, run
@@ -61,8 +73,8 @@ class Inbound(Generic[M]):
         with self._changed:
             self._closed = True
             self._waiting.clear()
-            self._bytes = 0
+            self._count = self._bytes = 0
             self._changed.notify_all()
 
     def _is_full(self) -> bool:
-        return len(self._waiting) >= self._max_messages or self._bytes >= self._max_bytes
+        return self._count >= self._max_messages or self._bytes >= self._max_bytes

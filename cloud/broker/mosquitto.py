@@ -205,14 +205,17 @@ class Mosquitto:
             "autosave_interval 60",
             "persistent_client_expiration 1d",
             f"max_packet_size {MAX_PACKET_BYTES}",
-            "max_inflight_messages 100",
-            "max_queued_messages 20000",
-            # a device that sleeps must not fill the memory of the machine
-            "max_queued_bytes 67108864",
+            "max_inflight_messages 1000",
+            # What ten thousand devices say at once waits here until ingest has committed it; what
+            # is dropped comes again much later.  Bounded by bytes: a client that sleeps must not
+            # fill the memory of the machine.
+            "max_queued_messages 1000000",
+            "max_queued_bytes 268435456",
             "set_tcp_nodelay true",
             "log_dest stderr",
             "log_type error",
             "log_type warning",
+            "log_type notice",  # that messages are dropped is one
             "log_timestamp_format %Y-%m-%dT%H:%M:%S",
             "connection_messages false",
         ]

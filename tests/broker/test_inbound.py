@@ -15,12 +15,16 @@ class Some:
     payload: bytes
 
 
-def test_runs_end_where_the_subscription_changes() -> None:
+def test_a_run_is_of_one_subscription_in_order_and_the_longest_waiting_is_first() -> None:
     inbound: Inbound[Some] = Inbound(10, 1000)
-    for key in ("a", "a", "b", "a"):
-        inbound.put(key, Some(b"x"))
-    taken = [inbound.take(10) for _ in range(3)]
-    assert [(each[0], len(each[1])) for each in taken if each] == [("a", 2), ("b", 1), ("a", 1)]
+    for number, key in enumerate("abbaba"):
+        inbound.put(key, Some(b"%d" % number))
+    taken = []
+    for limit in (2, 2, 10, 10):
+        run = inbound.take(limit)
+        assert run is not None
+        taken.append((run[0], b"".join(each.payload for each in run[1])))
+    assert taken == [("a", b"03"), ("b", b"12"), ("b", b"4"), ("a", b"5")]
 
 
 def test_a_run_has_a_limit() -> None:
