@@ -99,6 +99,7 @@ def start_control_plane(settings: Settings, ready: Callable[[], None]) -> None:
             services.authority,
             host=settings.host,
             port=settings.broker_port,
+            plane_host=settings.host if settings.plane_port else LOOPBACK,
             plane_port=plane_port,
         )
         os.environ["SKERRY_SUPERVISED"] = "1"
@@ -229,14 +230,14 @@ def _quiet_port() -> int:
 
 
 def _own_broker(settings: Settings) -> tuple[str, int]:
-    """Host and port of the broker for our own processes, as the `skerry up` of this directory has
-    announced them; without one there is a single listener for all."""
-    port = settings.plane_port
-    if not port:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            about = json.loads((settings.directory / "control-plane.json").read_text())
-            port = int(about["plane_port"])
-    return (LOOPBACK, port) if port else (settings.host, settings.broker_port)
+    """Host and port of the broker for our own processes: by the settings, as the `skerry up` of
+    this directory has announced them, or, without one, the single listener for all."""
+    if settings.plane_port:
+        return settings.host, settings.plane_port
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        about = json.loads((settings.directory / "control-plane.json").read_text())
+        return LOOPBACK, int(about["plane_port"])
+    return settings.host, settings.broker_port
 
 
 def _connect(services: Services, name: str, *, answered: bool = True) -> Connection:

@@ -35,8 +35,8 @@ class Settings(BaseSettings):
     """TCP port of the broker's mutual-TLS listener for devices; there everybody's client id is the
     name in their certificate, so that none can take over another's session."""
     plane_port: int = Field(default=0, ge=0, le=65535)
-    """TCP port on loopback of the broker's other listener, for the control plane's own processes;
-    with 0 `skerry up` takes a free one, and processes that are started alone find it."""
+    """TCP port of the broker's other listener, for the control plane's own processes.  With 0
+    `skerry up` takes a free one on loopback, and processes that are started alone find it."""
     database_url: str = ""
     """SQLAlchemy URL; empty takes SQLite below `directory`."""
     blob_url: str = ""

@@ -134,13 +134,14 @@ class Mosquitto:
         crl: Path | None,
         host: str,
         port: int,
+        plane_host: str = LOOPBACK,
         plane_port: int = 0,
         renew: Callable[[], bool] | None = None,
     ) -> None:
         """
         Args:
             ca, chain, crl: PEM files; `chain` holds the server's certificate and its key.
-            plane_port: of a listener on loopback for the control plane's own processes.  Then the
+            plane_host, plane_port: of a listener for the control plane's own processes.  Then the
                 client id of everybody on `port` is the name in their certificate, whatever they
                 ask for: no device can take over another's session.
             renew: replaces the certificate near its end; whether it did.
@@ -152,6 +153,7 @@ class Mosquitto:
         self._crl_read: tuple[int, ...] = ()  # what the broker was last told to read
         self.host = host
         self.port = port
+        self.plane_host = plane_host
         self.plane_port = plane_port
         self._renew = renew
         self._renew_looked_at = time.monotonic()
@@ -167,11 +169,12 @@ class Mosquitto:
         *,
         host: str,
         port: int,
+        plane_host: str = LOOPBACK,
         plane_port: int = 0,
     ) -> Mosquitto:
         """A broker whose server certificate `authority` issues here, and anew before its end."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        names = dict.fromkeys((host, "localhost", "127.0.0.1", socket.gethostname()))
+        names = dict.fromkeys((host, plane_host, "localhost", LOOPBACK, socket.gethostname()))
         names.pop("0.0.0.0", None)
         names.pop("::", None)
         chain = directory / "server.pem"
@@ -187,6 +190,7 @@ class Mosquitto:
             crl=authority.crl_path,
             host=host,
             port=port,
+            plane_host=plane_host,
             plane_port=plane_port,
             renew=renew,
         )
@@ -196,7 +200,10 @@ class Mosquitto:
         here = self._directory.resolve()
         lines = self._listener(self.host, self.port)
         if self.plane_port:
-            lines += ["use_username_as_clientid true", *self._listener(LOOPBACK, self.plane_port)]
+            lines += [
+                "use_username_as_clientid true",
+                *self._listener(self.plane_host, self.plane_port),
+            ]
         lines += [
             "allow_anonymous false",
             f"acl_file {here / 'access'}",
@@ -253,7 +260,7 @@ class Mosquitto:
         executable = find_mosquitto()
         self._require_free_port(self.host, self.port)
         if self.plane_port:
-            self._require_free_port(LOOPBACK, self.plane_port)
+            self._require_free_port(self.plane_host, self.plane_port)
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._directory / "mosquitto.conf"
         config.write_text(self.configuration(version_of(executable)))

@@ -3,7 +3,8 @@
 Rules:
     * Rows are sent in the order of the journal within a bounded window (rows and bytes).
     * A row stays until the control plane's acknowledgement; the broker's own counts for nothing.
-    * What stays unacknowledged is sent again after a growing time-out, and after each reconnect.
+    * What stays unacknowledged is sent again by `edge_agent.wire.resending`, and after each
+      reconnect.
     * The thread sleeps until there is a row, an acknowledgement, a connection, or a time-out due.
 """
 
@@ -22,12 +23,12 @@ from edge_agent.link.outbox import Outbox, Row
 from edge_agent.wire import topics
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import Ack
+from edge_agent.wire.resending import FIRST_RESEND_S, Resending
 
 log = logging.getLogger("skerry.uplink")
 
 WINDOW_ROWS: Final = 64
 WINDOW_BYTES: Final = 1 << 20
-MAX_RESEND_S: Final = 300.0
 REFUSED_PAUSE_S: Final = 30.0
 """Pause after the broker refused a message: rights do not heal fast."""
 
@@ -50,19 +51,19 @@ class Uplink:
         link: Link,
         device_id: str,
         *,
-        resend_after_s: float = 15.0,
+        resend_after_s: float = FIRST_RESEND_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Hook into `link` and `outbox`; nothing is sent before `start`.
 
         Args:
-            resend_after_s: first time-out of a row; doubles with each time it was sent.
+            resend_after_s: first time-out of the oldest row; doubles with each time it was sent.
             clock: monotonic seconds.
         """
         self._outbox = outbox
         self._link = link
         self._device_id = device_id
-        self._resend_after_s = resend_after_s
+        self._resending: Resending[_Sent] = Resending(resend_after_s)
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -104,6 +105,7 @@ class Uplink:
         with self._changed:
             self._epoch += 1
             self._in_flight.clear()
+            self._resending.restart()
             self._last_id = 0
             self._paused_until = 0.0
             self._dirty = True
@@ -160,17 +162,17 @@ class Uplink:
             self._outbox.acknowledge(ack)
             with self._lock:
                 for seq in ack.seqs:
-                    self._in_flight.pop((ack.stream, seq), None)
+                    sent = self._in_flight.pop((ack.stream, seq), None)
+                    if sent is not None:
+                        self._resending.acknowledged(sent)
 
     def _until_due_s(self) -> float | None:
         """Seconds until a row in flight must be sent again; None when none ever will by itself."""
-        if not self._link.connected or not self._in_flight:
+        if not self._link.connected:
             return None
-        due = min(sent.at + self._timeout_s(sent) for sent in self._in_flight.values())
-        return max(due, self._paused_until) - self._clock()
-
-    def _timeout_s(self, sent: _Sent) -> float:
-        return min(self._resend_after_s * 2.0 ** (sent.times - 1), MAX_RESEND_S)
+        now = self._clock()
+        due = self._resending.due_at(self._in_flight.values(), now)
+        return None if due is None else max(due, self._paused_until) - now
 
     def _send_due(self) -> None:
         """Send again what is late, then what is new, as far as the window goes.
@@ -184,7 +186,7 @@ class Uplink:
         with self._lock:
             if now < self._paused_until:
                 return
-            late = [s for s in self._in_flight.values() if now - s.at >= self._timeout_s(s)]
+            late = self._resending.late(self._in_flight.values(), now)
             for sent in late:
                 sent.at = now
                 sent.times += 1

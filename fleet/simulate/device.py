@@ -449,7 +449,7 @@ class SimulatedDevice:
                 )
         except LineLost:
             return  # the next line sends all again
-        due = self.journal.next_due()
+        due = self.journal.next_due(now)
         self._cancel_resend()
         if due is not None:
             self._resend_timer = self._loop.call_at(max(due, now + 0.01), self._send_due)

@@ -5,36 +5,41 @@ Rules, as in `edge_agent.link`:
       start of the device draws a new stream.
     * Rows are sent in order within a window; a row leaves by the control plane's acknowledgement
       alone.
-    * What stays unacknowledged is sent again after a growing time-out, and after each reconnect.
+    * What stays unacknowledged is sent again by `edge_agent.wire.resending`, and after each
+      reconnect.
 Pure: time is passed in, and nothing is sent here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
 from edge_agent.wire.base import pack_frame
 from edge_agent.wire.messages import Ack, UplinkHeader
+from edge_agent.wire.resending import FIRST_RESEND_S, Resending
 from edge_agent.wire.topics import UplinkKind
 
 WINDOW_ROWS: Final = 64
-RESEND_S: Final = 15.0
-MAX_RESEND_S: Final = 300.0
 MAX_ROWS: Final = 1000
 """Bound of rows that wait; metrics are left out beyond it."""
 
 
 class Row:
-    """One message that waits.  `due` is when it is to be sent again; 0: not sent on this line."""
+    """One message that waits.
 
-    __slots__ = ("due", "kind", "payload", "sent", "seq", "stream")
+    Attributes:
+        at, times: when it was last sent on this line, and how often.
+        ever: it was sent, on whatever line.
+    """
+
+    __slots__ = ("at", "ever", "kind", "payload", "seq", "stream", "times")
 
     def __init__(self, stream: str, seq: int, kind: UplinkKind, payload: bytes) -> None:
         self.stream, self.seq, self.kind, self.payload = stream, seq, kind, payload
-        self.due = 0.0
-        self.sent = 0
+        self.at = 0.0
+        self.times = 0
+        self.ever = False
 
 
 class Journal:
@@ -46,14 +51,14 @@ class Journal:
         resent: rows that were sent more than once.
     """
 
-    __slots__ = ("_resend_s", "_rows", "kinds", "resent", "stream", "written")
+    __slots__ = ("_resending", "_rows", "kinds", "resent", "stream", "written")
 
-    def __init__(self, stream: str, *, resend_s: float = RESEND_S) -> None:
+    def __init__(self, stream: str, *, resend_s: float = FIRST_RESEND_S) -> None:
         self.stream = stream
         self.written: dict[str, int] = {}
         self.kinds: dict[UplinkKind, int] = {}
         self.resent = 0
-        self._resend_s = resend_s
+        self._resending: Resending[Row] = Resending(resend_s)
         self._rows: dict[tuple[str, int], Row] = {}
 
     def __len__(self) -> int:
@@ -76,30 +81,38 @@ class Journal:
 
     def reconnected(self) -> None:
         """A new line: everything is sent again, oldest first."""
+        self._resending.restart()
         for row in self._rows.values():
-            row.due = 0.0
+            row.times = 0
 
     def acknowledge(self, ack: Ack) -> int:
         """Forget what is committed; returns how many rows that were."""
         done = 0
         for seq in ack.seqs:
-            done += self._rows.pop((ack.stream, seq), None) is not None
+            row = self._rows.pop((ack.stream, seq), None)
+            if row is not None:
+                done += 1
+                self._resending.acknowledged(row)
         return done
 
-    def due(self, now: float) -> Iterator[Row]:
+    def due(self, now: float) -> list[Row]:
         """Rows to send now, oldest first; each is marked as sent."""
-        for row in self._window():
-            if row.due > now:
-                continue
-            if row.sent:
-                self.resent += 1
-            row.sent += 1
-            row.due = now + min(self._resend_s * 2.0 ** (row.sent - 1), MAX_RESEND_S)
-            yield row
+        window = self._window()
+        rows = self._resending.late([row for row in window if row.times], now)
+        rows += [row for row in window if not row.times]
+        for row in rows:
+            self.resent += row.ever
+            row.ever = True
+            row.times += 1
+            row.at = now
+        return rows
 
-    def next_due(self) -> float | None:
-        """When `due` has something next; None when nothing waits.  0: at once."""
-        return min((row.due for row in self._window()), default=None)
+    def next_due(self, now: float) -> float | None:
+        """When `due` has something next; None when nothing waits."""
+        window = self._window()
+        if any(not row.times for row in window):
+            return now
+        return self._resending.due_at(window, now)
 
     def _window(self) -> list[Row]:
         return list(islice(self._rows.values(), WINDOW_ROWS))

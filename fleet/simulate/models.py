@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from edge_agent.wire.messages import Inventory, Phase
+from edge_agent.wire.resending import FIRST_RESEND_S
 
 _NORMAL: Final = NormalDist()
 _MASK: Final = (1 << 64) - 1
@@ -132,7 +133,7 @@ class Behaviour:
         keepalive_s: of the connection.
         session_expiry_s: for how long the broker keeps messages for an absent device.
         will_delay_s: seconds from a lost line to the will.
-        resend_s: first time-out of a journalled row.
+        resend_s: first time-out of the oldest row in the journal.
         reconnect_first_s, reconnect_max_s: pauses before a reconnect, doubling and jittered.
     """
 
@@ -149,7 +150,7 @@ class Behaviour:
     keepalive_s: int = 60
     session_expiry_s: int = 3600
     will_delay_s: int = 20
-    resend_s: float = 15.0
+    resend_s: float = FIRST_RESEND_S
     reconnect_first_s: float = 1.0
     reconnect_max_s: float = 60.0
 

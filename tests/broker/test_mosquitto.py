@@ -136,3 +136,15 @@ def test_the_certificate_is_renewed_before_its_end_and_sessions_stay(broker, mon
     (broker.process._directory / "server.pem").unlink()  # of the future
     monkeypatch.setattr("cloud.broker.mosquitto.RENEW_LOOK_S", 0.0)
     assert broker.process.refresh()
+
+
+def test_only_devices_are_called_by_their_certificates(broker, tmp_path):
+    process = Mosquitto.for_authority(
+        tmp_path, broker.authority, host="10.0.0.1", port=1, plane_port=2
+    )
+    lines = process.configuration((2, 0, 11)).splitlines()
+    devices, plane = lines.index("listener 1 10.0.0.1"), lines.index("listener 2 127.0.0.1")
+    assert devices < lines.index("use_username_as_clientid true") < plane
+    assert lines.count("use_username_as_clientid true") == 1
+    alone = Mosquitto.for_authority(tmp_path, broker.authority, host="10.0.0.1", port=1)
+    assert "use_username_as_clientid true" not in alone.configuration((2, 0, 11))

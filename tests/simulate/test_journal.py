@@ -26,21 +26,27 @@ def test_rows_go_in_order_within_the_window_and_the_rest_after_acknowledgements(
     assert seqs(journal, 3.0) == [WINDOW_ROWS + 1, WINDOW_ROWS + 2]
 
 
-def test_what_is_not_acknowledged_is_sent_again_later_each_time() -> None:
-    journal = filled(1)
-    assert seqs(journal, 1.0) == [1]
-    assert journal.next_due() == 11.0
+def test_what_is_not_acknowledged_is_sent_again_the_oldest_first_and_later_each_time() -> None:
+    journal = filled(3)
+    assert seqs(journal, 1.0) == [1, 2, 3]
+    assert journal.next_due(1.0) == 11.0
     assert seqs(journal, 10.9) == []
     assert seqs(journal, 11.0) == [1]
-    assert journal.next_due() == 31.0
+    assert journal.next_due(11.0) == 31.0
     assert journal.resent == 1
+    journal.acknowledge(Ack(stream="s", seqs=(1,)))
+    assert journal.next_due(12.0) == 12.0
+    assert seqs(journal, 12.0) == [2, 3]
+    assert journal.resent == 3
 
 
 def test_a_new_line_sends_everything_again() -> None:
     journal = filled(2)
     seqs(journal, 1.0)
     journal.reconnected()
+    assert journal.next_due(1.5) == 1.5
     assert seqs(journal, 1.5) == [1, 2]
+    assert journal.resent == 2
 
 
 def test_an_acknowledgement_of_another_stream_removes_nothing() -> None:

@@ -1,0 +1,95 @@
+"""Which journalled rows in flight are sent again: the real device's rule and the simulated one's.
+
+A control plane with much to do acknowledges late, and every row that is sent again meanwhile makes
+it later.  So:
+
+    * Time runs for the oldest row alone, from when it was sent or became the oldest: while
+      acknowledgements come in order, nothing is lost.
+    * At the end of that time it is sent again by itself, after twice the time each time.
+    * Its acknowledgement proves that there is somebody to listen again.  Of the rows that were sent
+      before, two follow; each acknowledgement of such a row doubles their number, until all that
+      was lost is made good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import islice
+from typing import Final, Generic, Protocol, TypeVar
+
+FIRST_RESEND_S: Final = 30.0
+MAX_RESEND_S: Final = 300.0
+_MAX_STEP: Final = 64
+
+
+class InFlight(Protocol):
+    """A row that was sent.
+
+    Attributes:
+        at: monotonic seconds of the last time.
+        times: how often.
+    """
+
+    at: float
+    times: int
+
+
+R = TypeVar("R", bound=InFlight)
+
+
+class Resending(Generic[R]):
+    """See the module.  Rows are given in the order of the journal; whoever sends one counts it."""
+
+    __slots__ = ("_first_s", "_oldest", "_owed", "_probed_at", "_since", "_step")
+
+    def __init__(self, first_s: float = FIRST_RESEND_S) -> None:
+        """
+        Args:
+            first_s: seconds until the oldest row is sent for the second time.
+        """
+        self._first_s = first_s
+        self.restart()
+
+    def restart(self) -> None:
+        """A new connection: whatever waits is sent on it as if for the first time."""
+        self._oldest: R | None = None
+        self._since = 0.0
+        self._probed_at = 0.0
+        self._owed = 0
+        self._step = 1
+
+    def acknowledged(self, row: R) -> None:
+        """A row in flight has been acknowledged."""
+        if row.times > 1:
+            self._step = min(2 * self._step, _MAX_STEP)
+            self._owed = self._step
+
+    def late(self, rows: Collection[R], now: float) -> list[R]:
+        """Rows to send again now, oldest first."""
+        owed = self._of_old(rows)
+        self._owed = 0
+        if owed:
+            return owed
+        due = self.due_at(rows, now)
+        if due is None or now < due:
+            return []
+        self._probed_at, self._step = now, 1
+        return [next(iter(rows))]
+
+    def due_at(self, rows: Collection[R], now: float) -> float | None:
+        """When `late` has something next; `now` at the earliest, None when no row is in flight."""
+        if self._of_old(rows):
+            return now
+        oldest = next(iter(rows), None)
+        if oldest is not self._oldest:
+            self._oldest, self._since = oldest, now
+        if oldest is None:
+            return None
+        wait_s = min(self._first_s * 2.0 ** (oldest.times - 1), MAX_RESEND_S)
+        return max(now, max(oldest.at, self._since) + wait_s)
+
+    def _of_old(self, rows: Collection[R]) -> list[R]:
+        """What is owed: rows that were sent before the last probe, and not since."""
+        if not self._owed:
+            return []
+        return list(islice((row for row in rows if row.at < self._probed_at), self._owed))
