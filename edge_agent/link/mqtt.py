@@ -37,7 +37,9 @@ MAX_UNANSWERED: Final = 1000
 """Bound of publishes that wait for the broker's answer."""
 
 Handler = Callable[[bytes], None]
-Answer = Callable[[bool], None]
+Answer = Callable[[int], None]
+"""Gets the reason code of the broker's answer; from `REFUSED` on it is a failure."""
+REFUSED: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +88,24 @@ class _Pending:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._accepted: bool | None = None
+        self._reason: int | None = None
         self._listener: Answer | None = None
 
-    def answer(self, accepted: bool) -> bool:
+    def answer(self, reason: int) -> bool:
         with self._lock:
-            self._accepted = accepted
+            self._reason = reason
             listener = self._listener
         if listener is not None:
-            listener(accepted)
+            listener(reason)
         return listener is not None
 
     def listen(self, listener: Answer) -> bool:
         with self._lock:
             self._listener = listener
-            accepted = self._accepted
-        if accepted is not None:
-            listener(accepted)
-        return accepted is not None
+            reason = self._reason
+        if reason is not None:
+            listener(reason)
+        return reason is not None
 
 
 class Link:
@@ -203,15 +205,15 @@ class Link:
             NotConnected: no line now.
         """
         done = threading.Event()
-        accepted: list[bool] = []
+        answers: list[int] = []
 
-        def listen(answer: bool) -> None:
-            accepted.append(answer)
+        def listen(reason: int) -> None:
+            answers.append(reason)
             done.set()
 
         self.send(topic, payload, listen, retain=retain)
         done.wait(timeout_s)
-        return bool(accepted) and accepted[0]
+        return bool(answers) and answers[0] < REFUSED
 
     def send(self, topic: str, payload: bytes, answer: Answer, *, retain: bool = False) -> None:
         """Publish at QoS 1; `answer` gets the broker's answer, or never, if the line breaks.
@@ -229,7 +231,7 @@ class Link:
         """
         # paho answers for these as well, once they are written: without a listener each answer
         # would be kept, and be taken for that of a later publish with the same number
-        self._listen(*self._publish(topic, payload, 0, False), lambda _accepted: None)
+        self._listen(*self._publish(topic, payload, 0, False), lambda _reason: None)
 
     def _listen(self, client: mqtt.Client, info: mqtt.MQTTMessageInfo, answer: Answer) -> None:
         # `setdefault` and `pop` are atomic; a lock here could lock against paho's own, which is
@@ -370,7 +372,7 @@ class Link:
             if reason.is_failure:
                 log.error("link.publish_refused reason=%s", reason)
             waiting = self._pending.setdefault((id(client), mid), _Pending())
-            if waiting.answer(not reason.is_failure):
+            if waiting.answer(reason.value):
                 self._pending.pop((id(client), mid), None)
 
         client.on_connect = on_connect

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from edge_agent.link.errors import LinkError, NotConnected
-from edge_agent.link.mqtt import Link
+from edge_agent.link.mqtt import REFUSED, Link
 from edge_agent.link.outbox import Outbox, Row
 from edge_agent.wire import topics
 from edge_agent.wire.errors import WireError
 from edge_agent.wire.messages import Ack
-from edge_agent.wire.resending import FIRST_RESEND_S, Resending
+from edge_agent.wire.resending import FIRST_RESEND_S, NOBODY_SUBSCRIBES, Resending
 
 log = logging.getLogger("skerry.uplink")
 
@@ -122,12 +122,16 @@ class Uplink:
             self._dirty = True
             self._changed.notify()
 
-    def _on_answer(self, accepted: bool) -> None:
-        if accepted:
-            return
-        with self._changed:
-            self.refused += 1
-            self._paused_until = self._clock() + REFUSED_PAUSE_S
+    def _on_answer(self, reason: int) -> None:
+        if reason == NOBODY_SUBSCRIBES:
+            with self._changed:
+                self._resending.unheard(self._clock())
+                self._dirty = True
+                self._changed.notify()
+        elif reason >= REFUSED:
+            with self._changed:
+                self.refused += 1
+                self._paused_until = self._clock() + REFUSED_PAUSE_S
 
     # ── the thread ───────────────────────────────────────────────────────────────────────────────
 

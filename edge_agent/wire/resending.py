@@ -9,16 +9,22 @@ it later.  So:
     * Its acknowledgement proves that there is somebody to listen again.  Of the rows that were sent
       before, two follow; each acknowledgement of such a row doubles their number, until all that
       was lost is made good.
+    * Where the broker says that nobody subscribes, the oldest row comes again soon: after two
+      seconds, then four, up to the ordinary time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 FIRST_RESEND_S: Final = 30.0
 MAX_RESEND_S: Final = 300.0
+NOBODY_SUBSCRIBES: Final = 0x10
+"""Reason code of a PUBACK: taken, and thrown away.  Source: MQTT 5.0, 3.4.2.1."""
+_FIRST_UNHEARD_S: Final = 2.0
 _MAX_STEP: Final = 64
 
 
@@ -40,7 +46,9 @@ R = TypeVar("R", bound=InFlight)
 class Resending(Generic[R]):
     """See the module.  Rows are given in the order of the journal; whoever sends one counts it."""
 
-    __slots__ = ("_first_s", "_oldest", "_owed", "_probed_at", "_since", "_step")
+    __slots__ = (
+        "_first_s", "_oldest", "_owed", "_probed_at", "_since", "_soon_at", "_step", "_unheard_s",
+    )  # fmt: skip
 
     def __init__(self, first_s: float = FIRST_RESEND_S) -> None:
         """
@@ -57,9 +65,17 @@ class Resending(Generic[R]):
         self._probed_at = 0.0
         self._owed = 0
         self._step = 1
+        self._heard()
+
+    def unheard(self, now: float) -> None:
+        """The broker has thrown a row away: nobody subscribes."""
+        if self._soon_at == math.inf:
+            self._soon_at = now + min(self._unheard_s, self._first_s)
+            self._unheard_s *= 2
 
     def acknowledged(self, row: R) -> None:
         """A row in flight has been acknowledged."""
+        self._heard()
         if row.times > 1:
             self._step = min(2 * self._step, _MAX_STEP)
             self._owed = self._step
@@ -73,7 +89,7 @@ class Resending(Generic[R]):
         due = self.due_at(rows, now)
         if due is None or now < due:
             return []
-        self._probed_at, self._step = now, 1
+        self._probed_at, self._step, self._soon_at = now, 1, math.inf
         return [next(iter(rows))]
 
     def due_at(self, rows: Collection[R], now: float) -> float | None:
@@ -86,7 +102,10 @@ class Resending(Generic[R]):
         if oldest is None:
             return None
         wait_s = min(self._first_s * 2.0 ** (oldest.times - 1), MAX_RESEND_S)
-        return max(now, max(oldest.at, self._since) + wait_s)
+        return max(now, min(max(oldest.at, self._since) + wait_s, self._soon_at))
+
+    def _heard(self) -> None:
+        self._soon_at, self._unheard_s = math.inf, _FIRST_UNHEARD_S
 
     def _of_old(self, rows: Collection[R]) -> list[R]:
         """What is owed: rows that were sent before the last probe, and not since."""

@@ -31,6 +31,7 @@ from edge_agent.wire.messages import (
     Phase,
     UpdateReport,
 )
+from edge_agent.wire.resending import NOBODY_SUBSCRIBES
 from edge_agent.wire.topics import UplinkKind
 from fleet.simulate import commands
 from fleet.simulate.journal import Journal, frame
@@ -416,7 +417,7 @@ class SimulatedDevice:
             self._publishing = False
             self._birth_due = True  # with the next line
 
-    def _said_state(self, _accepted: bool) -> None:
+    def _said_state(self, _reason: int) -> None:
         self._publishing = False
         if self._birth_due:
             self._say_state()
@@ -445,10 +446,19 @@ class SimulatedDevice:
         try:
             for row in self.journal.due(now):
                 self._port.publish(
-                    f"up/{row.kind}", frame(row, self.now()), retain=False, answer=None
+                    f"up/{row.kind}", frame(row, self.now()), retain=False, answer=self._heard
                 )
         except LineLost:
             return  # the next line sends all again
+        self._send_later()
+
+    def _heard(self, reason: int) -> None:
+        if reason == NOBODY_SUBSCRIBES and self._connected:
+            self.journal.unheard(self._loop.time())
+            self._send_later()
+
+    def _send_later(self) -> None:
+        now = self._loop.time()
         due = self.journal.next_due(now)
         self._cancel_resend()
         if due is not None:

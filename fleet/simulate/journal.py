@@ -95,6 +95,10 @@ class Journal:
                 self._resending.acknowledged(row)
         return done
 
+    def unheard(self, now: float) -> None:
+        """The broker has thrown a row away: nobody subscribes."""
+        self._resending.unheard(now)
+
     def due(self, now: float) -> list[Row]:
         """Rows to send now, oldest first; each is marked as sent."""
         window = self._window()

@@ -31,7 +31,8 @@ READ_BYTES: Final = 16 * 1024
 MAX_WAITING: Final = 20_000
 """Bound of publishes that wait for room on the line."""
 
-Answer = Callable[[bool], None]
+Answer = Callable[[int], None]
+"""Gets the reason code of the broker's answer; from `mqtt5.REFUSED` on it is a failure."""
 
 
 class LineLost(Exception):
@@ -237,7 +238,7 @@ class Line(asyncio.Protocol):
             case mqtt5.Puback():
                 answer = self._answers.pop(packet.mid, None)
                 if answer is not None:
-                    answer(packet.reason < mqtt5.REFUSED)
+                    answer(packet.reason)
                 while self._waiting and len(self._answers) < self._receive_maximum:
                     if self._transport is None:
                         return

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from fleet.simulate import mqtt5
 from fleet.simulate.line import Answer, Line, LineLost, Trust, open_line
 from fleet.simulate.models import Behaviour, Draws
 from fleet.simulate.mqtt5 import Will
@@ -148,7 +150,8 @@ class StandingLine:
         """
         if self._line is None:
             raise LineLost("no line")
-        self._line.publish(topic, payload, retain=retain, answer=answer or self._answered)
+        counted = self._answered if answer is None else partial(self._answered, answer=answer)
+        self._line.publish(topic, payload, retain=retain, answer=counted)
 
     def post(self, topic: str, payload: bytes) -> None:
         """As `Line.post`.
@@ -160,9 +163,11 @@ class StandingLine:
             raise LineLost("no line")
         self._line.post(topic, payload)
 
-    def _answered(self, accepted: bool) -> None:
-        if not accepted:
+    def _answered(self, reason: int, answer: Answer | None = None) -> None:
+        if reason >= mqtt5.REFUSED:
             self._broker.counts.refused += 1
+        if answer is not None:
+            answer(reason)
 
     # ── what the line calls ──────────────────────────────────────────────────────────────────────
 

@@ -110,7 +110,7 @@ def test_without_a_broker_sending_is_refused_at_once_and_stop_returns(broker, tm
         )  # fmt: skip
         link.start()
         with pytest.raises(NotConnected):
-            link.send(topics.uplink("nowhere", "event"), b"x", lambda _accepted: None)
+            link.send(topics.uplink("nowhere", "event"), b"x", lambda _reason: None)
         stopper = threading.Thread(target=link.stop)
         stopper.start()
         stopper.join(5)

@@ -106,6 +106,20 @@ def test_a_new_connection_starts_over_without_waiting_for_the_time_out(broker, d
         until(lambda: outbox.count() == 0)
 
 
+@pytest.mark.parametrize("device", [600.0], indirect=True)
+def test_what_nobody_subscribed_to_comes_again_soon(broker, device):
+    device_id, link, outbox = device
+    for number in range(5):
+        outbox.append("event", str(number).encode())
+    link.start()
+    until(lambda: link.connected)
+    time.sleep(0.5)  # sent to nobody
+    cloud = Cloud(broker, device_id)
+    with cloud.connection:
+        until(lambda: outbox.count() == 0)
+    assert {body for _, body in cloud.seen} == {b"0", b"1", b"2", b"3", b"4"}
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_while_the_broker_restarts_again_and_again(broker, device):
     device_id, link, outbox = device

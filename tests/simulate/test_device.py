@@ -39,7 +39,7 @@ class Sink:
         assert retain == (tail == "state")
         self.sent.append((tail, payload))
         if answer is not None:
-            asyncio.get_running_loop().call_soon(answer, True)
+            asyncio.get_running_loop().call_soon(answer, 0)
 
     def reports(self) -> list[UpdateReport]:
         bodies = [unpack_frame(data, UplinkHeader)[1] for t, data in self.sent if t == "up/report"]

@@ -106,3 +106,23 @@ def test_a_new_line_starts_over(rows: int) -> None:
     line.acknowledge(1)
     line.rules.restart()
     assert line.late(10.1) == []
+
+
+def test_while_nobody_subscribes_the_oldest_comes_soon_and_then_rarer() -> None:
+    line = Line(3)
+    line.due(0.0)
+    for _ in range(3):
+        line.rules.unheard(0.5)  # of each row; the first counts
+    assert line.due(0.5) == 2.5
+    assert line.late(2.5) == [1]
+    assert line.due(2.5) == 22.5  # if nobody says anything
+    line.rules.unheard(2.6)
+    assert line.late(6.6) == [1]
+    line.rules.unheard(6.6)
+    assert line.late(14.6) == [1]
+    line.rules.unheard(14.6)
+    assert line.due(14.6) == 24.6  # no rarer than the first time-out
+    line.acknowledge(1)
+    assert line.late(15.0) == [2, 3]
+    line.rules.unheard(15.0)
+    assert line.due(15.0) == 17.0
