@@ -65,7 +65,8 @@ class Resending(Generic[R]):
         self._probed_at = 0.0
         self._owed = 0
         self._step = 1
-        self._heard()
+        self._soon_at = math.inf
+        self._unheard_s = _FIRST_UNHEARD_S
 
     def unheard(self, now: float) -> None:
         """The broker has thrown a row away: nobody subscribes."""
@@ -75,7 +76,8 @@ class Resending(Generic[R]):
 
     def acknowledged(self, row: R) -> None:
         """A row in flight has been acknowledged."""
-        self._heard()
+        self._soon_at = math.inf
+        self._unheard_s = _FIRST_UNHEARD_S
         if row.times > 1:
             self._step = min(2 * self._step, _MAX_STEP)
             self._owed = self._step
@@ -103,9 +105,6 @@ class Resending(Generic[R]):
             return None
         wait_s = min(self._first_s * 2.0 ** (oldest.times - 1), MAX_RESEND_S)
         return max(now, min(max(oldest.at, self._since) + wait_s, self._soon_at))
-
-    def _heard(self) -> None:
-        self._soon_at, self._unheard_s = math.inf, _FIRST_UNHEARD_S
 
     def _of_old(self, rows: Collection[R]) -> list[R]:
         """What is owed: rows that were sent before the last probe, and not since."""
