@@ -1,14 +1,16 @@
 """Never slower: what is about to be chosen is held against fp32, both timed in turns in one run.
 
 Figures of runs apart differ by more than some optimisations gain, so the ranking alone is no proof.
-Two variants in fp32 are what a candidate must not be slower than:
+Variants in fp32 are what a candidate must not be slower than:
 
-    the reference    the member that losses are counted from, on ONNX Runtime: what one starts with
-    the rival        the fastest variant in fp32 among those that may be chosen
+    references    the member that losses are counted from, on ONNX Runtime: what one starts with;
+                  and the fastest variant in fp32 by whatever is known, however briefly it was timed
+    the rival     the fastest variant in fp32 among those that may be chosen
 
 Rules:
     * A candidate that is not surely faster gives way to the next one, where the variant in fp32 may
-      be chosen itself.  Where that one misses the budget, the candidate stays and a note says so.
+      be chosen itself.  Where that one may not, the candidate stays, a note says so, and the
+      variant is named to the caller: if it was only not measured in full, it should be.
     * fp32 itself can win.
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -43,21 +45,32 @@ Compare = Callable[[Path, Candidate], Comparison | None]
 """Times the bundle in a directory and a candidate; `None` where neither can be timed."""
 
 
+@dataclass(frozen=True)
+class Confirmed:
+    """What came of it.
+
+    Attributes:
+        chosen: name of the candidate; empty where there is none.
+        changed: those that were compared, by name, with comparison and notes.
+        unbeaten: baselines that may not be chosen, and than which it is not surely faster.
+    """
+
+    chosen: str = ""
+    changed: dict[str, Candidate] = field(default_factory=dict)
+    unbeaten: tuple[str, ...] = ()
+
+
 def confirm(
     ranked: Sequence[Candidate],
     plain: Collection[str],
-    reference: Baseline | None,
+    references: Sequence[Baseline],
     compare: Compare,
-) -> tuple[str, dict[str, Candidate]]:
+) -> Confirmed:
     """Which of `ranked` is chosen.
 
     Args:
         ranked: what may be chosen, the best first.
         plain: names of those that are in fp32.
-
-    Returns:
-        The name of the chosen one, empty where there is none; and by name those candidates that
-        were compared, with comparison and notes.
     """
     changed: dict[str, Candidate] = {}
     names = {candidate.name for candidate in ranked}
@@ -65,30 +78,35 @@ def confirm(
     for tries, candidate in enumerate(ranked):
         if tries >= MOST_TRIES and rival is not None and candidate.name not in plain:
             continue
-        baselines = [] if reference is None else [reference]
+        baselines = list(references)
         if rival is not None and rival.bundle_dir is not None:
             baselines.append(Baseline(rival.name, rival.bundle_dir))
         gives_way = False
+        unbeaten: list[str] = []
         for baseline in {each.name: each for each in baselines}.values():
             if baseline.name == candidate.name:
                 continue
-            compared, holds = _compared(
-                changed.get(candidate.name, candidate), baseline, baseline.name in names, compare
+            eligible = baseline.name in names
+            compared, faster = _compared(
+                changed.get(candidate.name, candidate), baseline, eligible, compare
             )
             changed[candidate.name] = compared
-            if not holds:
+            if not faster and eligible:
                 gives_way = True
                 break
+            if not faster:
+                unbeaten.append(baseline.name)
         if not gives_way:
-            return candidate.name, changed
+            return Confirmed(candidate.name, changed, tuple(unbeaten))
     # Every one gave way, also what is in fp32: noise, then, and the ranking is as good as anything.
-    return (rival or ranked[0]).name if ranked else "", changed
+    return Confirmed((rival or ranked[0]).name, changed) if ranked else Confirmed()
 
 
 def _compared(
     candidate: Candidate, baseline: Baseline, eligible: bool, compare: Compare
 ) -> tuple[Candidate, bool]:
-    """The candidate with what was found, and whether it may stand before `baseline`."""
+    """The candidate with what was found, and whether it is surely faster than `baseline`, or
+    cannot be compared."""
     try:
         found = compare(baseline.directory, candidate)
     except (PipelineError, SessionError, MeasureError) as error:
@@ -104,7 +122,7 @@ def _compared(
     if found.low >= 1:
         return candidate, True
     if not eligible:
-        return _noted(candidate, f"{figures}: not surely faster, but that may not be chosen"), True
+        return _noted(candidate, f"{figures}: not surely faster, but that may not be chosen"), False
     return _noted(candidate, f"{figures}: not surely faster, so it gave way"), False
 
 
