@@ -34,7 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud.broker.connection import Connection
 from cloud.broker.mosquitto import LOOPBACK
 from cloud.db.tables import INGEST_HEARTBEAT
-from cloud.errors import SkerryError, UserError
+from cloud.errors import OperatorError, SkerryError, UserError
 from cloud.heartbeat import Heartbeat, put
 from cloud.jobs.client import JobQueue
 from cloud.services import (
@@ -49,6 +49,7 @@ from cloud.supervisor import (
     PROCESS_NAMES,
     Supervisor,
     hold_directory,
+    holder,
     require_free_port,
 )
 
@@ -203,9 +204,12 @@ def _renew_tls(services: Services, config: uvicorn.Config) -> None:
     """Take the certificate anew, a month before its end, for connections that come then."""
     while True:
         time.sleep(RENEW_TLS_S)
-        chain = _server_tls(services)
-        if config.ssl is not None:
-            config.ssl.load_cert_chain(chain)
+        try:
+            chain = _server_tls(services)
+            if config.ssl is not None:
+                config.ssl.load_cert_chain(chain)
+        except OSError as error:  # a full disk; there is a month left to try again
+            log.error("api.certificate_not_renewed cause=%s", error)
 
 
 def _console_secret(directory: Path) -> str:
@@ -221,20 +225,24 @@ def _console_secret(directory: Path) -> str:
 
 def _quiet_port() -> int:
     """A free TCP port on loopback that is below those the system gives to outgoing connections:
-    it stays free while the broker restarts."""
-    while True:
-        port = random.randrange(20_000, 32_768)
+    it stays free while the broker restarts.
+
+    Raises:
+        OperatorError: there is none.
+    """
+    for port in random.sample(range(20_000, 32_768), 1000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port
+    raise OperatorError(f"no port of {LOOPBACK} is free for the broker; set SKERRY_PLANE_PORT")
 
 
 def _own_broker(settings: Settings) -> tuple[str, int]:
-    """Host and port of the broker for our own processes: by the settings, as the `skerry up` of
-    this directory has announced them, or, without one, the single listener for all."""
+    """Host and port of the broker for our own processes: by the settings, as the `skerry up` that
+    holds this directory has announced them, or, without one, the single listener for all."""
     if settings.plane_port:
         return settings.host, settings.plane_port
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    if holder(settings.directory) is not None:  # one that was killed leaves its file behind
         about = json.loads((settings.directory / "control-plane.json").read_text())
         return LOOPBACK, int(about["plane_port"])
     return settings.host, settings.broker_port

@@ -1,7 +1,7 @@
 """What has arrived and waits to be handled: bounded by number and by bytes, taken in runs.
 
 A run is of one key, in the order of arrival, and passes over messages of other keys between them:
-devices send reports and states by turns, and a transaction for each would take ten times as long.
+devices send reports and states by turns, and a transaction for each would be most of the work.
 """
 
 from __future__ import annotations

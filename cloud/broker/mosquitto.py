@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import getpass
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from typing import IO, Final
 from cloud.errors import OperatorError
 from edge_agent.wire import topics
 from fleet.enrolment.ca import CONTROL_PLANE, CertificateAuthority
+
+log = logging.getLogger("skerry.broker")
 
 MAX_PACKET_BYTES: Final = 256 * 1024
 """Largest packet on the wire; above the largest message of the contract with its topic."""
@@ -346,7 +349,11 @@ class Mosquitto:
         if self._renew is None or now - self._renew_looked_at < RENEW_LOOK_S:
             return False
         self._renew_looked_at = now
-        return self._renew()
+        try:
+            return self._renew()
+        except OSError as error:  # a full disk; there is a month left to try again
+            log.error("broker.certificate_not_renewed cause=%s", error)
+            return False
 
     def _crl_now(self) -> tuple[int, ...]:
         """What changes with the revocation list's file; empty when there is none."""

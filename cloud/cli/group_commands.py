@@ -9,6 +9,7 @@ import typer
 from cloud.cli.connect import DEFAULT_DIRECTORY, DirectoryOption, client
 from cloud.cli.options import JsonOption, QueryOption, check_query
 from cloud.cli.output import as_json, console, table, when
+from cloud.errors import UserError
 from fleet.client.registry_schemas import DeviceGroupChange, DeviceGroupIn, MembersIn
 
 groups = typer.Typer(no_args_is_help=True, help="Groups: sets of devices, by members or a query.")
@@ -79,6 +80,8 @@ def change_group(
     directory: DirectoryOption = DEFAULT_DIRECTORY,
 ) -> None:
     """Give a group another query or description; rollouts that go on follow it."""
+    if query is None and description is None:
+        raise UserError("nothing to change: give --query, --description or both")
     check_query(query or "")
     with client(directory) as api:
         group = api.change_group(name, DeviceGroupChange(query=query, description=description))

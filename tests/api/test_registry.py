@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleet.client.client import ApiError, Client
-from fleet.client.registry_schemas import DeviceGroupIn, LabelsIn, MembersIn
+from fleet.client.registry_schemas import DeviceGroupChange, DeviceGroupIn, LabelsIn, MembersIn
 from tests.api.conftest import Plane
 from tests.devices_cloud.fleet import device
 
@@ -28,6 +28,8 @@ def test_a_group_lives_through_the_api(plane: Plane, api: Client) -> None:
     assert api.change_members("lab", MembersIn(add=["edge-1"])).devices == 2
     api.create_group(DeviceGroupIn(name="rest", query='not group("lab")'))
     assert [(group.name, group.devices) for group in api.groups()] == [("lab", 2), ("rest", 2)]
+    assert api.change_group("rest", DeviceGroupChange(query='id == "edge-2"')).devices == 1
+    assert api.change_group("rest", DeviceGroupChange(query='not group("lab")')).devices == 2
     with pytest.raises(ApiError, match="group 'lab' is used by group rest") as found:
         api.delete_group("lab")
     assert found.value.status == 409
@@ -35,6 +37,8 @@ def test_a_group_lives_through_the_api(plane: Plane, api: Client) -> None:
         assert viewer.group("rest").query == 'not group("lab")'
         with pytest.raises(ApiError, match="role viewer may not"):
             viewer.delete_group("rest")
+        with pytest.raises(ApiError, match="role viewer may not"):
+            viewer.change_group("rest", DeviceGroupChange(query="online"))
     api.delete_group("rest")
     api.delete_group("lab")
     assert [entry.action for entry in api.audit()[:2]] == ["group.deleted", "group.deleted"]

@@ -148,3 +148,14 @@ def test_only_devices_are_called_by_their_certificates(broker, tmp_path):
     assert lines.count("use_username_as_clientid true") == 1
     alone = Mosquitto.for_authority(tmp_path, broker.authority, host="10.0.0.1", port=1)
     assert "use_username_as_clientid true" not in alone.configuration((2, 0, 11))
+
+
+def test_a_full_disk_keeps_the_certificate_and_the_broker(broker, monkeypatch):
+    def full() -> bool:
+        raise OSError(28, "No space left on device")
+
+    broker.process.refresh()  # the revocation list, if another test has changed it
+    monkeypatch.setattr("cloud.broker.mosquitto.RENEW_LOOK_S", 0.0)
+    monkeypatch.setattr(broker.process, "_renew", full)
+    assert not broker.process.refresh()
+    assert broker.process.alive()

@@ -84,5 +84,9 @@ def test_groups_come_and_go(skerry: Shell) -> None:
     assert skerry("groups", "remove", "lab", "edge-0")[1] == "group lab: 2 devices\n"
     assert "edge-1" in skerry("groups", "show", "lab")[1]
     assert "lab" in skerry("groups", "list")[1]
+    assert "group 'lab' has members" in skerry("groups", "change", "lab", "--query", "online")[2]
+    assert "nothing to change" in skerry("groups", "change", "lab")[2]
+    assert skerry("groups", "change", "lab", "--description", "here")[1] == "group lab: 2 devices\n"
+    assert "here" in skerry("groups", "list")[1]
     assert skerry("groups", "delete", "lab")[1] == "deleted lab\n"
     assert "no group 'lab'" in skerry("groups", "delete", "lab")[2]

@@ -8,24 +8,22 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from edge_agent.measure import MeasureSettings
-from edge_agent.pipeline import Pipeline, Tensors, manifest_file
+from edge_agent.pipeline import Pipeline, manifest_file
 from edge_agent.wire.manifest import Manifest, StepSpec
 from optimizer.budget import Budget
 from optimizer.errors import DiskFull, RecipeFailed, SearchInterrupted
 from optimizer.passes import Artifact, PassContext, RecipeConfig, recipe
 from optimizer.passes.registry import registering
-from optimizer.profiles import Figure, HardwareProfile, load_profile
+from optimizer.profiles import Figure, load_profile
 from optimizer.search import optimize
 from optimizer.space import Axes, place_of
-from optimizer.task import Fidelity, OptimizeResult, OptimizeTask, Progress, TrainedMember
-from optimizer.timing import Measured
+from optimizer.task import OptimizeResult, OptimizeTask, Progress, TrainedMember
 from tests.optimizer.conftest import Digits, digits_task
 from tests.optimizer.timetable import Timetable
 
@@ -336,36 +334,15 @@ def test_never_slower_holds_where_no_recipe_makes_fp32(task: OptimizeTask) -> No
     assert "0.20× as fast as large/fp32" in only.notes[-1]
 
 
-class Misled(Timetable):
-    """fp32 on four threads is the fastest of all, and does not seem so in a few runs."""
-
-    def measure(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        samples: Sequence[Tensors],
-        profile: HardwareProfile,
-        budget: Budget,
-        settings: MeasureSettings,
-        fidelity: Fidelity = "full",
-    ) -> Measured:
-        self._time_ms = really if fidelity == "full" else times
-        try:
-            return super().measure(
-                directory, manifest, samples, profile, budget, settings, fidelity
-            )
-        finally:
-            self._time_ms = really
-
-
 def really(manifest: Manifest) -> float:
+    """fp32 on four threads is the fastest of all."""
     network = manifest.network
     hidden = (network.precision, network.runtime, network.threads) == ("fp32", "onnxruntime", 4)
     return 0.5 if hidden else times(manifest)
 
 
 def test_an_fp32_that_was_left_out_and_is_faster_is_measured_and_wins(joint: OptimizeTask) -> None:
-    table = Misled(really)
+    table = Timetable(really, briefly=times)
     task = replace(joint, axes=Axes(threads=(1, 2, 4), instances=(1,)))
     result = optimize(task, measurer=table)
     chosen = result.chosen("this-machine")
