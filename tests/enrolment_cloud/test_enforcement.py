@@ -188,8 +188,14 @@ def test_a_tls_session_from_before_does_not_let_a_revoked_device_in(site, sessio
         ):
             return line.session, line.session_reused
 
-    session, _ = connect(None)
-    assert connect(session)[1] is True
+    session, reused = connect(None)[0], False
+    for _ in range(5):  # a broker that has just read its files anew knows no sessions of before
+        again, reused = connect(session)
+        if reused:
+            break
+        session = again
+        time.sleep(0.5)
+    assert reused
     revoke(sessions, "resumes")
     site.enforcer(sessions, connection).turn()
     with pytest.raises(ssl.SSLError, match="REVOKED"):
