@@ -161,6 +161,7 @@ def test_a_list_that_another_process_writes_meanwhile_is_left_to_that_one(
     site.enrol(sessions, "both-see-it")
     revoke(sessions, "both-see-it")
     site.watched.clear()
+    time.sleep(0.5)  # what the broker was told to read before, it has read
     overtaken: list[int] = []
     first = site.enforcer(sessions, connection)
     thread = threading.Thread(target=lambda: overtaken.append(first.turn()))
